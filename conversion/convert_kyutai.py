@@ -1,0 +1,242 @@
+#!/usr/bin/env python
+"""Turn a released Mimi checkpoint into a Mimi Bridge model, and prove that nothing was lost.
+
+    python conversion/convert_kyutai.py --source kyutai/mimi --output mimi-bridge
+
+The result is written beside the output folder, loaded again, compared with its source on speech, and only then given
+its name: a folder with that name is whole and proven. What fails leaves nothing behind.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from model_card import model_card
+from proof import prove
+from source import ConversionError, Source, read_source
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+from transplant import Transplant, transplant
+
+from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
+from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
+
+REPORT_FILE = "conversion_report.json"
+PROOF_SECONDS = 24.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = build_parser().parse_args(arguments)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run clears up, too
+    try:
+        report = convert(
+            options.source,
+            Path(options.output),
+            revision=options.revision,
+            residual_weight=options.residual_weight,
+            num_acoustic_codebooks=options.num_acoustic_codebooks,
+            speech=options.speech,
+            seed=options.seed,
+            overwrite=options.overwrite,
+        )
+        print(summary(report, options.output))
+        if options.push_to_hub:
+            push(Path(options.output), options.push_to_hub)
+    except ConversionError as error:
+        print(f"convert_kyutai: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("convert_kyutai: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="convert_kyutai.py",
+        description="Turn a Mimi checkpoint into a Mimi Bridge model (content, prosody and acoustic heads) and prove "
+        "that nothing was lost.",
+        epilog=f"Speech for the proof: --speech, else ${SPEECH_VARIABLE}, else made on the spot by espeak-ng.",
+    )
+    parser.add_argument(
+        "--source",
+        default="kyutai/mimi",
+        help="an id on the Hub, a folder in transformers' layout, or a safetensors file in Kyutai's native layout "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the source on the Hub")
+    parser.add_argument("--output", required=True, help="folder to write; refused if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder, once the new one is proven")
+    parser.add_argument(
+        "--residual-weight",
+        type=float,
+        default=0.0,
+        metavar="λ",
+        help="0: exactly Mimi (default); 1: the full residual chain from the start",
+    )
+    parser.add_argument(
+        "--num-acoustic-codebooks", type=int, default=7, metavar="N", help="codebooks of the acoustic head (default: 7)"
+    )
+    parser.add_argument("--speech", metavar="PATH", help="a recording, or a folder of them, for the proof")
+    parser.add_argument("--seed", type=int, default=0, help="of the new content head (default: 0)")
+    parser.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the result to this repository on the Hub")
+    return parser
+
+
+def convert(
+    source: str,
+    output: Path,
+    *,
+    revision: str | None = None,
+    residual_weight: float = 0.0,
+    num_acoustic_codebooks: int = 7,
+    speech: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict:
+    """Convert, prove and write; see the command's help for the arguments.
+
+    Returns:
+        The report that was written as `conversion_report.json`.
+
+    Raises:
+        ConversionError: With one sentence for the user; the output folder is then as it was before.
+    """
+    if output.exists() and not overwrite:
+        raise ConversionError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
+    if overwrite and output.exists() and not (output / "config.json").is_file():
+        raise ConversionError(f"{output} is no model folder, so --overwrite will not replace it; choose another --output.")
+    _step(1, f"reading {source}")
+    found = read_source(source, revision)
+    model = found.build()
+    _step(2, "transplanting")
+    result = transplant(found, residual_weight, num_acoustic_codebooks, seed)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    try:
+        _step(3, f"writing beside {output}")
+        result.model.save_pretrained(partial)
+        found.feature_extractor.save_pretrained(partial)
+        _step(4, "proving: source and result on the same speech")
+        audio, speech_name = proof_speech(speech, found.config.sampling_rate)
+        proof = prove(model, partial, audio, speech_name)
+        if not proof["passed"]:
+            raise ConversionError(f"the proof failed, so nothing was written: {'; '.join(proof['failures'])}.")
+        report = _report(found, result, proof)
+        (partial / REPORT_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        (partial / "README.md").write_text(model_card(report, output.name))
+        _give_name(partial, output)
+    except OSError as error:
+        raise ConversionError(f"{output} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def proof_speech(path: str | None, sampling_rate: int) -> tuple[Tensor, str]:
+    """Speech for the proof, `(1, samples)`, and what to call it.
+
+    Raises:
+        ConversionError: If the path holds none, or none can be made.
+    """
+    path = path or os.environ.get(SPEECH_VARIABLE)
+    try:
+        if path:
+            return load_speech(path, sampling_rate, PROOF_SECONDS), Path(path).name
+        pieces = [
+            synthesize(text, VOICES[number % len(VOICES)], sampling_rate) for number, text in enumerate(SENTENCES)
+        ]
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise ConversionError(f"no speech for the proof: {error}") from error
+    return torch.cat(pieces, dim=-1)[:, : round(PROOF_SECONDS * sampling_rate)], "made by espeak-ng"
+
+
+def push(folder: Path, repo_id: str) -> None:
+    """Upload a converted folder.
+
+    Raises:
+        ConversionError: If the Hub refuses or is out of reach; the folder stays.
+    """
+    _step(5, f"uploading to {repo_id}")
+    try:
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mimi Bridge, converted and proven")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConversionError(
+            f"{folder} is written and proven, but could not be uploaded to {repo_id}: {error} Log in with `hf auth login` "
+            "and upload the folder again."
+        ) from error
+
+
+def summary(report: dict, output: str) -> str:
+    """What the user sees at the end."""
+    proof, keys = report["proof"], report["keys"]
+    lines = [f"{'head':<12} {'codes equal':>11} {'codes in use':>13}"]
+    lines += [
+        f"{name:<12} {share:>11.4f} {proof['codes_in_use'][name]:>13}" for name, share in proof["codes_equal"].items()
+    ]
+    lines += [
+        f"waveform max |Δ| {proof['waveform_max_abs_difference']:.3g} (from the same codes "
+        f"{proof['waveform_max_abs_difference_same_codes']:.3g}), peak {proof['waveform_peak']:.3f}, "
+        f"{proof['seconds']} s of speech, λ = {proof['residual_weight']:g}",
+        f"tensors: {len(keys['moved'])} moved, {len(keys['derived'])} derived, {len(keys['fresh'])} fresh, "
+        f"{len(keys['left'])} left",
+        f"wrote {output}",
+    ]
+    return "\n".join(lines)
+
+
+def _report(found: Source, result: Transplant, proof: dict) -> dict:
+    packages = ("mimi-bridge", "torch", "transformers", "vector-quantize-pytorch", "safetensors")
+    config = result.model.config
+    return {
+        "source": {
+            "name": found.name,
+            "revision": found.revision,
+            "layout": found.layout,
+            "sha256": found.sha256,
+        },
+        "config": {
+            "num_quantizers": config.num_quantizers,
+            "frame_rate": config.frame_rate,
+            "sampling_rate": config.sampling_rate,
+        },
+        "proof": proof,
+        "keys": {"moved": result.moved, "derived": result.derived, "fresh": result.fresh, "left": result.left},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+
+
+def _give_name(partial: Path, output: Path) -> None:
+    replaced = output.with_name(f".{output.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if output.exists():
+        output.rename(replaced)
+    try:
+        partial.rename(output)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(output)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _step(number: int, what: str) -> None:
+    print(f"[{number}/4] {what}" if number <= 4 else what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

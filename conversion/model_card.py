@@ -1,0 +1,85 @@
+"""The README of a converted model: what it is, where it comes from, and the figures of its proof."""
+
+from string import Template
+
+CARD = Template("""---
+library_name: transformers
+pipeline_tag: feature-extraction
+license: cc-by-4.0
+tags: [audio, speech, codec, mimi, mimi-bridge]
+$base_model---
+
+# Mimi Bridge, from $source
+
+[Mimi](https://huggingface.co/kyutai/mimi) with its codes in three heads: content (codebook 0, new), prosody (codebook 1,
+Mimi's codebook 0) and acoustic (codebooks 2 to $last, Mimi's codebooks 1 to $carried). $frame_rate frames a second of
+$sampling_rate Hz audio. Converted, not trained: the content head is new and silent until it is fine-tuned.
+
+```python
+import mimi_bridge  # or trust_remote_code=True below, without the package
+from transformers import AutoFeatureExtractor, AutoModel
+
+model = AutoModel.from_pretrained("$folder").eval()
+extractor = AutoFeatureExtractor.from_pretrained("$folder")
+inputs = extractor(audio, sampling_rate=$sampling_rate, return_tensors="pt")
+codes = model.encode(**inputs).audio_codes  # (batch, $num_quantizers, frames)
+audio_values = model.decode(codes).audio_values  # (batch, 1, samples)
+```
+
+## Proof of the conversion
+
+$seconds s of speech ($speech), residual weight λ = $residual_weight. All figures: `conversion_report.json`.
+
+| head | source codebook | codes equal to the source's | codes in use |
+|---|---|---|---|
+$rows
+
+Waveform against the source's: max |Δ| = $difference from end to end, $same_codes from the same codes (peak $peak).
+$verdict
+
+Tensors: $moved moved, $derived derived, $fresh fresh, $left left behind. Source: $source, revision $revision, $layout
+layout, sha256 $digests. Made with $versions.
+
+## Licence
+
+The weights are the source's: Kyutai's released Mimi is CC BY 4.0 (Kyutai, "Moshi: a speech-text foundation model for
+real-time dialogue", arXiv:2410.00037). Check the licence of your source if it is another. The code is Apache-2.0.
+""")
+
+
+def model_card(report: dict, folder_name: str) -> str:
+    """Markdown with every figure taken from the report."""
+    proof, source, config = report["proof"], report["source"], report["config"]
+    rows = "\n".join(
+        f"| {name} | {number} | {share:.4f} | {proof['codes_in_use'][name]} |"
+        for number, (name, share) in enumerate(proof["codes_equal"].items())
+    )
+    exact = proof["residual_weight"] == 0
+    return CARD.substitute(
+        source=source["name"],
+        base_model=f"base_model: {source['name']}\n" if source["revision"] else "",
+        folder=folder_name,
+        last=config["num_quantizers"] - 1,
+        carried=config["num_quantizers"] - 2,
+        num_quantizers=config["num_quantizers"],
+        frame_rate=config["frame_rate"],
+        sampling_rate=config["sampling_rate"],
+        seconds=proof["seconds"],
+        speech=proof["speech"],
+        residual_weight=proof["residual_weight"],
+        rows=rows,
+        difference=proof["waveform_max_abs_difference"],
+        same_codes=proof["waveform_max_abs_difference_same_codes"],
+        peak=f"{proof['waveform_peak']:.3f}",
+        verdict="This model computes exactly what its source computes."
+        if exact
+        else "The acoustic codebooks are fed a residual that they were not trained for, so their codes differ.",
+        moved=len(report["keys"]["moved"]),
+        derived=len(report["keys"]["derived"]),
+        fresh=len(report["keys"]["fresh"]),
+        left=len(report["keys"]["left"]),
+        revision=source["revision"] or "none (local)",
+        layout=source["layout"],
+        digests=", ".join(f"`{digest}` ({name})" for name, digest in source["sha256"].items()),
+        versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    )

@@ -1,0 +1,26 @@
+"""Mimi Bridge: Kyutai's Mimi with its codes in three heads, content, prosody and acoustic.
+
+Importing this package makes transformers' `AutoConfig` and `AutoModel` know the model type `mimi_bridge`.
+"""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
+
+from .configuration_mimi_bridge import MimiBridgeConfig
+from .modeling_mimi_bridge import MimiBridgeEncoderOutput, MimiBridgeModel, MimiBridgeOutput
+from .quantizer import CausalBridgeQuantizer, CausalBridgeQuantizerOutput
+
+__version__ = "0.1.0"
+
+AutoConfig.register(MimiBridgeConfig.model_type, MimiBridgeConfig)
+AutoModel.register(MimiBridgeConfig, MimiBridgeModel)
+AutoFeatureExtractor.register(MimiBridgeConfig, EncodecFeatureExtractor)
+
+__all__ = [
+    "CausalBridgeQuantizer",
+    "CausalBridgeQuantizerOutput",
+    "MimiBridgeConfig",
+    "MimiBridgeEncoderOutput",
+    "MimiBridgeModel",
+    "MimiBridgeOutput",
+    "__version__",
+]

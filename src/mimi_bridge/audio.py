@@ -1,0 +1,108 @@
+"""Recordings in and out: any rate, mono or stereo, any format libsndfile reads (wav, flac, mp3, ogg).
+
+Audio inside the package is float32, `(channels, samples)`, at the model's rate; this file is the border.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au")
+SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
+
+
+def load_audio(path: str | Path, sampling_rate: int) -> Tensor:
+    """Read a recording as mono at the given rate; channels are averaged.
+
+    Args:
+        path: A file that libsndfile reads.
+        sampling_rate: Wanted rate in Hz; anything else is resampled by soxr at its best quality.
+
+    Returns:
+        `(1, samples)`, float32, nominally in [-1, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no audio, holds none, or holds NaN.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such recording: {path}")
+    try:
+        samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(
+            f"{path} is not audio that libsndfile reads ({error.error_string.rstrip('.')}); convert it to wav or flac."
+        ) from error
+    return resample(samples.mean(axis=1), source_rate, sampling_rate, name=str(path))
+
+
+def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:
+    """Mono samples, `(samples,)` at `source_rate` Hz, as a tensor `(1, samples)` at `sampling_rate` Hz.
+
+    Raises:
+        ValueError: If there are no samples or one is not finite; the message begins with `name`.
+    """
+    if len(samples) == 0:
+        raise ValueError(f"{name} holds no audio.")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")
+    if source_rate != sampling_rate:
+        samples = soxr.resample(samples.astype(np.float32), source_rate, sampling_rate, quality="VHQ")
+    return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None]
+
+
+def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
+    """Write `(channels, samples)` as a recording; the suffix names the format. Whole or not at all.
+
+    Raises:
+        ValueError: If the suffix names no format that libsndfile writes.
+    """
+    path = Path(path)
+    if path.suffix[1:].upper() not in soundfile.available_formats():
+        raise ValueError(f"{path} must end in a format libsndfile writes, such as .wav or .flac, got {path.suffix!r}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        soundfile.write(partial, audio.detach().cpu().float().clamp(-1, 1).T.numpy(), sampling_rate)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def find_recordings(path: str | Path) -> list[Path]:
+    """The recording itself, or every recording below a folder, sorted by path.
+
+    Raises:
+        FileNotFoundError: If there is no such path, or no recording below it.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"no recording ({', '.join(AUDIO_SUFFIXES)}) at {path}")
+    return found
+
+
+def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
+    """Recordings of a file or folder, one after another, until there is enough.
+
+    Args:
+        path: A recording, or a folder of them.
+        sampling_rate: Hz.
+        seconds: Stop once there is so much; less is returned if there is no more.
+
+    Returns:
+        `(1, samples)`, at most `seconds` long.
+    """
+    pieces, wanted = [], round(seconds * sampling_rate)
+    for file in find_recordings(path):
+        pieces.append(load_audio(file, sampling_rate))
+        if sum(piece.shape[-1] for piece in pieces) >= wanted:
+            break
+    return torch.cat(pieces, dim=-1)[:, :wanted]

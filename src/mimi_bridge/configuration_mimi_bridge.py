@@ -1,0 +1,129 @@
+"""Configuration of Mimi Bridge: Mimi's own fields, and what the three heads add to them.
+
+Everything about the encoder and the decoder is inherited from `MimiConfig`; this file adds how the codebooks are
+divided among the heads, the sizes of the two teachers, and how the heads are chained and trained.
+
+Source: transformers `models/mimi/configuration_mimi.py`; the numbers are the specification's (1 + 1 + 7 codebooks,
+Qwen 1536, WavLM 1024).
+"""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import MimiConfig
+
+DISTANCES = ("mse", "cosine")
+MAX_ACOUSTIC_CODEBOOKS = 31  # kyutai/mimi has 32 codebooks: one becomes the prosody head, 31 are acoustic
+
+
+@strict
+class MimiBridgeConfig(MimiConfig):
+    """Configuration of a [`MimiBridgeModel`]. The defaults have kyutai/mimi's sizes and nine codebooks.
+
+    Args:
+        num_quantizers: Codebooks in all heads together. Left out, it is the sum of the three below.
+        num_content_codebooks: Codebooks of the content head; this architecture has exactly 1.
+        num_prosody_codebooks: Codebooks of the prosody head; this architecture has exactly 1.
+        num_acoustic_codebooks: Codebooks of the acoustic head, 1 to 31.
+        qwen_dim: Size of the language model's hidden states, the teacher of the content head.
+        wavlm_dim: Size of the speech model's features, the teacher of content + prosody.
+        residual_weight: λ in [0, 1]. The acoustic head quantizes `latents - λ (content + prosody)`: 1 is the
+            specification's residual chain, 0 is Mimi's parallel split, for which Mimi's codebooks were trained.
+        codebook_decay: Decay of the codebooks' moving averages while training, per training forward.
+        commitment_weight: Weight in the model's loss of each head's commitment loss.
+        qwen_weight: Weight in the model's loss of the distance between the content head and the language model.
+        wavlm_weight: Weight in the model's loss of the distance between content + prosody and the speech model.
+        qwen_distance: `"mse"` (the specification's) or `"cosine"`.
+        wavlm_distance: `"mse"` or `"cosine"` (the one Mimi was trained with).
+        **kwargs: Any field of `MimiConfig`.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: If a field has the wrong type or breaks a rule below.
+
+    Example:
+
+    ```python
+    >>> from mimi_bridge import MimiBridgeConfig
+    >>> config = MimiBridgeConfig()
+    >>> config.num_quantizers, config.frame_size, config.frame_rate
+    (9, 1920, 12.5)
+
+    ```
+    """
+
+    model_type = "mimi_bridge"
+
+    num_quantizers: int | None = None
+    num_content_codebooks: int = 1
+    num_prosody_codebooks: int = 1
+    num_acoustic_codebooks: int = 7
+    qwen_dim: int = 1536
+    wavlm_dim: int = 1024
+    residual_weight: float | int = 1.0
+    codebook_decay: float | int = 0.99
+    commitment_weight: float | int = 0.25
+    qwen_weight: float | int = 1.0
+    wavlm_weight: float | int = 1.0
+    qwen_distance: str = "mse"
+    wavlm_distance: str = "mse"
+
+    def __post_init__(self, **kwargs):
+        if self.num_quantizers is None:
+            self.num_quantizers = (
+                self.num_content_codebooks + self.num_prosody_codebooks + self.num_acoustic_codebooks
+            )
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation: each rule is one sentence with what was expected, got, and to do."""
+        self._validate_codebooks()
+        super().validate_architecture()
+        if not self.use_causal_conv:
+            raise ValueError(
+                "use_causal_conv must be True, got False: streaming and padded batches are exact only for causal "
+                "convolutions. Leave it out."
+            )
+        for name in ("qwen_dim", "wavlm_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be the teacher's hidden size, at least 1, got {getattr(self, name)}.")
+        if not 0.0 <= self.residual_weight <= 1.0:
+            raise ValueError(
+                f"residual_weight must lie in [0, 1], got {self.residual_weight}: 0 is Mimi's parallel split, 1 the "
+                "full residual chain. Choose a value between them."
+            )
+        if not 0.0 < self.codebook_decay < 1.0:
+            raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
+        for name in ("commitment_weight", "qwen_weight", "wavlm_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}; 0 switches that loss off.")
+        for name in ("qwen_distance", "wavlm_distance"):
+            if getattr(self, name) not in DISTANCES:
+                raise ValueError(f"{name} must be one of {DISTANCES}, got {getattr(self, name)!r}.")
+
+    def _validate_codebooks(self):
+        for name in ("num_content_codebooks", "num_prosody_codebooks", "num_semantic_quantizers"):
+            if getattr(self, name) != 1:
+                raise ValueError(f"{name} must be 1 in this architecture, got {getattr(self, name)}. Leave it out.")
+        if not 1 <= self.num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
+            raise ValueError(
+                f"num_acoustic_codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {self.num_acoustic_codebooks}: "
+                "kyutai/mimi has 32 codebooks, one of which becomes the prosody head."
+            )
+        total = self.num_content_codebooks + self.num_prosody_codebooks + self.num_acoustic_codebooks
+        if self.num_quantizers != total:
+            raise ValueError(
+                f"num_quantizers must be {total}, the sum of the three heads' codebooks, got {self.num_quantizers}. "
+                "Leave it out, or set num_acoustic_codebooks instead."
+            )
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}.")
+        if self.codebook_dim != self.vector_quantization_hidden_dimension:
+            raise ValueError(
+                f"codebook_dim must equal vector_quantization_hidden_dimension "
+                f"({self.vector_quantization_hidden_dimension}), got {self.codebook_dim}: every head projects into "
+                "the space of its codebooks. Set both to the same number."
+            )
+
+
+MimiBridgeConfig.register_for_auto_class()

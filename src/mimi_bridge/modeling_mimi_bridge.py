@@ -1,0 +1,407 @@
+"""Mimi with three heads: audio -> latents -> content, prosody and acoustic codes -> audio.
+
+The encoder, the decoder and their checkpoint keys are those of transformers' Mimi; only the quantizer is ours. Audio
+that does not fill its last frame is padded with silence, as in Kyutai's own code, so that a right-padded batch gives
+every recording the codes it gets alone.
+
+Source: transformers `models/mimi/modeling_mimi.py`; moshi `models/compression.py` for the padding.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import MimiModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.models.mimi.modeling_mimi import (
+    MimiConv1dPaddingCache,
+    MimiDecoderOutput,
+    MimiEncoderOutput,
+)
+from transformers.utils import ModelOutput, can_return_tuple
+from vector_quantize_pytorch import ResidualVQ, VectorQuantize
+
+from .configuration_mimi_bridge import MimiBridgeConfig
+from .frames import mask_from_lengths, num_frames_for, right_padded_lengths
+from .quantizer import CausalBridgeQuantizer
+
+
+@dataclass
+class MimiBridgeOutput(ModelOutput):
+    """Output of [`MimiBridgeModel.forward`].
+
+    Args:
+        loss: Weighted sum of `losses`, a scalar; None in inference without a teacher.
+        losses: Each loss by name, unweighted; see `CausalBridgeQuantizerOutput`.
+        audio_codes: `(batch, codebooks, frames)`, in the order content, prosody, acoustic.
+        audio_codes_mask: True on real frames, `(batch, frames)`.
+        audio_values: Decoded audio, `(batch, channels, samples)`, as long as the input and silent in its padding; None
+            if the model was loaded without its decoder.
+        latents: The encoder's, `(batch, frames, hidden_size)`; None if codes were given.
+        quantized: Sum of the heads, what the decoder gets, `(batch, frames, hidden_size)`.
+        content: The content head's share of `quantized`; None if codes were given.
+        prosody: The prosody head's share.
+        acoustic: The acoustic head's share.
+        encoder_past_key_values: The encoder transformer's cache, if one is kept.
+        decoder_past_key_values: The decoder transformer's cache, if one is kept.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    audio_codes: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
+    audio_values: Tensor | None = None
+    latents: Tensor | None = None
+    quantized: Tensor | None = None
+    content: Tensor | None = None
+    prosody: Tensor | None = None
+    acoustic: Tensor | None = None
+    encoder_past_key_values: Cache | None = None
+    decoder_past_key_values: Cache | None = None
+
+
+@dataclass
+class MimiBridgeEncoderOutput(MimiEncoderOutput):
+    """Output of [`MimiBridgeModel.encode`]: transformers' own fields, and which frames are real.
+
+    Args:
+        audio_codes_mask: True on real frames, `(batch, frames)`; codes of other frames are 0 and mean nothing.
+    """
+
+    audio_codes_mask: Tensor | None = None
+
+
+class MimiBridgeModel(MimiModel):
+    """Mimi whose codes come in three heads: content (1 codebook), prosody (1) and acoustic (7).
+
+    `from_pretrained` raises if the checkpoint lacks a key of the model or holds a foreign one, where transformers would
+    warn and go on with random weights.
+
+    Example:
+
+    ```python
+    >>> from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+    >>> config = MimiBridgeConfig(num_filters=4, hidden_size=32, num_hidden_layers=1, upsample_groups=32, codebook_dim=16,
+    ...     vector_quantization_hidden_dimension=16, codebook_size=64, num_attention_heads=2, num_key_value_heads=2)
+    >>> model = MimiBridgeModel(config).eval()
+    >>> codes = model.encode(torch.zeros(1, 1, 24_000)).audio_codes
+    >>> codes.shape, model.decode(codes).audio_values.shape
+    (torch.Size([1, 9, 13]), torch.Size([1, 1, 24960]))
+
+    ```
+    """
+
+    config: MimiBridgeConfig
+    _no_split_modules = ["CausalBridgeQuantizer", "MimiTransformerLayer"]
+    _keys_to_ignore_on_load_unexpected = []
+    _keep_in_fp32_modules_strict = ["_codebook"]
+
+    def __init__(self, config: MimiBridgeConfig):
+        super().__init__(config)
+        self.quantizer = CausalBridgeQuantizer.from_config(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """As in transformers, but a missing, foreign or misshapen key raises a `ValueError` that names it."""
+        model, loading_info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        _raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)
+        return (model, loading_info) if output_loading_info else model
+
+    def set_residual_weight(self, residual_weight: float) -> None:
+        """Move λ, in the quantizer and in the config that `save_pretrained` writes.
+
+        Raises:
+            huggingface_hub.errors.StrictDataclassError: If it does not lie in [0, 1].
+        """
+        self.config.residual_weight = residual_weight
+        self.config.validate()
+        self.quantizer.residual_weight = residual_weight
+
+    def get_latents(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The encoder's continuous latents, before any head.
+
+        Args:
+            input_values: Audio at the model's sampling rate, `(batch, channels, samples)`.
+            padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
+
+        Returns:
+            `(batch, frames, hidden_size)`. Frames of padding hold what the encoder makes of silence; their mask is
+            `get_audio_codes_mask(padding_mask)`.
+
+        Raises:
+            ValueError: As in `encode`.
+        """
+        input_values, _ = self._prepare_audio(input_values, padding_mask)
+        return self._require("encoder")(input_values).latents.transpose(1, 2)
+
+    def get_quantized(self, audio_codes: Tensor) -> Tensor:
+        """Latents for the decoder from codes: `(batch, codebooks, frames)` -> `(batch, frames, hidden_size)`."""
+        return self.quantizer.decode(audio_codes)
+
+    def get_audio_codes_mask(self, padding_mask: Tensor, padding_side: str = "right") -> Tensor:
+        """Which frames are real: `(batch, samples)` -> `(batch, frames)`, bool.
+
+        Raises:
+            ValueError: If the mask is padded on the left.
+        """
+        if padding_side != "right":
+            raise ValueError(f"padding_side must be 'right', got {padding_side!r}: left padding changes the codes.")
+        lengths = right_padded_lengths(padding_mask)
+        num_frames = num_frames_for(padding_mask.shape[-1], self.config.frame_size)
+        return mask_from_lengths(-(-lengths // self.config.frame_size), num_frames)
+
+    @can_return_tuple
+    def encode(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+        encoder_past_key_values: Cache | None = None,
+        padding_cache: MimiConv1dPaddingCache | None = None,
+        use_streaming: bool | None = None,
+        **kwargs,
+    ) -> MimiBridgeEncoderOutput:
+        """Audio to codes.
+
+        Args:
+            input_values: Audio at the model's sampling rate, `(batch, channels, samples)`.
+            padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
+            num_quantizers: Give the first so many codebooks only, in the order content, prosody, acoustic.
+            encoder_past_key_values: Cache of the encoder transformer from the call before; streaming.
+            padding_cache: Cache of the convolutions from the call before; streaming.
+            use_streaming: Keep both caches and return them. Chunks must then be whole frames.
+            **kwargs: Passed to the encoder, `output_hidden_states` among them.
+
+        Returns:
+            Codes `(batch, codebooks, frames)`, their mask, and what transformers' Mimi returns.
+
+        Raises:
+            ValueError: If the audio is empty, of a wrong shape, or not finite; if padding is not on the right; if a
+                stream's chunk is not whole frames; if there are not so many codebooks.
+        """
+        streaming = self.config.use_streaming if use_streaming is None else use_streaming
+        input_values, audio_codes_mask = self._prepare_audio(
+            input_values, padding_mask, whole_frames_only=streaming or padding_cache is not None
+        )
+        encoded = self._require("encoder")(
+            input_values,
+            past_key_values=encoder_past_key_values,
+            padding_cache=padding_cache,
+            use_streaming=use_streaming,
+            **kwargs,
+        )
+        latents = encoded.latents.transpose(1, 2)
+        return MimiBridgeEncoderOutput(
+            audio_codes=self.quantizer.encode(latents, audio_codes_mask, num_quantizers),
+            encoder_past_key_values=encoded.past_key_values,
+            padding_cache=encoded.padding_cache,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            audio_codes_mask=audio_codes_mask,
+        )
+
+    @can_return_tuple
+    def decode(
+        self,
+        audio_codes: Tensor,
+        padding_mask: Tensor | None = None,
+        decoder_past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> MimiDecoderOutput:
+        """Codes to audio, from the first 1 to all codebooks.
+
+        Args:
+            audio_codes: `(batch, codebooks, frames)`, integers.
+            padding_mask: The mask the audio was encoded with; the result is cut to its length.
+            decoder_past_key_values: Cache of the decoder transformer. Its convolutions keep none: decode whole
+                recordings.
+            **kwargs: Passed to the decoder.
+
+        Returns:
+            `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the cache.
+
+        Raises:
+            ValueError: If the codes are not integers, out of range, or of a wrong shape.
+        """
+        return self._require("decoder")(
+            self.quantizer.decode(audio_codes).transpose(1, 2),
+            padding_mask=padding_mask,
+            past_key_values=decoder_past_key_values,
+            **kwargs,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+        audio_codes: Tensor | None = None,
+        encoder_past_key_values: Cache | None = None,
+        decoder_past_key_values: Cache | None = None,
+        qwen_hidden: Tensor | None = None,
+        durations: Tensor | None = None,
+        token_spans: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        wavlm_features: Tensor | None = None,
+        **kwargs,
+    ) -> MimiBridgeOutput:
+        """Audio to codes to audio, with losses in training mode and wherever a teacher is given.
+
+        Gradients reach the encoder: the lookup passes them straight through. In training mode the codebooks move.
+
+        Args:
+            input_values: Audio at the model's sampling rate, `(batch, channels, samples)`.
+            padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
+            num_quantizers: Use the first so many codebooks only; in inference.
+            audio_codes: Codes to decode, instead of encoding `input_values`.
+            encoder_past_key_values: As in `encode`.
+            decoder_past_key_values: As in `decode`.
+            qwen_hidden: Language-model states, `(batch, tokens, qwen_dim)`.
+            durations: Frames of each token, `(batch, tokens)`, integers, 0 for padding.
+            token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
+            token_mask: True on tokens that are targets, `(batch, tokens)`.
+            wavlm_features: Speech-model features, `(batch, frames, wavlm_dim)`, or at 50 Hz.
+            **kwargs: Passed to the encoder and the decoder.
+
+        Raises:
+            ValueError: As in `encode`, `decode` and the quantizer's `forward`.
+        """
+        if audio_codes is not None:
+            decoded = self.decode(audio_codes, padding_mask, decoder_past_key_values, return_dict=True, **kwargs)
+            return MimiBridgeOutput(
+                audio_codes=audio_codes,
+                audio_values=decoded.audio_values,
+                decoder_past_key_values=decoded.decoder_past_key_values,
+            )
+        if input_values is None:
+            raise ValueError("pass input_values (audio) or audio_codes; got neither.")
+        audio, audio_codes_mask = self._prepare_audio(input_values, padding_mask)
+        encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
+        latents = encoded.latents.transpose(1, 2)
+        heads = self.quantizer(
+            latents,
+            qwen_hidden,
+            durations,
+            token_spans=token_spans,
+            token_mask=token_mask,
+            wavlm_features=wavlm_features,
+            frame_mask=audio_codes_mask,
+            num_quantizers=num_quantizers,
+        )
+        audio_values = None
+        if self.decoder is not None:
+            decoded = self.decoder(
+                heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs
+            )
+            decoder_past_key_values = decoded.decoder_past_key_values
+            audio_values = _cut_to_input(decoded.audio_values, input_values, padding_mask)
+        return MimiBridgeOutput(
+            loss=heads.loss,
+            losses=heads.losses,
+            audio_codes=heads.codes,
+            audio_codes_mask=audio_codes_mask,
+            audio_values=audio_values,
+            latents=latents,
+            quantized=heads.quantized,
+            content=heads.content,
+            prosody=heads.prosody,
+            acoustic=heads.acoustic,
+            encoder_past_key_values=encoded.past_key_values,
+            decoder_past_key_values=decoder_past_key_values,
+        )
+
+    def _prepare_audio(
+        self, input_values: Tensor, padding_mask: Tensor | None, whole_frames_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Audio checked, silent in its padding and padded to whole frames; and its frame mask."""
+        channels, frame_size = self.config.audio_channels, self.config.frame_size
+        if input_values.ndim != 3 or input_values.shape[1] != channels or not input_values.is_floating_point():
+            raise ValueError(
+                f"input_values must be floats, (batch, {channels}, samples), got {input_values.dtype} of shape "
+                f"{tuple(input_values.shape)}; average stereo to {channels} channel(s) and keep the channel axis."
+            )
+        num_samples = input_values.shape[-1]
+        if num_samples == 0 or len(input_values) == 0:
+            raise ValueError(f"input_values must hold audio, got none (shape {tuple(input_values.shape)}).")
+        missing = -num_samples % frame_size
+        if whole_frames_only and missing:
+            raise ValueError(
+                f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect "
+                f"{missing} more, or pad the last chunk with zeros."
+            )
+        if padding_mask is None:
+            padding_mask = input_values.new_ones(len(input_values), num_samples, dtype=torch.bool)
+        if padding_mask.shape[-1] != num_samples or len(padding_mask) != len(input_values):
+            raise ValueError(
+                f"padding_mask must have a value for each of the {num_samples} samples of {len(input_values)} "
+                f"recordings, got shape {tuple(padding_mask.shape)}."
+            )
+        audio_codes_mask = self.get_audio_codes_mask(padding_mask)
+        real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
+        audio = input_values.masked_fill(~real, 0.0)
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(audio).all()):
+            sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
+            raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
+        return torch.nn.functional.pad(audio, (0, missing)), audio_codes_mask
+
+    def _require(self, half: str) -> torch.nn.Module:
+        module = getattr(self, half)
+        if module is None:
+            raise ValueError(f"this model was loaded without its {half} ({half}_config=None); load it whole for this.")
+        return module
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, VectorQuantize):
+            # Not in a checkpoint, so transformers leaves them undefined when it loads one: the library's losses start here.
+            init.zeros_(module.zero)
+            codebook = module._codebook
+            init.normal_(codebook.embed, std=codebook.embed.shape[-1] ** -0.5)
+            init.copy_(codebook.embed_avg, codebook.embed)
+            init.ones_(codebook.cluster_size)
+            init.ones_(codebook.initted)
+        elif isinstance(module, ResidualVQ):
+            init.ones_(module.beam_score_weights)
+
+
+def _cut_to_input(audio_values: Tensor, input_values: Tensor, padding_mask: Tensor | None) -> Tensor:
+    audio_values = audio_values[..., : input_values.shape[-1]]
+    if padding_mask is None:
+        return audio_values
+    real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
+    return audio_values.masked_fill(~real, 0.0)
+
+
+def _raise_on_wrong_keys(model: MimiBridgeModel, source: object, loading_info: dict) -> None:
+    halves = {
+        "encoder": ("encoder.", "encoder_transformer.", "downsample."),
+        "decoder": ("decoder.", "decoder_transformer.", "upsample."),
+    }
+    dropped = tuple(prefix for half, names in halves.items() if getattr(model, half) is None for prefix in names)
+    foreign = sorted(key for key in loading_info["unexpected_keys"] if not key.startswith(dropped or ("\0",)))
+    missing = sorted(loading_info["missing_keys"])
+    misshapen = sorted(str(key) for key in loading_info["mismatched_keys"])
+    for kind, keys in (("lacks", missing), ("holds foreign", foreign), ("holds misshapen", misshapen)):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            raise ValueError(
+                f"the checkpoint {source} {kind} {len(keys)} key(s) of a Mimi Bridge model ({shown}). Convert a Mimi "
+                "checkpoint with conversion/convert_kyutai.py, or load the folder that wrote it."
+            )
+
+
+register_checkpoint_conversion_mapping(
+    "MimiBridgeModel", deepcopy(get_checkpoint_conversion_mapping("MimiModel")), overwrite=True
+)
+MimiBridgeModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,314 @@
+"""The quantizer of Mimi Bridge: content, prosody and acoustic heads in a residual chain.
+
+    q_c = content(x)
+    q_p = prosody(x - sg(q_c))
+    q_a = acoustic(x - λ sg(q_c + q_p))
+    q   = q_c + q_p + q_a                      what the decoder gets
+
+`sg` stops gradients. λ = 1 is the specification's chain; λ = 0 with a silent content head is Mimi's parallel split, to
+the bit. Two linear bridges lead to the teachers: content to a language model's states, content + prosody to a speech
+model's features.
+
+Source: the specification's `CausalBridgeQuantizer`; Mimi's split quantizer is arXiv:2410.00037, section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .configuration_mimi_bridge import MimiBridgeConfig
+from .distillation import masked_distance
+from .frames import lay_out_tokens, pool_to_frames
+from .heads import HeadOutput, QuantizerHead
+
+
+@dataclass
+class CausalBridgeQuantizerOutput(ModelOutput):
+    """What the quantizer returns; the first three are the specification's triple, `output[:3]`.
+
+    Args:
+        quantized: Sum of the heads, `(batch, frames, codec_dim)`; zero on masked frames.
+        codes: `(batch, codebooks, frames)`, int64, in the order content, prosody, acoustic; 0 on masked frames.
+        loss: Weighted sum of `losses`, a scalar; None where there is nothing to learn from (inference, no teacher).
+        losses: Each loss by name, unweighted scalars: `commitment_content`, `commitment_prosody`,
+            `commitment_acoustic`, and `qwen` and `wavlm` where their teacher was given.
+        content: The content head's share of `quantized`, `(batch, frames, codec_dim)`.
+        prosody: The prosody head's; None if only the first codebook was asked for.
+        acoustic: The acoustic head's; None if only the first two codebooks were asked for.
+    """
+
+    quantized: Tensor | None = None
+    codes: Tensor | None = None
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    content: Tensor | None = None
+    prosody: Tensor | None = None
+    acoustic: Tensor | None = None
+
+
+class CausalBridgeQuantizer(nn.Module):
+    """Three heads and two bridges. Every argument but the first three is by name; the defaults are the specification's.
+
+    Args:
+        codec_dim: Size of the latents.
+        qwen_dim: Size of the language model's states.
+        wavlm_dim: Size of the speech model's features.
+        num_acoustic_codebooks: Codebooks of the acoustic head; content and prosody have one each.
+        codebook_size: Entries of a codebook.
+        codebook_dim: Size of an entry.
+        frame_rate: Frames a second (Hz), for token spans in seconds.
+        residual_weight: λ in [0, 1], see the top of the file. May be changed at any time.
+        codebook_decay: Decay of the codebooks' moving averages, per training forward.
+        loss_weights: Weight of each loss in the sum, by name: `commitment`, `qwen`, `wavlm`. Missing ones count 1.
+        distances: Distance to each teacher, by name: `qwen`, `wavlm`; `"mse"` or `"cosine"`. Missing ones are `"mse"`.
+    """
+
+    def __init__(
+        self,
+        codec_dim: int = 512,
+        qwen_dim: int = 1536,
+        wavlm_dim: int = 1024,
+        *,
+        num_acoustic_codebooks: int = 7,
+        codebook_size: int = 2048,
+        codebook_dim: int = 256,
+        frame_rate: float = 12.5,
+        residual_weight: float = 1.0,
+        codebook_decay: float = 0.99,
+        loss_weights: dict[str, float] | None = None,
+        distances: dict[str, str] | None = None,
+    ):
+        super().__init__()
+        self.codec_dim = codec_dim
+        self.codebook_size = codebook_size
+        self.num_quantizers = 2 + num_acoustic_codebooks
+        self.frame_rate = frame_rate
+        self.residual_weight = residual_weight
+        self.loss_weights = {"commitment": 1.0, "qwen": 1.0, "wavlm": 1.0, **(loss_weights or {})}
+        self.distances = {"qwen": "mse", "wavlm": "mse", **(distances or {})}
+
+        sizes = (codec_dim, codebook_dim, codebook_size)
+        self.head_content = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
+        self.head_prosody = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
+        self.acoustic_residual = QuantizerHead(*sizes, num_codebooks=num_acoustic_codebooks, decay=codebook_decay)
+        self.proj_qwen = nn.Linear(codec_dim, qwen_dim)
+        self.proj_wavlm = nn.Linear(codec_dim, wavlm_dim)
+
+    @classmethod
+    def from_config(cls, config: MimiBridgeConfig) -> CausalBridgeQuantizer:
+        """The quantizer that a model of this configuration has."""
+        return cls(
+            config.hidden_size,
+            config.qwen_dim,
+            config.wavlm_dim,
+            num_acoustic_codebooks=config.num_acoustic_codebooks,
+            codebook_size=config.codebook_size,
+            codebook_dim=config.codebook_dim,
+            frame_rate=config.frame_rate,
+            residual_weight=config.residual_weight,
+            codebook_decay=config.codebook_decay,
+            loss_weights={
+                "commitment": config.commitment_weight,
+                "qwen": config.qwen_weight,
+                "wavlm": config.wavlm_weight,
+            },
+            distances={"qwen": config.qwen_distance, "wavlm": config.wavlm_distance},
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        qwen_hidden: Tensor | None = None,
+        durations: Tensor | None = None,
+        *,
+        token_spans: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        wavlm_features: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+    ) -> CausalBridgeQuantizerOutput:
+        """Quantize latents and, where there is something to learn from, say how far each head is from its goal.
+
+        Losses are computed in training mode and whenever a teacher is given. In training mode the codebooks move.
+        Masked frames touch no statistic, no loss and no code, whatever they hold.
+
+        Args:
+            x: Latents, `(batch, frames, codec_dim)`.
+            qwen_hidden: Language-model states, `(batch, tokens, qwen_dim)`; needs `durations` or `token_spans`.
+            durations: Frames of each token, `(batch, tokens)`, integers, 0 for padding.
+            token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
+            token_mask: True on tokens that are targets, `(batch, tokens)`; False on silence that takes time.
+            wavlm_features: Speech-model features, `(batch, frames, wavlm_dim)`, or at 50 Hz, which are pooled.
+            frame_mask: True on real frames, `(batch, frames)`; all are, if left out.
+            num_quantizers: Use the first so many codebooks only; in inference.
+
+        Raises:
+            ValueError: If shapes, durations or spans do not fit, each with the sample's number; or if codebooks are left
+                out while training.
+        """
+        self._check_latents(x, frame_mask)
+        num_quantizers = self._check_num_quantizers(num_quantizers)
+        if self.training and num_quantizers < self.num_quantizers:
+            raise ValueError(
+                f"num_quantizers must be left out while training, got {num_quantizers}: every head learns. Call "
+                "model.eval() first to use fewer codebooks."
+            )
+        has_teacher = qwen_hidden is not None or wavlm_features is not None
+        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=has_teacher)
+        heads = [head for head in (content, prosody, acoustic) if head is not None]
+        output = CausalBridgeQuantizerOutput(
+            quantized=sum(head.quantized for head in heads),
+            codes=torch.cat([head.codes for head in heads], dim=1),
+            content=content.quantized,
+            prosody=prosody.quantized if prosody is not None else None,
+            acoustic=acoustic.quantized if acoustic is not None else None,
+        )
+        if self.training or has_teacher:
+            names = ("content", "prosody", "acoustic")
+            output.losses = {f"commitment_{name}": head.commitment for name, head in zip(names, heads, strict=False)}
+            real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
+            output.losses |= self._distill(output, real, qwen_hidden, durations, token_spans, token_mask, wavlm_features)
+            output.loss = sum(self.loss_weights[name.split("_")[0]] * loss for name, loss in output.losses.items())
+        return output
+
+    @torch.no_grad()
+    def encode(
+        self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None
+    ) -> Tensor:
+        """Codes of latents, by direct lookup; no codebook moves, in training mode either.
+
+        Args:
+            latents: `(batch, frames, codec_dim)`.
+            frame_mask: True on real frames, `(batch, frames)`.
+            num_quantizers: Give the first so many codebooks only.
+
+        Returns:
+            `(batch, codebooks, frames)`, int64; 0 on masked frames.
+
+        Raises:
+            ValueError: If shapes do not fit, or there are not so many codebooks.
+        """
+        self._check_latents(latents, frame_mask)
+        was_training = self.training
+        try:
+            heads = self.eval()._run_heads(latents, frame_mask, self._check_num_quantizers(num_quantizers))
+        finally:
+            self.train(was_training)
+        return torch.cat([head.codes for head in heads if head is not None], dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents for the decoder from the first `codebooks` codebooks' codes.
+
+        Args:
+            codes: `(batch, codebooks, frames)`, integers in `[0, codebook_size)`; 1 to `num_quantizers` codebooks.
+
+        Returns:
+            `(batch, frames, codec_dim)`.
+
+        Raises:
+            ValueError: If the codes are not integers, out of range, or of a wrong shape.
+        """
+        self._check_codes(codes)
+        total = self.head_content.decode(codes[:, :1])
+        if codes.shape[1] > 1:
+            total = total + self.head_prosody.decode(codes[:, 1:2])
+        if codes.shape[1] > 2:
+            total = total + self.acoustic_residual.decode(codes[:, 2:])
+        return total
+
+    def _run_heads(
+        self, latents: Tensor, frame_mask: Tensor | None, num_quantizers: int, with_commitment: bool = False
+    ) -> tuple[HeadOutput, HeadOutput | None, HeadOutput | None]:
+        if frame_mask is not None:
+            latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
+        prosody = acoustic = None
+        content = self.head_content(latents, frame_mask, with_commitment=with_commitment)
+        if num_quantizers > 1:
+            residual = latents - content.quantized.detach()
+            prosody = self.head_prosody(residual, frame_mask, with_commitment=with_commitment)
+        if num_quantizers > 2:
+            residual = latents - self.residual_weight * (content.quantized + prosody.quantized).detach()
+            acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, with_commitment)
+        return content, prosody, acoustic
+
+    def _distill(
+        self,
+        output: CausalBridgeQuantizerOutput,
+        frame_mask: Tensor,
+        qwen_hidden: Tensor | None,
+        durations: Tensor | None,
+        token_spans: Tensor | None,
+        token_mask: Tensor | None,
+        wavlm_features: Tensor | None,
+    ) -> dict[str, Tensor]:
+        losses = {}
+        if qwen_hidden is not None:
+            _check_teacher("qwen_hidden", qwen_hidden, self.proj_qwen.out_features)
+            targets, has_target = lay_out_tokens(
+                qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask
+            )
+            losses["qwen"] = masked_distance(
+                self.distances["qwen"], self.proj_qwen(output.content), targets, has_target
+            )
+        if wavlm_features is not None:
+            _check_teacher("wavlm_features", wavlm_features, self.proj_wavlm.out_features)
+            if wavlm_features.shape[1] != frame_mask.shape[1]:
+                wavlm_features = pool_to_frames(wavlm_features, frame_mask)
+            if output.prosody is None:
+                raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
+            predicted = self.proj_wavlm(output.content + output.prosody)
+            losses["wavlm"] = masked_distance(self.distances["wavlm"], predicted, wavlm_features, frame_mask)
+        return losses
+
+    def _check_num_quantizers(self, num_quantizers: int | None) -> int:
+        if num_quantizers is None:
+            return self.num_quantizers
+        if not 1 <= num_quantizers <= self.num_quantizers:
+            raise ValueError(
+                f"num_quantizers must be 1 to {self.num_quantizers} for this model, got {num_quantizers}. Lower it, or "
+                "load a checkpoint with more acoustic codebooks."
+            )
+        return num_quantizers
+
+    def _check_latents(self, latents: Tensor, frame_mask: Tensor | None) -> None:
+        if latents.ndim != 3 or latents.shape[-1] != self.codec_dim:
+            raise ValueError(
+                f"latents must be (batch, frames, {self.codec_dim}), got {tuple(latents.shape)}; the encoder's own are "
+                "channel-first and want a transpose(1, 2)."
+            )
+        if frame_mask is not None and (frame_mask.dtype != torch.bool or frame_mask.shape != latents.shape[:2]):
+            raise ValueError(
+                f"frame_mask must be bool of shape {tuple(latents.shape[:2])}, True on real frames, got "
+                f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}."
+            )
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:
+            raise ValueError(
+                f"audio_codes must be (batch, codebooks, frames) with 1 to {self.num_quantizers} codebooks, got "
+                f"{tuple(codes.shape)}; is an axis missing, or the model another one?"
+            )
+        if codes.shape[-1] == 0:
+            raise ValueError("audio_codes must hold at least one frame, got none.")
+        if torch.compiler.is_compiling():
+            return
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(
+                f"audio_codes must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model with "
+                "other codebooks?"
+            )
+
+
+def _check_teacher(name: str, features: Tensor, dim: int) -> None:
+    if features.ndim != 3 or features.shape[-1] != dim:
+        raise ValueError(
+            f"{name} must be (batch, length, {dim}) for this model, got {tuple(features.shape)}; set the config's "
+            f"{name.split('_')[0]}_dim to your teacher's hidden size."
+        )

@@ -1,0 +1,97 @@
+"""What the tests share: tiny models with many different codes, a voiced sound, and real speech where there is some."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MimiConfig
+
+from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+from mimi_bridge.audio import SPEECH_VARIABLE
+from mimi_bridge.random_mimi import random_mimi
+from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
+
+TINY = {
+    "hidden_size": 64,
+    "num_filters": 4,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 128,
+    "codebook_size": 64,
+    "codebook_dim": 32,
+    "vector_quantization_hidden_dimension": 32,
+    "upsample_groups": 64,
+    "sliding_window": 25,
+    "layer_scale_initial_scale": 0.3,  # kyutai/mimi's 0.01 would hide the transformers' part in a random model
+}
+TINY_TEACHERS = {"qwen_dim": 24, "wavlm_dim": 20}
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # workers share the cores; idle threads of one slow the other
+
+
+@pytest.fixture(scope="session")
+def speech() -> torch.Tensor:
+    """24 s of synthetic speech in several voices, `(1, samples)` at 24 kHz."""
+    pieces = [synthesize(text, VOICES[number % len(VOICES)]) for number, text in enumerate(SENTENCES)]
+    return torch.cat(pieces, dim=-1)[:, : 24 * 24_000]
+
+
+@pytest.fixture(scope="session")
+def fitting_speech() -> torch.Tensor:
+    """48 s of other synthetic speech, to fit codebooks on, `(1, samples)` at 24 kHz."""
+    return torch.cat([synthesize(text, "en-gb-scotland+m4", words_per_minute=190) for text in SENTENCES], dim=-1)
+
+
+@pytest.fixture(scope="session")
+def real_speech_folder() -> Path:
+    """A folder of real recordings; tests that need it skip where there is none."""
+    folder = Path(os.environ.get(SPEECH_VARIABLE) or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.exists():
+        pytest.skip(f"no real speech: set {SPEECH_VARIABLE} to a folder of recordings")
+    return folder
+
+
+@pytest.fixture
+def voiced_audio() -> torch.Tensor:
+    """Two seconds of a gliding voiced sound, `(1, 1, samples)` at 24 kHz."""
+    seconds = torch.arange(48_000) / 24_000
+    phase = 2 * torch.pi * (110 * seconds + 35 * seconds**2)
+    harmonics = sum(torch.sin(number * phase) / number for number in range(1, 12))
+    return (0.2 * harmonics * (0.6 + 0.4 * torch.sin(2 * torch.pi * 3 * seconds)))[None, None]
+
+
+@pytest.fixture(scope="session")
+def _tiny_mimi(fitting_speech):
+    return random_mimi(MimiConfig(**TINY, num_quantizers=12), fitting_speech)
+
+
+@pytest.fixture
+def tiny_mimi(_tiny_mimi):
+    """A tiny `MimiModel` of 12 codebooks fitted to speech, in eval mode."""
+    return deepcopy(_tiny_mimi)
+
+
+@pytest.fixture
+def tiny_config() -> MimiBridgeConfig:
+    """The configuration of `tiny_model`."""
+    return MimiBridgeConfig(**TINY, **TINY_TEACHERS)
+
+
+@pytest.fixture(scope="session")
+def _tiny_model(_tiny_mimi):
+    torch.manual_seed(0)
+    model = MimiBridgeModel(MimiBridgeConfig(**TINY, **TINY_TEACHERS))
+    model.encoder.load_state_dict(_tiny_mimi.encoder.state_dict())
+    model.decoder.load_state_dict(_tiny_mimi.decoder.state_dict())
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_model(_tiny_model):
+    """A tiny `MimiBridgeModel` with kyutai/mimi's frame size, in eval mode; a copy, to do with as the test likes."""
+    return deepcopy(_tiny_model)
