@@ -83,15 +83,33 @@ def tiny_config() -> MimiBridgeConfig:
 
 
 @pytest.fixture(scope="session")
-def _tiny_model(_tiny_mimi):
+def _tiny_model(fitting_speech):
     torch.manual_seed(0)
-    model = MimiBridgeModel(MimiBridgeConfig(**TINY, **TINY_TEACHERS))
-    model.encoder.load_state_dict(_tiny_mimi.encoder.state_dict())
-    model.decoder.load_state_dict(_tiny_mimi.decoder.state_dict())
-    return model.eval()
+    model = MimiBridgeModel(MimiBridgeConfig(**TINY, **TINY_TEACHERS)).eval()
+    fit_codebooks(model, fitting_speech)
+    return model
 
 
 @pytest.fixture
 def tiny_model(_tiny_model):
-    """A tiny `MimiBridgeModel` with kyutai/mimi's frame size, in eval mode; a copy, to do with as the test likes."""
+    """A tiny `MimiBridgeModel`, λ = 1, with kyutai/mimi's frame size and codebooks fitted to speech, in eval mode; a
+    copy, to do with as the test likes."""
     return deepcopy(_tiny_model)
+
+
+@torch.no_grad()
+def fit_codebooks(model: MimiBridgeModel, speech: torch.Tensor) -> None:
+    """Draw every head's entries from what it gets to quantize, shrunk toward the mean so that many are used."""
+    quantizer = model.quantizer
+    rest = model.get_latents(speech[None])
+    for head in (quantizer.head_content, quantizer.head_prosody, quantizer.acoustic_residual):
+        head.project_out.weight.copy_(head.project_in.weight.transpose(0, 1) / 4)
+        residual = head.project_in(rest.transpose(1, 2))[0].T
+        for layer in head.layers:
+            codebook = layer._codebook
+            chosen = residual[torch.randint(len(residual), (layer.codebook_size,))]
+            mean, shrink = residual.mean(dim=0), torch.empty(layer.codebook_size, 1).uniform_(0.3, 0.7)
+            codebook.embed.copy_((mean + shrink * (chosen - mean))[None])
+            codebook.embed_avg.copy_(codebook.embed)
+            residual = residual - codebook.embed[0][torch.cdist(residual, codebook.embed[0]).argmin(dim=-1)]
+        rest = rest - head(rest).quantized
