@@ -78,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the source on the Hub")
     parser.add_argument("--output", required=True, help="folder to write; refused if it exists")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output folder, once the new one is proven")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the output folder, once the new one is proven"
+    )
     parser.add_argument(
         "--residual-weight",
         type=float,
@@ -87,7 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="0: exactly Mimi (default); 1: the full residual chain from the start",
     )
     parser.add_argument(
-        "--num-acoustic-codebooks", type=int, default=7, metavar="N", help="codebooks of the acoustic head (default: 7)"
+        "--num-acoustic-codebooks",
+        type=int,
+        default=7,
+        metavar="N",
+        help="codebooks of the acoustic head (default: 7)",
     )
     parser.add_argument("--speech", metavar="PATH", help="a recording, or a folder of them, for the proof")
     parser.add_argument("--seed", type=int, default=0, help="of the new content head (default: 0)")
@@ -117,7 +123,9 @@ def convert(
     if output.exists() and not overwrite:
         raise ConversionError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
     if overwrite and output.exists() and not (output / "config.json").is_file():
-        raise ConversionError(f"{output} is no model folder, so --overwrite will not replace it; choose another --output.")
+        raise ConversionError(
+            f"{output} is no model folder, so --overwrite will not replace it; choose another --output."
+        )
     _step(1, f"reading {source}")
     found = read_source(source, revision)
     model = found.build()

@@ -27,7 +27,10 @@ KEY_MAP: Sequence[tuple[str, str]] = (
     (rf"{_SEMANTIC}\.layers\.0\.codebook\.cluster_usage", r"quantizer.head_prosody.vq._codebook.cluster_size"),
     # codebooks 1 and on become the acoustic head
     (rf"{_ACOUSTIC}\.(in|out)put_proj\.weight", r"quantizer.acoustic_residual.project_\1.weight"),
-    (rf"{_ACOUSTIC}\.layers\.{_NUMBER}\.codebook\.embed_sum", r"quantizer.acoustic_residual.vq.layers.\1._codebook.embed_avg"),
+    (
+        rf"{_ACOUSTIC}\.layers\.{_NUMBER}\.codebook\.embed_sum",
+        r"quantizer.acoustic_residual.vq.layers.\1._codebook.embed_avg",
+    ),
     (
         rf"{_ACOUSTIC}\.layers\.{_NUMBER}\.codebook\.cluster_usage",
         r"quantizer.acoustic_residual.vq.layers.\1._codebook.cluster_size",
@@ -62,12 +65,18 @@ KYUTAI_KEY_MAP: Sequence[tuple[str, str]] = (
         rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.self_attn\.(?:out_proj|out_projs\.0)\.weight",
         r"\1_transformer.layers.\2.self_attn.o_proj.weight",
     ),
-    (rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.norm1\.(weight|bias)", r"\1_transformer.layers.\2.input_layernorm.\3"),
+    (
+        rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.norm1\.(weight|bias)",
+        r"\1_transformer.layers.\2.input_layernorm.\3",
+    ),
     (
         rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.norm2\.(weight|bias)",
         r"\1_transformer.layers.\2.post_attention_layernorm.\3",
     ),
-    (rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.linear([12])\.weight", r"\1_transformer.layers.\2.mlp.fc\3.weight"),
+    (
+        rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.linear([12])\.weight",
+        r"\1_transformer.layers.\2.mlp.fc\3.weight",
+    ),
     (
         rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.layer_scale_1\.scale",
         r"\1_transformer.layers.\2.self_attn_layer_scale.scale",
@@ -76,8 +85,14 @@ KYUTAI_KEY_MAP: Sequence[tuple[str, str]] = (
         rf"(\w+)_transformer\.transformer\.layers\.{_NUMBER}\.layer_scale_2\.scale",
         r"\1_transformer.layers.\2.mlp_layer_scale.scale",
     ),
-    (r"quantizer\.rvq_first\.(in|out)put_proj\.weight", r"quantizer.semantic_residual_vector_quantizer.\1put_proj.weight"),
-    (r"quantizer\.rvq_rest\.(in|out)put_proj\.weight", r"quantizer.acoustic_residual_vector_quantizer.\1put_proj.weight"),
+    (
+        r"quantizer\.rvq_first\.(in|out)put_proj\.weight",
+        r"quantizer.semantic_residual_vector_quantizer.\1put_proj.weight",
+    ),
+    (
+        r"quantizer\.rvq_rest\.(in|out)put_proj\.weight",
+        r"quantizer.acoustic_residual_vector_quantizer.\1put_proj.weight",
+    ),
     (
         rf"quantizer\.rvq_first\.vq\.layers\.{_NUMBER}\._codebook\.embedding_sum",
         r"quantizer.semantic_residual_vector_quantizer.layers.\1.codebook.embed_sum",

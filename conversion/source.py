@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -57,11 +58,12 @@ class Source:
             ConversionError: If a key of the model is missing, or a tensor has another shape.
         """
         try:
-            model, info = MimiModel.from_pretrained(
+            loaded: Any = MimiModel.from_pretrained(
                 None, config=self.config, state_dict=dict(self.tensors), output_loading_info=True
             )
         except RuntimeError as error:
             raise ConversionError(f"{self.name} does not fit its own config: {_first_line(error)}") from error
+        model, info = loaded
         problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
         if problems:
             raise ConversionError(

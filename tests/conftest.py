@@ -8,10 +8,12 @@ import pytest
 import torch
 from transformers import MimiConfig
 
+from transformers.utils import logging as transformers_logging
+
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.audio import SPEECH_VARIABLE
 from mimi_bridge.random_mimi import random_mimi
-from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
+from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
 
 TINY = {
     "hidden_size": 64,
@@ -31,14 +33,14 @@ TINY_TEACHERS = {"qwen_dim": 24, "wavlm_dim": 20}
 
 
 def pytest_configure() -> None:
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # workers share the cores; idle threads of one slow the other
 
 
 @pytest.fixture(scope="session")
 def speech() -> torch.Tensor:
     """24 s of synthetic speech in several voices, `(1, samples)` at 24 kHz."""
-    pieces = [synthesize(text, VOICES[number % len(VOICES)]) for number, text in enumerate(SENTENCES)]
-    return torch.cat(pieces, dim=-1)[:, : 24 * 24_000]
+    return sample_speech(seconds=24)
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +97,15 @@ def tiny_model(_tiny_model):
     """A tiny `MimiBridgeModel`, λ = 1, with kyutai/mimi's frame size and codebooks fitted to speech, in eval mode; a
     copy, to do with as the test likes."""
     return deepcopy(_tiny_model)
+
+
+@pytest.fixture(scope="session")
+def full_size_model(fitting_speech):
+    """A `MimiBridgeModel` of kyutai/mimi's sizes, λ = 1, its codebooks fitted to speech; leave it as it is."""
+    torch.manual_seed(0)
+    model = MimiBridgeModel(MimiBridgeConfig()).eval()
+    fit_codebooks(model, fitting_speech)
+    return model
 
 
 @torch.no_grad()

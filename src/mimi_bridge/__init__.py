@@ -6,8 +6,9 @@ Importing this package makes transformers' `AutoConfig` and `AutoModel` know the
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
 
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .modeling_mimi_bridge import MimiBridgeEncoderOutput, MimiBridgeModel, MimiBridgeOutput
-from .quantizer import CausalBridgeQuantizer, CausalBridgeQuantizerOutput
+from .modeling_mimi_bridge import MimiBridgeModel
+from .outputs import CausalBridgeQuantizerOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
+from .quantizer import CausalBridgeQuantizer
 
 __version__ = "0.1.0"
 

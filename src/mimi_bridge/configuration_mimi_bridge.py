@@ -53,7 +53,7 @@ class MimiBridgeConfig(MimiConfig):
 
     model_type = "mimi_bridge"
 
-    num_quantizers: int | None = None
+    num_quantizers: int | None = None  # type: ignore[assignment]
     num_content_codebooks: int = 1
     num_prosody_codebooks: int = 1
     num_acoustic_codebooks: int = 7
@@ -69,9 +69,7 @@ class MimiBridgeConfig(MimiConfig):
 
     def __post_init__(self, **kwargs):
         if self.num_quantizers is None:
-            self.num_quantizers = (
-                self.num_content_codebooks + self.num_prosody_codebooks + self.num_acoustic_codebooks
-            )
+            self.num_quantizers = self.num_content_codebooks + self.num_prosody_codebooks + self.num_acoustic_codebooks
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

@@ -63,6 +63,16 @@ def right_padded_lengths(padding_mask: Tensor) -> Tensor:
     return lengths
 
 
+def frame_mask_from_padding_mask(padding_mask: Tensor, frame_size: int) -> Tensor:
+    """Which frames hold real audio: `(batch, samples)` or `(batch, channels, samples)` -> `(batch, frames)`, bool.
+
+    Raises:
+        ValueError: As `right_padded_lengths`.
+    """
+    lengths = right_padded_lengths(padding_mask)
+    return mask_from_lengths(-(-lengths // frame_size), num_frames_for(padding_mask.shape[-1], frame_size))
+
+
 def durations_to_token_index(durations: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Which token each frame belongs to, from whole-frame durations; ragged, without a loop.
 
@@ -170,6 +180,7 @@ def lay_out_tokens(
     if (durations is None) == (spans is None):
         raise ValueError("pass exactly one of durations (whole frames) and token_spans (seconds) beside qwen_hidden.")
     placed = durations if durations is not None else spans
+    assert placed is not None
     if placed.shape[:2] != hidden.shape[:2]:
         name = "durations" if durations is not None else "token_spans"
         raise ValueError(
@@ -182,7 +193,7 @@ def lay_out_tokens(
             target_mask = target_mask & token_mask.gather(1, token_index)
         targets = hidden.gather(1, token_index[:, :, None].expand(-1, -1, hidden.shape[-1]))
     else:
-        weights = spans_to_frame_weights(spans, frame_mask, frame_rate)
+        weights = spans_to_frame_weights(placed, frame_mask, frame_rate)
         if token_mask is not None:
             weights = weights * token_mask[:, None, :]
         coverage = weights.sum(dim=-1, keepdim=True)

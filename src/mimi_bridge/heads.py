@@ -9,6 +9,7 @@ Source: van den Oord et al. 2017 (arXiv:1711.00937); lookup and projections foll
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +43,7 @@ class QuantizerHead(nn.Module):
         decay: Decay of the codebooks' moving averages, per training forward.
     """
 
-    def __init__(
-        self, codec_dim: int, codebook_dim: int, codebook_size: int, num_codebooks: int | None, decay: float
-    ):
+    def __init__(self, codec_dim: int, codebook_dim: int, codebook_size: int, num_codebooks: int | None, decay: float):
         super().__init__()
         self.project_in = nn.Conv1d(codec_dim, codebook_dim, 1, bias=False)
         options = {
@@ -55,9 +54,7 @@ class QuantizerHead(nn.Module):
             "route_gradients_to_input": False,
         }
         self.vq = (
-            VectorQuantize(**options)
-            if num_codebooks is None
-            else ResidualVQ(num_quantizers=num_codebooks, **options)
+            VectorQuantize(**options) if num_codebooks is None else ResidualVQ(num_quantizers=num_codebooks, **options)
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
 
@@ -88,10 +85,11 @@ class QuantizerHead(nn.Module):
         """
         inputs = self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
         with torch.autocast(inputs.device.type, enabled=False):
-            if self.training:
-                entries, codes, commitment = self._look_up_and_learn(inputs, frame_mask)
-            else:
-                entries, codes, commitment = self._look_up(inputs, frame_mask, num_codebooks, with_commitment)
+            entries, codes, commitment = (
+                self._look_up_and_learn(inputs, frame_mask)
+                if self.training
+                else self._look_up(inputs, frame_mask, num_codebooks, with_commitment)
+            )
         passed_through = entries + (inputs - inputs.detach())
         if frame_mask is not None:
             passed_through = passed_through.masked_fill(~frame_mask[:, :, None], 0.0)
@@ -100,24 +98,24 @@ class QuantizerHead(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """The head's share of the latents from its codes: `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
-        total = 0.0
-        for codebook, indices in zip(self.codebooks, codes.unbind(dim=1), strict=False):
-            total = total + nn.functional.embedding(indices, codebook)
-        return self._project_out(total)
+        pairs = zip(codes.unbind(dim=1), self.codebooks, strict=False)
+        return self._project_out(reduce(torch.add, [nn.functional.embedding(*pair) for pair in pairs]))
 
     def _look_up(
         self, inputs: Tensor, frame_mask: Tensor | None, num_codebooks: int | None, with_commitment: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        residual, total, codes, commitments = inputs, 0.0, [], []
+        residual, chosen, codes, commitments = inputs, [], [], []
         for codebook in self.codebooks[:num_codebooks]:
             indices = nearest_entries(residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
             if with_commitment:
                 error = (residual - entries).square().mean(dim=-1)
                 commitments.append(error.mean() if frame_mask is None else error[frame_mask].mean())
-            residual, total = residual - entries, total + entries
+            residual = residual - entries
+            chosen.append(entries)
             codes.append(indices)
-        return total, torch.stack(codes, dim=1), torch.stack(commitments).mean() if commitments else None
+        commitment = torch.stack(commitments).mean() if commitments else None
+        return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment
 
     def _look_up_and_learn(self, inputs: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         entries, codes, commitment = self.vq(inputs, mask=frame_mask)

@@ -7,74 +7,24 @@ every recording the codes it gets alone.
 Source: transformers `models/mimi/modeling_mimi.py`; moshi `models/compression.py` for the padding.
 """
 
-from copy import deepcopy
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import MimiModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
-from transformers.models.mimi.modeling_mimi import (
-    MimiConv1dPaddingCache,
-    MimiDecoderOutput,
-    MimiEncoderOutput,
-)
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache, MimiDecoderOutput
+from transformers.utils import can_return_tuple
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
+from .checkpoint import keep_mimi_layout, raise_on_wrong_keys
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .frames import mask_from_lengths, num_frames_for, right_padded_lengths
+from .frames import frame_mask_from_padding_mask
+from .outputs import MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer
-
-
-@dataclass
-class MimiBridgeOutput(ModelOutput):
-    """Output of [`MimiBridgeModel.forward`].
-
-    Args:
-        loss: Weighted sum of `losses`, a scalar; None in inference without a teacher.
-        losses: Each loss by name, unweighted; see `CausalBridgeQuantizerOutput`.
-        audio_codes: `(batch, codebooks, frames)`, in the order content, prosody, acoustic.
-        audio_codes_mask: True on real frames, `(batch, frames)`.
-        audio_values: Decoded audio, `(batch, channels, samples)`, as long as the input and silent in its padding; None
-            if the model was loaded without its decoder.
-        latents: The encoder's, `(batch, frames, hidden_size)`; None if codes were given.
-        quantized: Sum of the heads, what the decoder gets, `(batch, frames, hidden_size)`.
-        content: The content head's share of `quantized`; None if codes were given.
-        prosody: The prosody head's share.
-        acoustic: The acoustic head's share.
-        encoder_past_key_values: The encoder transformer's cache, if one is kept.
-        decoder_past_key_values: The decoder transformer's cache, if one is kept.
-    """
-
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    audio_codes: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
-    audio_values: Tensor | None = None
-    latents: Tensor | None = None
-    quantized: Tensor | None = None
-    content: Tensor | None = None
-    prosody: Tensor | None = None
-    acoustic: Tensor | None = None
-    encoder_past_key_values: Cache | None = None
-    decoder_past_key_values: Cache | None = None
-
-
-@dataclass
-class MimiBridgeEncoderOutput(MimiEncoderOutput):
-    """Output of [`MimiBridgeModel.encode`]: transformers' own fields, and which frames are real.
-
-    Args:
-        audio_codes_mask: True on real frames, `(batch, frames)`; codes of other frames are 0 and mean nothing.
-    """
-
-    audio_codes_mask: Tensor | None = None
+from .waveform import silence_padding, whole_frames
 
 
 class MimiBridgeModel(MimiModel):
@@ -99,21 +49,29 @@ class MimiBridgeModel(MimiModel):
 
     config: MimiBridgeConfig
     _no_split_modules = ["CausalBridgeQuantizer", "MimiTransformerLayer"]
-    _keys_to_ignore_on_load_unexpected = []
     _keep_in_fp32_modules_strict = ["_codebook"]
 
     def __init__(self, config: MimiBridgeConfig):
         super().__init__(config)
-        self.quantizer = CausalBridgeQuantizer.from_config(config)
+        self.quantizer: CausalBridgeQuantizer = CausalBridgeQuantizer.from_config(config)  # type: ignore[assignment]
         self.post_init()
+        # The halves bring patterns that hide foreign keys, the other half's and the quantizer's among them.
+        self._keys_to_ignore_on_load_unexpected = []
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
         """As in transformers, but a missing, foreign or misshapen key raises a `ValueError` that names it."""
-        model, loading_info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        _raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except StrictDataclassError as error:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has a config that is none of Mimi Bridge: {error}. A Mimi checkpoint must "
+                "be converted first, with conversion/convert_kyutai.py."
+            ) from error
+        model, loading_info = loaded
+        raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)
         return (model, loading_info) if output_loading_info else model
 
     def set_residual_weight(self, residual_weight: float) -> None:
@@ -122,8 +80,13 @@ class MimiBridgeModel(MimiModel):
         Raises:
             huggingface_hub.errors.StrictDataclassError: If it does not lie in [0, 1].
         """
-        self.config.residual_weight = residual_weight
-        self.config.validate()
+        before = self.config.residual_weight
+        try:
+            self.config.residual_weight = residual_weight
+            self.config.validate()
+        except StrictDataclassError:
+            self.config.residual_weight = before
+            raise
         self.quantizer.residual_weight = residual_weight
 
     def get_latents(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -140,8 +103,8 @@ class MimiBridgeModel(MimiModel):
         Raises:
             ValueError: As in `encode`.
         """
-        input_values, _ = self._prepare_audio(input_values, padding_mask)
-        return self._require("encoder")(input_values).latents.transpose(1, 2)
+        audio, _ = self._whole_frames(input_values, padding_mask)
+        return self._require("encoder")(audio).latents.transpose(1, 2)
 
     def get_quantized(self, audio_codes: Tensor) -> Tensor:
         """Latents for the decoder from codes: `(batch, codebooks, frames)` -> `(batch, frames, hidden_size)`."""
@@ -155,9 +118,7 @@ class MimiBridgeModel(MimiModel):
         """
         if padding_side != "right":
             raise ValueError(f"padding_side must be 'right', got {padding_side!r}: left padding changes the codes.")
-        lengths = right_padded_lengths(padding_mask)
-        num_frames = num_frames_for(padding_mask.shape[-1], self.config.frame_size)
-        return mask_from_lengths(-(-lengths // self.config.frame_size), num_frames)
+        return frame_mask_from_padding_mask(padding_mask, self.config.frame_size)
 
     @can_return_tuple
     def encode(
@@ -171,6 +132,9 @@ class MimiBridgeModel(MimiModel):
         **kwargs,
     ) -> MimiBridgeEncoderOutput:
         """Audio to codes.
+
+        A recording in a padded batch gets the codes it gets alone: on a CPU because each row is run alone, without its
+        padding; on other devices up to rounding, which moves a code whose two nearest entries are equally near.
 
         Args:
             input_values: Audio at the model's sampling rate, `(batch, channels, samples)`.
@@ -189,11 +153,13 @@ class MimiBridgeModel(MimiModel):
                 stream's chunk is not whole frames; if there are not so many codebooks.
         """
         streaming = self.config.use_streaming if use_streaming is None else use_streaming
-        input_values, audio_codes_mask = self._prepare_audio(
-            input_values, padding_mask, whole_frames_only=streaming or padding_cache is not None
-        )
+        streaming = streaming or padding_cache is not None
+        audio, audio_codes_mask = self._whole_frames(input_values, padding_mask, must_be_whole=streaming)
+        is_padded = not bool(audio_codes_mask.all())
+        if is_padded and audio.device.type == "cpu" and not (streaming or encoder_past_key_values or kwargs):
+            return self._encode_row_by_row(audio, audio_codes_mask, num_quantizers)
         encoded = self._require("encoder")(
-            input_values,
+            audio,
             past_key_values=encoder_past_key_values,
             padding_cache=padding_cache,
             use_streaming=use_streaming,
@@ -285,7 +251,7 @@ class MimiBridgeModel(MimiModel):
             )
         if input_values is None:
             raise ValueError("pass input_values (audio) or audio_codes; got neither.")
-        audio, audio_codes_mask = self._prepare_audio(input_values, padding_mask)
+        audio, audio_codes_mask = self._whole_frames(input_values, padding_mask)
         encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
         latents = encoded.latents.transpose(1, 2)
         heads = self.quantizer(
@@ -300,11 +266,9 @@ class MimiBridgeModel(MimiModel):
         )
         audio_values = None
         if self.decoder is not None:
-            decoded = self.decoder(
-                heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs
-            )
+            decoded = self.decoder(heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs)
             decoder_past_key_values = decoded.decoder_past_key_values
-            audio_values = _cut_to_input(decoded.audio_values, input_values, padding_mask)
+            audio_values = silence_padding(decoded.audio_values[..., : input_values.shape[-1]], padding_mask)
         return MimiBridgeOutput(
             loss=heads.loss,
             losses=heads.losses,
@@ -320,39 +284,24 @@ class MimiBridgeModel(MimiModel):
             decoder_past_key_values=decoder_past_key_values,
         )
 
-    def _prepare_audio(
-        self, input_values: Tensor, padding_mask: Tensor | None, whole_frames_only: bool = False
+    def _encode_row_by_row(
+        self, audio: Tensor, audio_codes_mask: Tensor, num_quantizers: int | None
+    ) -> MimiBridgeEncoderOutput:
+        rows = [
+            self.encode(
+                row[None, :, : int(frames) * self.config.frame_size], num_quantizers=num_quantizers
+            ).audio_codes[0]
+            for row, frames in zip(audio, audio_codes_mask.sum(dim=-1), strict=True)
+        ]
+        num_frames = audio_codes_mask.shape[-1]
+        padded = [torch.nn.functional.pad(codes, (0, num_frames - codes.shape[-1])) for codes in rows]
+        return MimiBridgeEncoderOutput(audio_codes=torch.stack(padded), audio_codes_mask=audio_codes_mask)
+
+    def _whole_frames(
+        self, input_values: Tensor, padding_mask: Tensor | None, must_be_whole: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Audio checked, silent in its padding and padded to whole frames; and its frame mask."""
-        channels, frame_size = self.config.audio_channels, self.config.frame_size
-        if input_values.ndim != 3 or input_values.shape[1] != channels or not input_values.is_floating_point():
-            raise ValueError(
-                f"input_values must be floats, (batch, {channels}, samples), got {input_values.dtype} of shape "
-                f"{tuple(input_values.shape)}; average stereo to {channels} channel(s) and keep the channel axis."
-            )
-        num_samples = input_values.shape[-1]
-        if num_samples == 0 or len(input_values) == 0:
-            raise ValueError(f"input_values must hold audio, got none (shape {tuple(input_values.shape)}).")
-        missing = -num_samples % frame_size
-        if whole_frames_only and missing:
-            raise ValueError(
-                f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect "
-                f"{missing} more, or pad the last chunk with zeros."
-            )
-        if padding_mask is None:
-            padding_mask = input_values.new_ones(len(input_values), num_samples, dtype=torch.bool)
-        if padding_mask.shape[-1] != num_samples or len(padding_mask) != len(input_values):
-            raise ValueError(
-                f"padding_mask must have a value for each of the {num_samples} samples of {len(input_values)} "
-                f"recordings, got shape {tuple(padding_mask.shape)}."
-            )
-        audio_codes_mask = self.get_audio_codes_mask(padding_mask)
-        real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
-        audio = input_values.masked_fill(~real, 0.0)
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(audio).all()):
-            sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
-            raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
-        return torch.nn.functional.pad(audio, (0, missing)), audio_codes_mask
+        config = self.config
+        return whole_frames(input_values, padding_mask, config.audio_channels, config.frame_size, must_be_whole)
 
     def _require(self, half: str) -> torch.nn.Module:
         module = getattr(self, half)
@@ -375,33 +324,5 @@ class MimiBridgeModel(MimiModel):
             init.ones_(module.beam_score_weights)
 
 
-def _cut_to_input(audio_values: Tensor, input_values: Tensor, padding_mask: Tensor | None) -> Tensor:
-    audio_values = audio_values[..., : input_values.shape[-1]]
-    if padding_mask is None:
-        return audio_values
-    real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
-    return audio_values.masked_fill(~real, 0.0)
-
-
-def _raise_on_wrong_keys(model: MimiBridgeModel, source: object, loading_info: dict) -> None:
-    halves = {
-        "encoder": ("encoder.", "encoder_transformer.", "downsample."),
-        "decoder": ("decoder.", "decoder_transformer.", "upsample."),
-    }
-    dropped = tuple(prefix for half, names in halves.items() if getattr(model, half) is None for prefix in names)
-    foreign = sorted(key for key in loading_info["unexpected_keys"] if not key.startswith(dropped or ("\0",)))
-    missing = sorted(loading_info["missing_keys"])
-    misshapen = sorted(str(key) for key in loading_info["mismatched_keys"])
-    for kind, keys in (("lacks", missing), ("holds foreign", foreign), ("holds misshapen", misshapen)):
-        if keys:
-            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise ValueError(
-                f"the checkpoint {source} {kind} {len(keys)} key(s) of a Mimi Bridge model ({shown}). Convert a Mimi "
-                "checkpoint with conversion/convert_kyutai.py, or load the folder that wrote it."
-            )
-
-
-register_checkpoint_conversion_mapping(
-    "MimiBridgeModel", deepcopy(get_checkpoint_conversion_mapping("MimiModel")), overwrite=True
-)
+keep_mimi_layout("MimiBridgeModel")
 MimiBridgeModel.register_for_auto_class("AutoModel")

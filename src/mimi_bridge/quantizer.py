@@ -14,40 +14,16 @@ Source: the specification's `CausalBridgeQuantizer`; Mimi's split quantizer is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .distillation import masked_distance
 from .frames import lay_out_tokens, pool_to_frames
 from .heads import HeadOutput, QuantizerHead
-
-
-@dataclass
-class CausalBridgeQuantizerOutput(ModelOutput):
-    """What the quantizer returns; the first three are the specification's triple, `output[:3]`.
-
-    Args:
-        quantized: Sum of the heads, `(batch, frames, codec_dim)`; zero on masked frames.
-        codes: `(batch, codebooks, frames)`, int64, in the order content, prosody, acoustic; 0 on masked frames.
-        loss: Weighted sum of `losses`, a scalar; None where there is nothing to learn from (inference, no teacher).
-        losses: Each loss by name, unweighted scalars: `commitment_content`, `commitment_prosody`,
-            `commitment_acoustic`, and `qwen` and `wavlm` where their teacher was given.
-        content: The content head's share of `quantized`, `(batch, frames, codec_dim)`.
-        prosody: The prosody head's; None if only the first codebook was asked for.
-        acoustic: The acoustic head's; None if only the first two codebooks were asked for.
-    """
-
-    quantized: Tensor | None = None
-    codes: Tensor | None = None
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    content: Tensor | None = None
-    prosody: Tensor | None = None
-    acoustic: Tensor | None = None
+from .outputs import CausalBridgeQuantizerOutput
 
 
 class CausalBridgeQuantizer(nn.Module):
@@ -161,24 +137,23 @@ class CausalBridgeQuantizer(nn.Module):
         content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=has_teacher)
         heads = [head for head in (content, prosody, acoustic) if head is not None]
         output = CausalBridgeQuantizerOutput(
-            quantized=sum(head.quantized for head in heads),
+            quantized=reduce(torch.add, [head.quantized for head in heads]),
             codes=torch.cat([head.codes for head in heads], dim=1),
             content=content.quantized,
             prosody=prosody.quantized if prosody is not None else None,
             acoustic=acoustic.quantized if acoustic is not None else None,
         )
         if self.training or has_teacher:
-            names = ("content", "prosody", "acoustic")
-            output.losses = {f"commitment_{name}": head.commitment for name, head in zip(names, heads, strict=False)}
+            named = zip(("content", "prosody", "acoustic"), heads, strict=False)
+            losses = {f"commitment_{name}": head.commitment for name, head in named if head.commitment is not None}
             real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
-            output.losses |= self._distill(output, real, qwen_hidden, durations, token_spans, token_mask, wavlm_features)
-            output.loss = sum(self.loss_weights[name.split("_")[0]] * loss for name, loss in output.losses.items())
+            losses |= self._distill(output, real, qwen_hidden, durations, token_spans, token_mask, wavlm_features)
+            weighted = [self.loss_weights[name.split("_")[0]] * loss for name, loss in losses.items()]
+            output.losses, output.loss = losses, reduce(torch.add, weighted)
         return output
 
     @torch.no_grad()
-    def encode(
-        self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None
-    ) -> Tensor:
+    def encode(self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None) -> Tensor:
         """Codes of latents, by direct lookup; no codebook moves, in training mode either.
 
         Args:
@@ -231,6 +206,7 @@ class CausalBridgeQuantizer(nn.Module):
             residual = latents - content.quantized.detach()
             prosody = self.head_prosody(residual, frame_mask, with_commitment=with_commitment)
         if num_quantizers > 2:
+            assert prosody is not None
             residual = latents - self.residual_weight * (content.quantized + prosody.quantized).detach()
             acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, with_commitment)
         return content, prosody, acoustic
@@ -258,7 +234,7 @@ class CausalBridgeQuantizer(nn.Module):
             _check_teacher("wavlm_features", wavlm_features, self.proj_wavlm.out_features)
             if wavlm_features.shape[1] != frame_mask.shape[1]:
                 wavlm_features = pool_to_frames(wavlm_features, frame_mask)
-            if output.prosody is None:
+            if output.content is None or output.prosody is None:
                 raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
             predicted = self.proj_wavlm(output.content + output.prosody)
             losses["wavlm"] = masked_distance(self.distances["wavlm"], predicted, wavlm_features, frame_mask)

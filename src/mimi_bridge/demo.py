@@ -1,0 +1,91 @@
+"""The whole way once, with what is at hand: speech, a Mimi checkpoint, conversion, loading, codes, sound, a picture.
+
+Without a network nobody has Kyutai's weights: the demonstration then makes a full-size Mimi with random weights, which
+proves the conversion but sounds like noise. With `--source kyutai/mimi` it does the same with the real ones.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor, MimiConfig
+
+from .audio import SPEECH_VARIABLE, load_speech, save_audio
+from .codes import Codes, fingerprint, save_codes
+from .random_mimi import random_mimi
+from .spectrogram import save_spectrograms
+from .synthesis import SENTENCES, VOICES, sample_speech, synthesize
+
+SAMPLING_RATE = 24_000
+SPEECH_SECONDS = 24.0
+CONVERTER = Path(__file__).parents[2] / "conversion" / "convert_kyutai.py"
+
+
+def run_demo(output: Path, source: str | None = None, speech: str | None = None) -> None:
+    """Convert, load, encode and decode; print what happens and where everything lies.
+
+    Args:
+        output: Folder for the sounds, codes, picture, and the model.
+        source: A Mimi checkpoint for the converter; None makes one with random weights.
+        speech: A recording or a folder of them; None takes `$MIMI_BRIDGE_SPEECH`, else makes speech.
+
+    Raises:
+        FileNotFoundError: If the converter is not there (the demonstration needs a clone), or the speech.
+        ValueError: If the conversion fails.
+    """
+    if not CONVERTER.is_file():
+        raise FileNotFoundError("the demonstration needs a clone of the repository: conversion/ is not installed.")
+    output.mkdir(parents=True, exist_ok=True)
+    audio, origin = demo_speech(speech or os.environ.get(SPEECH_VARIABLE))
+    original = output / "original.wav"
+    save_audio(original, audio, SAMPLING_RATE)
+    print(f"speech: {audio.shape[-1] / SAMPLING_RATE:.1f} s, {origin}", flush=True)
+
+    if source is None:
+        print(
+            "source: a full-size Mimi with random weights, its codebooks fitted to speech (the sound will be noise)",
+            flush=True,
+        )
+        source = str(output / "source")
+        make_source(Path(source))
+    model_folder = output / "model"
+    command = [sys.executable, str(CONVERTER), "--source", source, "--output", str(model_folder)]
+    print(f"$ python conversion/convert_kyutai.py {' '.join(command[2:])}", flush=True)
+    if subprocess.run([*command, "--overwrite", "--speech", str(original)], check=False).returncode != 0:
+        raise ValueError("the conversion failed, see above.")
+
+    model = AutoModel.from_pretrained(model_folder).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(model_folder)
+    inputs = extractor(audio[0].numpy(), sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        audio_codes = model.encode(**inputs).audio_codes
+        decoded = model.decode(audio_codes).audio_values[0, :, : audio.shape[-1]]
+    save_codes(output / "codes.safetensors", Codes(audio_codes[0], audio.shape[-1], SAMPLING_RATE, fingerprint(model)))
+    save_audio(output / "decoded.wav", decoded, SAMPLING_RATE)
+    save_spectrograms(output / "spectrogram.png", {"original": audio, "decoded": decoded}, SAMPLING_RATE)
+    print(f"codes: {tuple(audio_codes.shape)} (batch, codebooks, frames); frame 10: {audio_codes[0, :, 10].tolist()}")
+    for name in (
+        "original.wav",
+        "decoded.wav",
+        "spectrogram.png",
+        "codes.safetensors",
+        "model/conversion_report.json",
+    ):
+        print(f"  {output / name}")
+
+
+def demo_speech(path: str | None) -> tuple[Tensor, str]:
+    """Speech, `(1, samples)` at 24 kHz, and where it is from."""
+    if path:
+        return load_speech(path, SAMPLING_RATE, SPEECH_SECONDS), f"from {Path(path).name}"
+    return sample_speech(SPEECH_SECONDS, SAMPLING_RATE), "made on the spot by espeak-ng"
+
+
+def make_source(folder: Path) -> None:
+    """Write a full-size Mimi with random weights, laid out as kyutai/mimi is, its codebooks fitted to speech."""
+    speech = torch.cat([synthesize(text, voice) for voice in VOICES[:2] for text in SENTENCES], dim=-1)
+    random_mimi(MimiConfig(), speech).save_pretrained(folder)
+    EncodecFeatureExtractor().save_pretrained(folder)

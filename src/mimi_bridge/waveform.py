@@ -1,0 +1,69 @@
+"""Audio at the model's border: checked, silent where it is padding, padded to whole frames, and cut back at the end.
+
+Source: padding with silence to whole frames is moshi `models/compression.py`; transformers' Mimi pads inside each layer.
+"""
+
+import torch
+from torch import Tensor
+
+from .frames import frame_mask_from_padding_mask
+
+
+def whole_frames(
+    input_values: Tensor,
+    padding_mask: Tensor | None,
+    num_channels: int,
+    frame_size: int,
+    must_be_whole: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Audio as the encoder wants it, and which of its frames are real.
+
+    Args:
+        input_values: `(batch, channels, samples)`, float.
+        padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; all are, if None.
+        num_channels: Channels that the model expects.
+        frame_size: Samples of a frame.
+        must_be_whole: Refuse audio that does not fill its last frame, as the chunks of a stream must.
+
+    Returns:
+        The audio, 0 in its padding, `(batch, channels, frames * frame_size)`, and its frame mask, `(batch, frames)`.
+
+    Raises:
+        ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), if the
+            mask does not fit or is not right padding, or if it must be whole and is not.
+    """
+    if input_values.ndim != 3 or input_values.shape[1] != num_channels or not input_values.is_floating_point():
+        raise ValueError(
+            f"input_values must be floats, (batch, {num_channels}, samples), got {input_values.dtype} of shape "
+            f"{tuple(input_values.shape)}; average stereo to {num_channels} channel(s) and keep the channel axis."
+        )
+    batch_size, _, num_samples = input_values.shape
+    if input_values.numel() == 0:
+        raise ValueError(f"input_values must hold audio, got none (shape {tuple(input_values.shape)}).")
+    missing = -num_samples % frame_size
+    if must_be_whole and missing:
+        raise ValueError(
+            f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect {missing} "
+            "more, or pad the last chunk with zeros."
+        )
+    if padding_mask is None:
+        padding_mask = input_values.new_ones(batch_size, num_samples, dtype=torch.bool)
+    if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
+        raise ValueError(
+            f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, got shape "
+            f"{tuple(padding_mask.shape)}."
+        )
+    frame_mask = frame_mask_from_padding_mask(padding_mask, frame_size)
+    audio = silence_padding(input_values, padding_mask)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(audio).all()):
+        sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
+    return torch.nn.functional.pad(audio, (0, missing)), frame_mask
+
+
+def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Audio cut to its mask's length, 0 where the mask is: `(batch, channels, samples)`, whatever stood there."""
+    if padding_mask is None:
+        return audio
+    real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
+    return audio[..., : padding_mask.shape[-1]].masked_fill(~real, 0.0)

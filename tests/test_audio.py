@@ -1,0 +1,110 @@
+"""Recordings at the border: rates, channels, formats, and what is no recording."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mimi_bridge.audio import find_recordings, load_audio, load_speech, resample, save_audio
+
+
+@pytest.fixture
+def tone():
+    """Half a second of 440 Hz at 48 kHz."""
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 48_000).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_load_audio_reads_common_formats_at_the_wanted_rate(tmp_path, tone, suffix):
+    soundfile.write(tmp_path / f"tone.{suffix}", tone, 48_000)
+    audio = load_audio(tmp_path / f"tone.{suffix}", 24_000)
+    assert audio.dtype == torch.float32
+    assert audio.shape[0] == 1
+    assert abs(audio.shape[1] - 12_000) <= 1200  # mp3 adds a few hundred samples of its own
+    spectrum = torch.fft.rfft(audio[0, 2000:10_000] * torch.hann_window(8000)).abs()
+    assert abs(int(spectrum.argmax()) * 24_000 / 8000 - 440) <= 3
+
+
+def test_load_audio_averages_channels(tmp_path):
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, 24_000, subtype="FLOAT")
+    assert torch.equal(load_audio(tmp_path / "stereo.wav", 24_000), torch.full((1, 100), 0.125))
+
+
+def test_resample_leaves_audio_alone_when_the_rate_is_right(tone):
+    assert np.array_equal(resample(tone, 24_000, 24_000)[0].numpy(), tone)
+
+
+def test_resample_removes_what_the_lower_rate_cannot_hold():
+    above = np.sin(2 * np.pi * 15_000 * np.arange(48_000) / 48_000).astype(np.float32)
+    assert resample(above, 48_000, 24_000)[0, 500:-500].abs().max() < 1e-3
+
+
+def test_load_audio_names_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such recording: .*nothing\.wav"):
+        load_audio(tmp_path / "nothing.wav", 24_000)
+
+
+def test_load_audio_names_a_file_that_is_no_audio(tmp_path):
+    (tmp_path / "letter.wav").write_text("Dear Sir,")
+    with pytest.raises(ValueError, match=r"letter\.wav is not audio"):
+        load_audio(tmp_path / "letter.wav", 24_000)
+
+
+def test_load_audio_names_an_empty_recording(tmp_path):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 24_000)
+    with pytest.raises(ValueError, match=r"empty\.wav holds no audio"):
+        load_audio(tmp_path / "empty.wav", 24_000)
+
+
+def test_load_audio_names_a_recording_with_nan(tmp_path):
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 24_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"nan\.wav holds NaN"):
+        load_audio(tmp_path / "nan.wav", 24_000)
+
+
+def test_save_audio_writes_what_load_audio_reads(tmp_path):
+    audio = torch.linspace(-0.9, 0.9, 2400)[None]
+    save_audio(tmp_path / "new" / "ramp.wav", audio, 24_000)
+    torch.testing.assert_close(load_audio(tmp_path / "new" / "ramp.wav", 24_000), audio, atol=1 / 32_768, rtol=0)
+
+
+def test_save_audio_refuses_a_format_it_cannot_write(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in a format.*'\.docx'"):
+        save_audio(tmp_path / "sound.docx", torch.zeros(1, 10), 24_000)
+
+
+def test_save_audio_leaves_an_existing_file_whole_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "kept.wav"
+    save_audio(path, torch.full((1, 10), 0.5), 24_000)
+    before = path.read_bytes()
+
+    def fail_half_way(file, *_args, **_kwargs):
+        file.write_bytes(b"RIFF")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(soundfile, "write", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        save_audio(path, torch.zeros(1, 10), 24_000)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_find_recordings_gives_a_folders_recordings_in_order(tmp_path, tone):
+    for name in ("b.wav", "a/c.flac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, tone, 48_000)
+    (tmp_path / "notes.txt").write_text("no audio")
+    assert find_recordings(tmp_path) == [tmp_path / "a" / "c.flac", tmp_path / "b.wav"]
+
+
+def test_find_recordings_says_when_there_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recording"):
+        find_recordings(tmp_path)
+
+
+def test_load_speech_joins_recordings_until_there_is_enough(tmp_path, tone):
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", tone, 48_000)
+    assert load_speech(tmp_path, 24_000, seconds=0.75).shape == (1, 18_000)
+    assert load_speech(tmp_path, 24_000, seconds=60).shape == (1, 36_000)

@@ -1,0 +1,99 @@
+"""The command `mimi-bridge`: what a user types, and what a user sees when it goes wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import torch
+
+from mimi_bridge.audio import load_audio
+from mimi_bridge.cli import main
+from mimi_bridge.codes import load_codes
+
+
+@pytest.fixture(scope="module")
+def model_folder(_tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    _tiny_model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def recording(tmp_path, speech):
+    """A stereo flac at 48 kHz that does not end on a frame."""
+    mono = speech[0, :40_001].repeat_interleave(2)
+    soundfile.write(tmp_path / "speech.flac", torch.stack([mono, mono], dim=1).numpy(), 48_000)
+    return str(tmp_path / "speech.flac")
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_encode_then_decode_gives_the_models_own_audio(tmp_path, model_folder, recording, tiny_model, capsys):
+    assert run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", model_folder) == 0
+    assert "9 codebooks, 21 frames, 1.67 s" in capsys.readouterr().out
+    assert run("decode", tmp_path / "c.safetensors", "-o", tmp_path / "out.wav", "-m", model_folder) == 0
+    with torch.inference_mode():
+        audio = load_audio(recording, 24_000)
+        expected = tiny_model(audio[None]).audio_values[0].clamp(-1, 1)
+    assert audio.shape == expected.shape
+    torch.testing.assert_close(load_audio(tmp_path / "out.wav", 24_000), expected, atol=1 / 32_767, rtol=0)
+
+
+def test_encode_keeps_the_first_codebooks_when_asked(tmp_path, model_folder, recording):
+    assert run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", model_folder, "--num-quantizers", 2) == 0
+    assert load_codes(tmp_path / "c.safetensors").audio_codes.shape == (2, 21)
+
+
+def test_encode_refuses_an_existing_output_and_leaves_it_alone(tmp_path, model_folder, recording, capsys):
+    output = tmp_path / "c.safetensors"
+    output.write_text("precious")
+    assert run("encode", recording, "-o", output, "-m", model_folder) == 1
+    assert "exists already; choose another --output, or pass --overwrite" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+    assert run("encode", recording, "-o", output, "-m", model_folder, "--overwrite") == 0
+    assert load_codes(output).audio_codes.shape == (9, 21)
+
+
+def test_decode_refuses_codes_of_another_model(tmp_path, model_folder, recording, tiny_model, capsys):
+    tiny_model.quantizer.head_content.layers[0]._codebook.embed += 1
+    tiny_model.save_pretrained(tmp_path / "other")
+    run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", tmp_path / "other")
+    assert run("decode", tmp_path / "c.safetensors", "-o", tmp_path / "out.wav", "-m", model_folder) == 1
+    assert "was made with other codebooks" in capsys.readouterr().err
+    assert not (tmp_path / "out.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "nothing.wav", "-o", "c.safetensors", "-m", "{model}"], "no such recording: nothing.wav"),
+        (["encode", "{recording}", "-o", "c.safetensors", "-m", "./nothing"], "no such model folder: ./nothing"),
+        (["encode", "{recording}", "-o", "c.safetensors", "-m", "{mimi}"], "a model of type 'mimi'"),
+        (["encode", "{recording}", "-o", "c.safetensors", "-m", "{model}", "--device", "cuda:99"], "cuda:99"),
+        (["encode", "{recording}", "-o", "c.safetensors", "-m", "{model}", "--num-quantizers", "0"], "must be 1 to 9"),
+        (["decode", "nothing.safetensors", "-o", "out.wav", "-m", "{model}"], "no such codes file"),
+        (["decode", "{recording}", "-o", "out.wav", "-m", "{model}"], "no whole safetensors file"),
+    ],
+)
+def test_bad_input_gives_one_sentence_and_writes_nothing(
+    tmp_path, monkeypatch, capsys, model_folder, recording, tiny_mimi, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    tiny_mimi.save_pretrained("mimi")
+    before = set(tmp_path.iterdir())
+    filled = [argument.format(model=model_folder, recording=recording, mimi="mimi") for argument in arguments]
+    assert main(filled) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mimi-bridge: error: ") and message in error
+    assert len(error.strip().splitlines()) == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_help_names_the_commands():
+    result = subprocess.run(
+        [sys.executable, "-m", "mimi_bridge.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(command in result.stdout for command in ("demo", "encode", "decode"))

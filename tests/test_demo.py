@@ -1,0 +1,52 @@
+"""The demonstration, with a tiny source in place of the full-size one."""
+
+import json
+
+import pytest
+import torch
+
+from mimi_bridge import demo
+from mimi_bridge.audio import SPEECH_VARIABLE, load_audio, save_audio
+from mimi_bridge.codes import load_codes
+
+
+@pytest.fixture
+def tiny_source(tiny_mimi, monkeypatch):
+    monkeypatch.delenv(SPEECH_VARIABLE, raising=False)
+    monkeypatch.setattr(demo, "make_source", tiny_mimi.save_pretrained)
+
+
+def test_demo_leaves_proof_sounds_codes_and_picture(tiny_source, tmp_path, capfd):
+    demo.run_demo(tmp_path / "demo")
+    printed = capfd.readouterr().out
+    assert "waveform max |Δ| 0 " in printed
+    for line in printed.splitlines()[-5:]:
+        assert (tmp_path / "demo" / line.strip().split("/demo/")[-1]).is_file()
+    report = json.loads((tmp_path / "demo" / "model" / "conversion_report.json").read_text())
+    assert set(report["proof"]["codes_equal"].values()) == {1.0}
+    original, decoded = (load_audio(tmp_path / "demo" / f"{name}.wav", 24_000) for name in ("original", "decoded"))
+    assert original.shape == decoded.shape == (1, 24 * 24_000)
+    assert load_codes(tmp_path / "demo" / "codes.safetensors").audio_codes.shape == (9, 300)
+
+
+def test_demo_can_be_run_again_and_takes_a_recording(tiny_source, tmp_path, speech, monkeypatch, capfd):
+    save_audio(tmp_path / "voice.wav", speech[:, :100_000], 24_000)
+    demo.run_demo(tmp_path / "demo", speech=str(tmp_path / "voice.wav"))
+    monkeypatch.setenv(SPEECH_VARIABLE, str(tmp_path / "voice.wav"))
+    demo.run_demo(tmp_path / "demo")
+    assert capfd.readouterr().out.count("from voice.wav") == 2
+    torch.testing.assert_close(
+        load_audio(tmp_path / "demo" / "original.wav", 24_000), speech[:, :100_000], atol=2 / 32_767, rtol=0
+    )
+
+
+def test_demo_fails_when_its_conversion_fails(tmp_path, capfd):
+    with pytest.raises(ValueError, match="the conversion failed"):
+        demo.run_demo(tmp_path / "demo", source=str(tmp_path))
+    assert "has no config.json" in capfd.readouterr().err
+
+
+def test_demo_says_that_it_needs_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "CONVERTER", tmp_path / "nothing.py")
+    with pytest.raises(FileNotFoundError, match="needs a clone"):
+        demo.run_demo(tmp_path / "demo")

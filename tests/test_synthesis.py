@@ -1,0 +1,46 @@
+"""Speech made on the spot."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from mimi_bridge.synthesis import VOICES, synthesize
+
+TEXT = "Bread, honey, and a bag of rice."
+
+
+def test_synthesize_gives_audible_speech_of_plausible_length():
+    audio = synthesize(TEXT)
+    assert audio.shape[0] == 1
+    assert 1.0 < audio.shape[1] / 24_000 < 5.0
+    assert 0.1 < audio.abs().max() <= 1.0
+
+
+def test_synthesize_repeats_itself_to_the_bit():
+    assert torch.equal(synthesize(TEXT), synthesize(TEXT))
+
+
+def test_synthesize_speaks_differently_in_every_voice():
+    spoken = [synthesize(TEXT, voice) for voice in VOICES]
+    assert all(not torch.equal(one, other) for i, one in enumerate(spoken) for other in spoken[:i])
+
+
+def test_synthesize_speaks_faster_when_asked():
+    assert synthesize(TEXT, words_per_minute=240).shape[1] < 0.9 * synthesize(TEXT, words_per_minute=150).shape[1]
+
+
+def test_synthesize_names_a_voice_that_is_not_there():
+    with pytest.raises(ValueError, match="voice must be one that espeak-ng has, got 'en-moon'"):
+        synthesize(TEXT, "en-moon")
+
+
+def test_synthesize_refuses_a_text_without_sound():
+    with pytest.raises(ValueError, match="must hold something to say, got ' ... '"):
+        synthesize(" ... ")
+
+
+def test_synthesize_says_what_to_install_when_espeak_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mimi-bridge\[demo\]'"):
+        synthesize(TEXT)
