@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import MimiConfig
-
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel

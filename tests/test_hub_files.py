@@ -104,7 +104,8 @@ def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installe
         again = AutoModel.from_pretrained(folder + "-again", trust_remote_code=True)
         codes = model.encode(audio).audio_codes
         print(json.dumps({
-            "module": type(model).__module__, "finite": finite, "codes": codes.tolist(), "heads": config.num_quantizers,
+            "module": type(model).__module__, "finite": finite, "codes": codes.tolist(),
+            "heads": config.num_quantizers,
             "again": torch.equal(again.encode(audio).audio_codes, codes),
         }))
         """

@@ -87,18 +87,32 @@ def test_bridge_is_a_linear_map_from_512_to_the_teacher(name, teacher_dim):
     assert (bridge.in_features, bridge.out_features) == (512, teacher_dim)
 
 
-def test_quantizer_takes_its_sizes_weights_and_distances_from_a_config(tiny_config):
-    for name, value in {"residual_weight": 0.5, "qwen_weight": 2.0, "wavlm_distance": "cosine"}.items():
-        setattr(tiny_config, name, value)
+def test_quantizer_takes_its_sizes_from_a_config(tiny_config):
     quantizer = CausalBridgeQuantizer.from_config(tiny_config)
     assert (quantizer.codec_dim, quantizer.codebook_size, quantizer.num_quantizers) == (64, 64, 9)
     assert (quantizer.proj_qwen.out_features, quantizer.proj_wavlm.out_features) == (24, 20)
-    assert quantizer.residual_weight == 0.5
-    assert quantizer.loss_weights == {"commitment": 0.25, "qwen": 2.0, "wavlm": 1.0}
+    assert {codebook.shape for name in HEADS for codebook in getattr(quantizer, name).codebooks} == {(64, 32)}
+
+
+def test_quantizer_takes_its_rates_weights_and_distances_from_a_config(tiny_config):
+    changed = {
+        "residual_weight": 0.5,
+        "codebook_decay": 0.9,
+        "commitment_weight": 0.125,
+        "qwen_weight": 2.0,
+        "wavlm_weight": 3.0,
+        "wavlm_distance": "cosine",
+        "upsampling_ratios": [8, 6, 5, 2],  # 24 kHz / (8 * 6 * 5 * 2 * 2) = 25 frames a second
+    }
+    for name, value in changed.items():
+        setattr(tiny_config, name, value)
+    quantizer = CausalBridgeQuantizer.from_config(tiny_config)
+    decays = {layer._codebook.decay for name in HEADS for layer in getattr(quantizer, name).layers}
+    assert (quantizer.residual_weight, quantizer.frame_rate, decays) == (0.5, 25.0, {0.9})
+    assert quantizer.loss_weights == {"commitment": 0.125, "qwen": 2.0, "wavlm": 3.0}
     assert quantizer.distances == {"qwen": "mse", "wavlm": "cosine"}
 
 
-@pytest.mark.xfail(strict=True, reason="the loss is set after the output is made, so content is third")
 def test_output_begins_with_the_specification_s_triple_while_training(quantizer, batch):
     output = quantizer.train()(**batch)
     triple = (output.quantized, output.codes, output.loss)
@@ -210,19 +224,18 @@ def test_encode_leaves_the_mode_as_it_was(quantizer, latents, training):
     assert {module.training for module in quantizer.modules()} == {training}
 
 
-@pytest.mark.xfail(strict=True, reason="encode sets every part to the quantizer's own mode, frozen ones too")
 def test_encode_leaves_a_frozen_head_frozen(quantizer, latents):
     quantizer.train().acoustic_residual.eval()
     quantizer.encode(latents)
     assert not quantizer.acoustic_residual.training
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a head in eval mode gives no commitment without a teacher")
-def test_frozen_head_keeps_its_codebooks_and_has_a_loss_while_the_others_train(quantizer, latents):
+def test_frozen_head_keeps_its_codebooks_while_the_others_train(quantizer, latents):
     quantizer.train().acoustic_residual.eval()
-    state = deepcopy(quantizer.acoustic_residual.state_dict())
-    assert quantizer(latents).losses["commitment_acoustic"] > 0
-    assert_same_state(quantizer.acoustic_residual, state)
+    frozen, learning = (deepcopy(head.state_dict()) for head in (quantizer.acoustic_residual, quantizer.head_content))
+    assert quantizer(latents).loss > 0
+    assert_same_state(quantizer.acoustic_residual, frozen)
+    assert not torch.equal(quantizer.head_content.vq.codebook, learning["vq._codebook.embed"][0])
 
 
 def test_inference_moves_nothing_when_teachers_are_given(quantizer, batch):
@@ -255,7 +268,7 @@ def test_masked_frames_hold_code_0_and_quantized_0(quantizer, batch, training):
 
 def test_inference_has_no_loss_when_there_is_no_teacher(quantizer, latents):
     output = quantizer(latents)
-    assert output.loss is None and output.losses is None
+    assert output.loss == 0 and output.losses == {}
 
 
 def test_training_has_commitment_losses_alone_when_there_is_no_teacher(quantizer, latents):
@@ -486,13 +499,18 @@ def test_sample_gets_the_codes_that_it_gets_alone_when_it_is_padded(quantizer, b
         ({"qwen_hidden": torch.zeros(2, 4, 13)}, r"qwen_hidden must be \(batch, length, 12\) .* set .* qwen_dim"),
         ({"wavlm_features": torch.zeros(2, 9, 11)}, r"wavlm_features must be \(batch, length, 10\) .* wavlm_dim"),
         ({"wavlm_features": torch.zeros(9, 10)}, r"wavlm_features must be \(batch, length, 10\) .* got \(9, 10\)"),
-        ({"wavlm_features": torch.zeros(2, 8, 10)}, "wavlm_features must have 9 frames .* or 33 to 36 .* got 8"),
-        ({"wavlm_features": torch.zeros(1, 9, 10)}, r"got \(2, 9, 10\), \(1, 9, 10\) and \(2, 9\)"),
-        pytest.param(
+        ({"wavlm_features": torch.zeros(2, 8, 10)}, "wavlm_features must have 9 frames .* or 31 to 36 .* got 8"),
+        (
+            {"wavlm_features": torch.zeros(1, 9, 10)},
+            r"wavlm_features must have one row for each of the 2 samples, got 1",
+        ),
+        (
             {"wavlm_features": torch.zeros(1, 36, 10)},
             "wavlm_features must have one row for each of the 2 samples, got 1",
-            marks=pytest.mark.xfail(strict=True, reason="pooling spreads one sample's features over all silently"),
         ),
+        ({"frame_mask": torch.zeros(2, 9, dtype=torch.bool)}, "frame_mask marks no frame as real"),
+        ({"qwen_hidden": None}, "durations and token_spans say where qwen_hidden belongs, but it was not given"),
+        ({"token_mask": torch.ones(2, 3)}, r"token_mask must have one entry for each of the \(2, 4\)"),
         ({"x": torch.zeros(2, 9, 15)}, r"latents must be \(batch, frames, 16\), got \(2, 9, 15\)"),
         ({"x": torch.zeros(2, 16, 9)}, r"latents must be .* got \(2, 16, 9\); .* want a transpose\(1, 2\)"),
         ({"x": torch.zeros(9, 16)}, r"latents must be \(batch, frames, 16\), got \(9, 16\)"),
@@ -526,10 +544,11 @@ def test_wavlm_features_need_two_codebooks(quantizer, batch):
 @pytest.mark.parametrize(
     "latents, frame_mask, message",
     [
+        (torch.zeros(2, 0, 16), None, r"latents must hold at least one frame, got shape \(2, 0, 16\)"),
         (torch.zeros(2, 16, 9), None, r"latents must be \(batch, frames, 16\), got \(2, 16, 9\)"),
         (torch.zeros(2, 9, 16), torch.ones(2, 9), "frame_mask must be bool .* got torch.float32"),
     ],
-    ids=["latents", "frame_mask"],
+    ids=["empty", "latents", "frame_mask"],
 )
 def test_encode_refuses_input_that_does_not_fit(quantizer, latents, frame_mask, message):
     with pytest.raises(ValueError, match=message):
@@ -546,7 +565,7 @@ def test_encode_refuses_input_that_does_not_fit(quantizer, latents, frame_mask, 
         (torch.zeros(1, 6, 2, dtype=torch.long), r"with 1 to 5 codebooks, got \(1, 6, 2\)"),
         (torch.zeros(1, 0, 2, dtype=torch.long), r"with 1 to 5 codebooks, got \(1, 0, 2\)"),
         (torch.zeros(5, 2, dtype=torch.long), r"must be \(batch, codebooks, frames\) .* got \(5, 2\)"),
-        (torch.zeros(1, 5, 0, dtype=torch.long), "audio_codes must hold at least one frame, got none"),
+        (torch.zeros(1, 5, 0, dtype=torch.long), r"at least one frame, got shape \(1, 5, 0\)"),
     ],
     ids=["float", "bool", "too large", "negative", "too many codebooks", "no codebook", "2-D", "no frame"],
 )
@@ -555,17 +574,7 @@ def test_decode_refuses_codes_that_no_encode_returns(quantizer, codes, message):
         quantizer.decode(codes)
 
 
-NARROW = pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's embedding takes int32 and int64 alone")
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.int32,
-        pytest.param(torch.int16, marks=NARROW),
-        pytest.param(torch.uint8, marks=NARROW),
-    ],
-)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
 def test_decode_takes_codes_that_were_stored_as_a_narrower_integer(quantizer, latents, dtype):
     codes = quantizer.encode(latents)
     assert torch.equal(quantizer.decode(codes.to(dtype)), quantizer.decode(codes))

@@ -1,7 +1,7 @@
 """The checkpoint's keys: encoder and decoder lie on disk as in kyutai/mimi, and none may be missing or foreign.
 
-transformers keeps Mimi's flat layout by a table under the class's name, which a subclass must ask for itself; without it
-a flat checkpoint would load as random weights. And it only warns of wrong keys, or hides them.
+transformers keeps Mimi's flat layout by a table under the class's name, which a subclass must ask for itself; without
+it a flat checkpoint would load as random weights. And it only warns of wrong keys, or hides them.
 
 Source: transformers `conversion_mapping.py`, the entry `MimiModel`.
 """
@@ -47,6 +47,6 @@ def raise_on_wrong_keys(model: PreTrainedModel, source: object, loading_info: di
         if keys:
             shown = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
             raise ValueError(
-                f"the checkpoint {source} {what.format(len(keys))} of a {type(model).__name__}: {shown}. Convert a Mimi "
-                "checkpoint with conversion/convert_kyutai.py, or load the folder that it wrote."
+                f"the checkpoint {source} {what.format(len(keys))} of a {type(model).__name__}: {shown}. Convert a "
+                "Mimi checkpoint with conversion/convert_kyutai.py, or load the folder that it wrote."
             )

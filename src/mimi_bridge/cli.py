@@ -40,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="convert a Mimi, load it, encode and decode speech",
-        description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the codes "
-        "and a spectrogram. Without --source, a full-size Mimi with random weights and codebooks fitted to speech is "
-        "made: it proves the conversion, but its sound is noise.",
+        description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the "
+        "codes and a spectrogram. Without --source, a full-size Mimi with random weights and codebooks fitted to "
+        "speech is made: it proves the conversion, but its sound is noise.",
     )
     demo.add_argument("--source", help="a Mimi checkpoint: an id on the Hub (kyutai/mimi), a folder or a file")
     demo.add_argument(
@@ -104,8 +104,8 @@ def _decode(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
     if fingerprint(model) != codes.codebooks_sha256:
         raise ValueError(
-            f"{options.codes} was made with other codebooks than those of {options.model}; decode it with the model that "
-            "encoded it."
+            f"{options.codes} was made with other codebooks than those of {options.model}; decode it with the model "
+            "that encoded it."
         )
     audio = model.decode(codes.audio_codes[None].to(options.device)).audio_values[0, :, : codes.num_samples]
     save_audio(options.output, audio, codes.sampling_rate)

@@ -77,8 +77,8 @@ def load_codes(path: str | Path) -> Codes:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ValueError(
-                    f"{path} is no codes file of this version (format {metadata.get('format')!r}, expected {FORMAT!r}); "
-                    "make it with `mimi-bridge encode`."
+                    f"{path} is no codes file of this version (format {metadata.get('format')!r}, expected "
+                    f"{FORMAT!r}); make it with `mimi-bridge encode`."
                 )
             audio_codes = file.get_tensor("audio_codes").long()
     except SafetensorError as error:

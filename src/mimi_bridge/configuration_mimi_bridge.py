@@ -41,7 +41,6 @@ class MimiBridgeConfig(MimiConfig):
         huggingface_hub.errors.StrictDataclassError: If a field has the wrong type or breaks a rule below.
 
     Example:
-
     ```python
     >>> from mimi_bridge import MimiBridgeConfig
     >>> config = MimiBridgeConfig()

@@ -1,4 +1,4 @@
-"""espeak-ng as a program: `python espeak_process.py TEXT VOICE WORDS_PER_MINUTE` writes its rate and samples to stdout.
+"""espeak-ng as a program that speaks to stdout: `python espeak_process.py TEXT VOICE WORDS_PER_MINUTE`.
 
 The library keeps state from one utterance to the next, so that the same text sounds a little different each time; a
 process for each utterance makes speech repeatable. Only ctypes and the wheel `espeakng-loader` are imported here.

@@ -1,8 +1,8 @@
 """Time: samples, seconds and frames, and everything that is laid out on frames. The only time arithmetic.
 
 A frame is `frame_size` samples (1,920 at 24 kHz: 80 ms, 12.5 frames a second). A recording that does not fill its last
-frame is padded with silence, as Kyutai's own Mimi does, so it has `ceil(samples / frame_size)` frames. Teachers live on
-other clocks: a language model has one vector a text token, laid out on frames by integer durations or by spans in
+frame is padded with silence, as Kyutai's own Mimi does, so it has `ceil(samples / frame_size)` frames. Teachers live
+on other clocks: a language model has one vector a text token, laid out on frames by integer durations or by spans in
 seconds; a speech model has 50 vectors a second, pooled to 12.5.
 
 Source: the padding is moshi `models/compression.py`; the pooling (kernel 8, stride 4, not causal) is the Moshi
@@ -14,6 +14,7 @@ from torch import Tensor
 
 POOLING_KERNEL = 8  # speech-model frames averaged into one of ours
 POOLING_STRIDE = 4  # speech-model frames per frame of ours: 50 Hz / 12.5 Hz
+OVERLAP_FLOOR = 1e-3  # of a frame: 1.2 s are 15.0000006 frames in float32, and must not reach into the sixteenth
 SPAN_TOLERANCE_SECONDS = 1e-3  # an aligner's rounding at the very end of a recording is no error
 
 
@@ -52,13 +53,13 @@ def right_padded_lengths(padding_mask: Tensor) -> Tensor:
     if not torch.equal(mask, mask_from_lengths(lengths, mask.shape[-1])):
         sample = int((mask != mask_from_lengths(lengths, mask.shape[-1])).any(dim=-1).nonzero()[0])
         raise ValueError(
-            f"padding_mask must be 1 on a sample's audio and 0 after it (right padding), but sample {sample} has padding "
-            "before audio. Use the feature extractor with padding_side='right'."
+            f"padding_mask must be 1 on a sample's audio and 0 after it (right padding), but sample {sample} has "
+            "padding before audio. Use the feature extractor with padding_side='right'."
         )
     if bool((lengths == 0).any()):
         raise ValueError(
-            f"padding_mask marks no audio in sample {int((lengths == 0).nonzero()[0])}; every sample needs at least one "
-            "real audio sample. Drop the empty ones."
+            f"padding_mask marks no audio in sample {int((lengths == 0).nonzero()[0])}; every sample needs at least "
+            "one real audio sample. Drop the empty ones."
         )
     return lengths
 
@@ -81,12 +82,12 @@ def durations_to_token_index(durations: Tensor, frame_mask: Tensor) -> tuple[Ten
         frame_mask: True on real frames, `(batch, frames)`.
 
     Returns:
-        Token of each frame, `(batch, frames)`, and True where a frame has one, `(batch, frames)`. Frames after the last
-        token have none.
+        Token of each frame, `(batch, frames)`, and True where a frame has one, `(batch, frames)`. Frames after the
+        last token have none.
 
     Raises:
-        ValueError: If durations are not integers, one is negative, or they overrun a sample's frames; the message names
-            the sample.
+        ValueError: If durations are not integers, one is negative, or they overrun a sample's frames; the message
+            names the sample.
     """
     if durations.ndim != 2 or durations.is_floating_point() or durations.dtype == torch.bool:
         raise ValueError(
@@ -98,7 +99,7 @@ def durations_to_token_index(durations: Tensor, frame_mask: Tensor) -> tuple[Ten
         sample = int((durations < 0).any(dim=-1).nonzero()[0])
         raise ValueError(f"durations of sample {sample} hold a negative number; use 0 for padding.")
     ends = durations.cumsum(dim=-1)
-    total, available = ends[:, -1] if ends.shape[1] else ends.sum(dim=-1), frame_mask.sum(dim=-1)
+    total, available = durations.sum(dim=-1), frame_mask.sum(dim=-1)
     if bool((total > available).any()):
         sample = int((total > available).nonzero()[0])
         raise ValueError(
@@ -123,8 +124,8 @@ def spans_to_frame_weights(spans: Tensor, frame_mask: Tensor, frame_rate: float)
         Overlap of frame and token as a share of the frame, `(batch, frames, tokens)`, float32, in [0, 1].
 
     Raises:
-        ValueError: If a span is not finite, ends before it starts, or lies outside its recording; the message names the
-            sample.
+        ValueError: If a span is not finite, ends before it starts, or lies outside its recording; the message names
+            the sample.
     """
     if spans.ndim != 3 or spans.shape[-1] != 2 or not spans.is_floating_point():
         raise ValueError(
@@ -147,7 +148,7 @@ def spans_to_frame_weights(spans: Tensor, frame_mask: Tensor, frame_rate: float)
     overlap = torch.minimum(ends[:, None] * frame_rate, frame_starts + 1) - torch.maximum(
         starts[:, None] * frame_rate, frame_starts
     )
-    return overlap.clamp(min=0.0) * frame_mask[:, :, None]
+    return overlap.masked_fill(overlap < OVERLAP_FLOOR, 0.0) * frame_mask[:, :, None]
 
 
 def lay_out_tokens(
@@ -187,15 +188,22 @@ def lay_out_tokens(
             f"{name} must have one entry for each of the {tuple(hidden.shape[:2])} (batch, tokens) hidden states, got "
             f"{tuple(placed.shape[:2])}."
         )
+    if token_mask is not None and token_mask.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"token_mask must have one entry for each of the {tuple(hidden.shape[:2])} (batch, tokens) hidden states, "
+            f"got {tuple(token_mask.shape)}."
+        )
+    if hidden.shape[1] == 0:
+        return hidden.new_zeros(*frame_mask.shape, hidden.shape[-1]), torch.zeros_like(frame_mask)
     if durations is not None:
         token_index, target_mask = durations_to_token_index(durations, frame_mask)
         if token_mask is not None:
-            target_mask = target_mask & token_mask.gather(1, token_index)
+            target_mask = target_mask & token_mask.bool().gather(1, token_index)
         targets = hidden.gather(1, token_index[:, :, None].expand(-1, -1, hidden.shape[-1]))
     else:
         weights = spans_to_frame_weights(placed, frame_mask, frame_rate)
         if token_mask is not None:
-            weights = weights * token_mask[:, None, :]
+            weights = weights * token_mask.bool()[:, None, :]
         coverage = weights.sum(dim=-1, keepdim=True)
         target_mask = coverage[:, :, 0] > 0
         in_use = (weights > 0).any(dim=1)
@@ -206,26 +214,34 @@ def lay_out_tokens(
 def pool_to_frames(features: Tensor, frame_mask: Tensor) -> Tensor:
     """Features of a 50 Hz speech model averaged to one a frame, exactly as many as there are frames.
 
-    Windows of 8 features, 4 apart, centred on their frame; at the edges only the real features count.
+    Windows of 8 features, 4 apart, centred on their frame; at the edges only the real features count. Compute the
+    features from audio padded with silence to whole frames, as the codec's is: a recording of `n` frames then has `4 n
+    - 1`.
 
     Args:
-        features: `(batch, features, dim)` at 50 Hz; a recording of `n` frames has `4 n` of them, up to 4 fewer at its end.
+        features: `(batch, features, dim)` at 50 Hz; for `n` frames in the longest row, `4 n - 5` to `4 n` features. Of
+            a row with `m` real frames the first `4 m - 1` are read.
         frame_mask: True on real frames, `(batch, frames)`.
 
     Returns:
         `(batch, frames, dim)`, float32, zero on masked frames.
 
     Raises:
-        ValueError: If the number of features does not fit the number of frames.
+        ValueError: If the number of features does not fit the number of frames, or the rows do not.
     """
+    _check_batch("wavlm_features", features, frame_mask)
     num_frames = frame_mask.shape[1]
     expected = num_frames * POOLING_STRIDE
-    if not expected - POOLING_STRIDE < features.shape[1] <= expected:
+    fewest = max(
+        1, expected - POOLING_STRIDE - 1
+    )  # WavLM's own count for audio that barely reaches into its last frame
+    if not fewest <= features.shape[1] <= expected:
         raise ValueError(
-            f"wavlm_features must have {num_frames} frames (12.5 Hz), or {expected - POOLING_STRIDE + 1} to {expected} "
-            f"(50 Hz, pooled here), for this audio, got {features.shape[1]}; compute them from the same recording."
+            f"wavlm_features must have {num_frames} frames (12.5 Hz), or {fewest} to {expected} (50 Hz, pooled here), "
+            f"for this audio, got {features.shape[1]}; compute them from the same recording."
         )
-    real = frame_mask.repeat_interleave(POOLING_STRIDE, dim=1)[:, : features.shape[1], None]
+    lengths = frame_mask.sum(dim=-1) * POOLING_STRIDE - 1
+    real = mask_from_lengths(lengths, features.shape[1])[:, :, None]
     margin = (POOLING_KERNEL - POOLING_STRIDE) // 2
     right = margin + expected - features.shape[1]
 

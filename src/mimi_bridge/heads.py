@@ -1,15 +1,17 @@
 """One head: project the latents in, look them up in one codebook or a residual chain of them, project out.
 
-Training runs vector-quantize-pytorch, which moves the codebooks by exponential moving averages and gives the commitment
-loss; inference reads the same buffers by a direct lookup. Both give the same codes and, to the bit, the same quantized
-latents: gradients pass the lookup by an identity that adds exactly zero to its value. The projections stay outside the
-library's class (its mask and its own projections do not work together) and are Mimi's: bias-free, kernel 1.
+Training runs vector-quantize-pytorch, which moves the codebooks by exponential moving averages and gives the
+commitment loss; inference reads the same buffers by a direct lookup. Both give the same codes and, to the bit, the
+same quantized latents: gradients pass the lookup by an identity that adds exactly zero to its value. The projections
+stay outside the library's class (its mask and its own projections do not work together) and are Mimi's: bias-free,
+kernel 1.
 
 Source: van den Oord et al. 2017 (arXiv:1711.00937); lookup and projections follow transformers' `models/mimi`.
 """
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,7 @@ class QuantizerHead(nn.Module):
         frame_mask: Tensor | None = None,
         num_codebooks: int | None = None,
         with_commitment: bool = False,
+        may_learn: bool = True,
     ) -> HeadOutput:
         """Quantize latents. In training mode the codebooks move toward the real frames of the batch.
 
@@ -81,13 +84,14 @@ class QuantizerHead(nn.Module):
             latents: `(batch, frames, codec_dim)`, finite on masked frames too.
             frame_mask: True on real frames, `(batch, frames)`; None if all are.
             num_codebooks: Use the first so many only; inference only.
-            with_commitment: Also return the commitment loss; training mode always does.
+            with_commitment: Also return the commitment loss; a head that learns always does.
+            may_learn: False keeps the codebooks where they are, in training mode, too.
         """
         inputs = self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
         with torch.autocast(inputs.device.type, enabled=False):
             entries, codes, commitment = (
                 self._look_up_and_learn(inputs, frame_mask)
-                if self.training
+                if self.training and may_learn
                 else self._look_up(inputs, frame_mask, num_codebooks, with_commitment)
             )
         passed_through = entries + (inputs - inputs.detach())
@@ -97,8 +101,8 @@ class QuantizerHead(nn.Module):
         return HeadOutput(self._project_out(passed_through), codes, commitment)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The head's share of the latents from its codes: `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
-        pairs = zip(codes.unbind(dim=1), self.codebooks, strict=False)
+        """The head's share of the latents: codes `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
+        pairs = zip(codes.long().unbind(dim=1), self.codebooks, strict=False)
         return self._project_out(reduce(torch.add, [nn.functional.embedding(*pair) for pair in pairs]))
 
     def _look_up(
@@ -118,12 +122,27 @@ class QuantizerHead(nn.Module):
         return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment
 
     def _look_up_and_learn(self, inputs: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        before = [(codebook.embed.clone(), codebook.cluster_size.clone()) for codebook in self._learners()]
         entries, codes, commitment = self.vq(inputs, mask=frame_mask)
+        for codebook, (embed, usage) in zip(self._learners(), before, strict=True):
+            _keep_unused_entries(codebook, embed, usage)
         codes = codes[:, None] if codes.ndim == 2 else codes.transpose(1, 2)
         return entries, codes, commitment.mean()
 
+    def _learners(self) -> list[Any]:
+        return [layer._codebook for layer in self.layers]
+
     def _project_out(self, entries: Tensor) -> Tensor:
         return self.project_out(entries.transpose(1, 2).to(self.project_out.weight.dtype)).transpose(1, 2)
+
+
+@torch.no_grad()
+def _keep_unused_entries(codebook: Any, embed: Tensor, usage: Tensor) -> None:
+    # The library divides by a smoothed count, which pulls entries that are not used for long toward zero. Its counts
+    # are summed over all processes, so that every one keeps the same entries.
+    counts = (codebook.cluster_size - usage * codebook.decay) / (1 - codebook.decay)
+    unused = counts < 0.5
+    codebook.embed[unused] = embed[unused]
 
 
 @torch.no_grad()

@@ -30,16 +30,15 @@ from .waveform import silence_padding, whole_frames
 class MimiBridgeModel(MimiModel):
     """Mimi whose codes come in three heads: content (1 codebook), prosody (1) and acoustic (7).
 
-    `from_pretrained` raises if the checkpoint lacks a key of the model or holds a foreign one, where transformers would
-    warn and go on with random weights.
+    `from_pretrained` raises if the checkpoint lacks a key of the model or holds a foreign one, where transformers
+    would warn and go on with random weights.
 
     Example:
-
     ```python
     >>> from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-    >>> config = MimiBridgeConfig(num_filters=4, hidden_size=32, num_hidden_layers=1, upsample_groups=32, codebook_dim=16,
-    ...     vector_quantization_hidden_dimension=16, codebook_size=64, num_attention_heads=2, num_key_value_heads=2)
-    >>> model = MimiBridgeModel(config).eval()
+    >>> sizes = dict(hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
+    >>> codebooks = dict(codebook_size=64, codebook_dim=16, vector_quantization_hidden_dimension=16)
+    >>> model = MimiBridgeModel(MimiBridgeConfig(**sizes, **codebooks, upsample_groups=32)).eval()
     >>> codes = model.encode(torch.zeros(1, 1, 24_000)).audio_codes
     >>> codes.shape, model.decode(codes).audio_values.shape
     (torch.Size([1, 9, 13]), torch.Size([1, 1, 24960]))
@@ -67,8 +66,8 @@ class MimiBridgeModel(MimiModel):
             )
         except StrictDataclassError as error:
             raise ValueError(
-                f"{pretrained_model_name_or_path} has a config that is none of Mimi Bridge: {error}. A Mimi checkpoint must "
-                "be converted first, with conversion/convert_kyutai.py."
+                f"{pretrained_model_name_or_path} has a config that is none of Mimi Bridge: {error}. A Mimi "
+                "checkpoint must be converted first, with conversion/convert_kyutai.py."
             ) from error
         model, loading_info = loaded
         raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)
@@ -270,8 +269,8 @@ class MimiBridgeModel(MimiModel):
             decoder_past_key_values = decoded.decoder_past_key_values
             audio_values = silence_padding(decoded.audio_values[..., : input_values.shape[-1]], padding_mask)
         return MimiBridgeOutput(
-            loss=heads.loss,
-            losses=heads.losses,
+            loss=heads.loss if heads.losses else None,
+            losses=heads.losses or None,
             audio_codes=heads.codes,
             audio_codes_mask=audio_codes_mask,
             audio_values=audio_values,
@@ -313,8 +312,8 @@ class MimiBridgeModel(MimiModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, VectorQuantize):
-            # Not in a checkpoint, so transformers leaves them undefined when it loads one: the library's losses start here.
-            init.zeros_(module.zero)
+            # Not in a checkpoint, so transformers leaves them undefined when it loads one: the library's losses start
+            # here. it.zeros_(module.zero)
             codebook = module._codebook
             init.normal_(codebook.embed, std=codebook.embed.shape[-1] ** -0.5)
             init.copy_(codebook.embed_avg, codebook.embed)

@@ -18,8 +18,8 @@ class CausalBridgeQuantizerOutput(ModelOutput):
     Args:
         quantized: Sum of the heads, `(batch, frames, codec_dim)`; zero on masked frames.
         codes: `(batch, codebooks, frames)`, int64, in the order content, prosody, acoustic; 0 on masked frames.
-        loss: Weighted sum of `losses`, a scalar; None where there is nothing to learn from (inference, no teacher).
-        losses: Each loss by name, unweighted scalars: `commitment_content`, `commitment_prosody`,
+        loss: Weighted sum of `losses`, a scalar; 0 where there is nothing to learn from (inference, no teacher).
+        losses: Each loss by name, unweighted scalars, or none: `commitment_content`, `commitment_prosody`,
             `commitment_acoustic`, and `qwen` and `wavlm` where their teacher was given.
         content: The content head's share of `quantized`, `(batch, frames, codec_dim)`.
         prosody: The prosody head's; None if only the first codebook was asked for.

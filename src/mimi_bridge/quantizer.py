@@ -27,7 +27,7 @@ from .outputs import CausalBridgeQuantizerOutput
 
 
 class CausalBridgeQuantizer(nn.Module):
-    """Three heads and two bridges. Every argument but the first three is by name; the defaults are the specification's.
+    """Three heads and two bridges; the defaults are the specification's, all but the first three are by name.
 
     Args:
         codec_dim: Size of the latents.
@@ -123,8 +123,8 @@ class CausalBridgeQuantizer(nn.Module):
             num_quantizers: Use the first so many codebooks only; in inference.
 
         Raises:
-            ValueError: If shapes, durations or spans do not fit, each with the sample's number; or if codebooks are left
-                out while training.
+            ValueError: If shapes, durations or spans do not fit, each with the sample's number; or if codebooks are
+                left out while training.
         """
         self._check_latents(x, frame_mask)
         num_quantizers = self._check_num_quantizers(num_quantizers)
@@ -133,24 +133,36 @@ class CausalBridgeQuantizer(nn.Module):
                 f"num_quantizers must be left out while training, got {num_quantizers}: every head learns. Call "
                 "model.eval() first to use fewer codebooks."
             )
-        has_teacher = qwen_hidden is not None or wavlm_features is not None
-        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=has_teacher)
-        heads = [head for head in (content, prosody, acoustic) if head is not None]
-        output = CausalBridgeQuantizerOutput(
-            quantized=reduce(torch.add, [head.quantized for head in heads]),
-            codes=torch.cat([head.codes for head in heads], dim=1),
-            content=content.quantized,
-            prosody=prosody.quantized if prosody is not None else None,
-            acoustic=acoustic.quantized if acoustic is not None else None,
-        )
-        if self.training or has_teacher:
-            named = zip(("content", "prosody", "acoustic"), heads, strict=False)
-            losses = {f"commitment_{name}": head.commitment for name, head in named if head.commitment is not None}
+        if qwen_hidden is None and (durations is not None or token_spans is not None):
+            raise ValueError(
+                "durations and token_spans say where qwen_hidden belongs, but it was not given; pass it, too."
+            )
+        learns = self.training or qwen_hidden is not None or wavlm_features is not None
+        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=learns)
+        heads = {
+            name: head
+            for name, head in (("content", content), ("prosody", prosody), ("acoustic", acoustic))
+            if head is not None
+        }
+        losses: dict[str, Tensor] = {}
+        if learns:
+            losses = {
+                f"commitment_{name}": head.commitment for name, head in heads.items() if head.commitment is not None
+            }
             real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
-            losses |= self._distill(output, real, qwen_hidden, durations, token_spans, token_mask, wavlm_features)
-            weighted = [self.loss_weights[name.split("_")[0]] * loss for name, loss in losses.items()]
-            output.losses, output.loss = losses, reduce(torch.add, weighted)
-        return output
+            if qwen_hidden is not None:
+                tokens = (durations, token_spans, token_mask)
+                losses["qwen"] = self._qwen_loss(content.quantized, real, qwen_hidden, *tokens)
+            if wavlm_features is not None:
+                losses["wavlm"] = self._wavlm_loss(content, prosody, real, wavlm_features)
+        weighted = [self.loss_weights[name.split("_")[0]] * loss for name, loss in losses.items()]
+        return CausalBridgeQuantizerOutput(
+            quantized=reduce(torch.add, [head.quantized for head in heads.values()]),
+            codes=torch.cat([head.codes for head in heads.values()], dim=1),
+            loss=reduce(torch.add, weighted, x.new_zeros((), dtype=torch.float32)),
+            losses=losses,
+            **{name: head.quantized for name, head in heads.items()},
+        )
 
     @torch.no_grad()
     def encode(self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None) -> Tensor:
@@ -168,11 +180,7 @@ class CausalBridgeQuantizer(nn.Module):
             ValueError: If shapes do not fit, or there are not so many codebooks.
         """
         self._check_latents(latents, frame_mask)
-        was_training = self.training
-        try:
-            heads = self.eval()._run_heads(latents, frame_mask, self._check_num_quantizers(num_quantizers))
-        finally:
-            self.train(was_training)
+        heads = self._run_heads(latents, frame_mask, self._check_num_quantizers(num_quantizers), may_learn=False)
         return torch.cat([head.codes for head in heads if head is not None], dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -196,71 +204,71 @@ class CausalBridgeQuantizer(nn.Module):
         return total
 
     def _run_heads(
-        self, latents: Tensor, frame_mask: Tensor | None, num_quantizers: int, with_commitment: bool = False
+        self, latents: Tensor, frame_mask: Tensor | None, num_quantizers: int, **options: bool
     ) -> tuple[HeadOutput, HeadOutput | None, HeadOutput | None]:
         if frame_mask is not None:
             latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
         prosody = acoustic = None
-        content = self.head_content(latents, frame_mask, with_commitment=with_commitment)
+        content = self.head_content(latents, frame_mask, **options)
         if num_quantizers > 1:
-            residual = latents - content.quantized.detach()
-            prosody = self.head_prosody(residual, frame_mask, with_commitment=with_commitment)
+            prosody = self.head_prosody(latents - content.quantized.detach(), frame_mask, **options)
         if num_quantizers > 2:
             assert prosody is not None
             residual = latents - self.residual_weight * (content.quantized + prosody.quantized).detach()
-            acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, with_commitment)
+            acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, **options)
         return content, prosody, acoustic
 
-    def _distill(
+    def _qwen_loss(
         self,
-        output: CausalBridgeQuantizerOutput,
+        content: Tensor,
         frame_mask: Tensor,
-        qwen_hidden: Tensor | None,
+        qwen_hidden: Tensor,
         durations: Tensor | None,
         token_spans: Tensor | None,
         token_mask: Tensor | None,
-        wavlm_features: Tensor | None,
-    ) -> dict[str, Tensor]:
-        losses = {}
-        if qwen_hidden is not None:
-            _check_teacher("qwen_hidden", qwen_hidden, self.proj_qwen.out_features)
-            targets, has_target = lay_out_tokens(
-                qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask
-            )
-            losses["qwen"] = masked_distance(
-                self.distances["qwen"], self.proj_qwen(output.content), targets, has_target
-            )
-        if wavlm_features is not None:
-            _check_teacher("wavlm_features", wavlm_features, self.proj_wavlm.out_features)
-            if wavlm_features.shape[1] != frame_mask.shape[1]:
-                wavlm_features = pool_to_frames(wavlm_features, frame_mask)
-            if output.content is None or output.prosody is None:
-                raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
-            predicted = self.proj_wavlm(output.content + output.prosody)
-            losses["wavlm"] = masked_distance(self.distances["wavlm"], predicted, wavlm_features, frame_mask)
-        return losses
+    ) -> Tensor:
+        _check_teacher("qwen_hidden", qwen_hidden, self.proj_qwen.out_features)
+        targets, has_target = lay_out_tokens(
+            qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask
+        )
+        return masked_distance(self.distances["qwen"], self.proj_qwen(content), targets, has_target)
+
+    def _wavlm_loss(
+        self, content: HeadOutput, prosody: HeadOutput | None, frame_mask: Tensor, wavlm_features: Tensor
+    ) -> Tensor:
+        _check_teacher("wavlm_features", wavlm_features, self.proj_wavlm.out_features)
+        if prosody is None:
+            raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
+        if wavlm_features.shape[:2] != frame_mask.shape:
+            wavlm_features = pool_to_frames(wavlm_features, frame_mask)
+        predicted = self.proj_wavlm(content.quantized + prosody.quantized)
+        return masked_distance(self.distances["wavlm"], predicted, wavlm_features, frame_mask)
 
     def _check_num_quantizers(self, num_quantizers: int | None) -> int:
         if num_quantizers is None:
             return self.num_quantizers
         if not 1 <= num_quantizers <= self.num_quantizers:
             raise ValueError(
-                f"num_quantizers must be 1 to {self.num_quantizers} for this model, got {num_quantizers}. Lower it, or "
-                "load a checkpoint with more acoustic codebooks."
+                f"num_quantizers must be 1 to {self.num_quantizers} for this model, got {num_quantizers}. Lower it, "
+                "or load a checkpoint with more acoustic codebooks."
             )
         return num_quantizers
 
     def _check_latents(self, latents: Tensor, frame_mask: Tensor | None) -> None:
         if latents.ndim != 3 or latents.shape[-1] != self.codec_dim:
             raise ValueError(
-                f"latents must be (batch, frames, {self.codec_dim}), got {tuple(latents.shape)}; the encoder's own are "
-                "channel-first and want a transpose(1, 2)."
+                f"latents must be (batch, frames, {self.codec_dim}), got {tuple(latents.shape)}; the encoder's own "
+                "are channel-first and want a transpose(1, 2)."
             )
+        if latents.numel() == 0:
+            raise ValueError(f"latents must hold at least one frame, got shape {tuple(latents.shape)}.")
         if frame_mask is not None and (frame_mask.dtype != torch.bool or frame_mask.shape != latents.shape[:2]):
             raise ValueError(
                 f"frame_mask must be bool of shape {tuple(latents.shape[:2])}, True on real frames, got "
                 f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}."
             )
+        if frame_mask is not None and not torch.compiler.is_compiling() and not bool(frame_mask.any()):
+            raise ValueError("frame_mask marks no frame as real; pass at least one.")
 
     def _check_codes(self, codes: Tensor) -> None:
         if codes.is_floating_point() or codes.dtype == torch.bool:
@@ -270,15 +278,15 @@ class CausalBridgeQuantizer(nn.Module):
                 f"audio_codes must be (batch, codebooks, frames) with 1 to {self.num_quantizers} codebooks, got "
                 f"{tuple(codes.shape)}; is an axis missing, or the model another one?"
             )
-        if codes.shape[-1] == 0:
-            raise ValueError("audio_codes must hold at least one frame, got none.")
+        if codes.numel() == 0:
+            raise ValueError(f"audio_codes must hold at least one frame, got shape {tuple(codes.shape)}.")
         if torch.compiler.is_compiling():
             return
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise ValueError(
-                f"audio_codes must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model with "
-                "other codebooks?"
+                f"audio_codes must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "
+                "with other codebooks?"
             )
 
 

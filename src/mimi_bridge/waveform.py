@@ -1,6 +1,6 @@
 """Audio at the model's border: checked, silent where it is padding, padded to whole frames, and cut back at the end.
 
-Source: padding with silence to whole frames is moshi `models/compression.py`; transformers' Mimi pads inside each layer.
+Source: padding with silence to whole frames is moshi `models/compression.py`; transformers pads inside each layer.
 """
 
 import torch
@@ -29,8 +29,8 @@ def whole_frames(
         The audio, 0 in its padding, `(batch, channels, frames * frame_size)`, and its frame mask, `(batch, frames)`.
 
     Raises:
-        ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), if the
-            mask does not fit or is not right padding, or if it must be whole and is not.
+        ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), if
+            the mask does not fit or is not right padding, or if it must be whole and is not.
     """
     if input_values.ndim != 3 or input_values.shape[1] != num_channels or not input_values.is_floating_point():
         raise ValueError(
@@ -43,15 +43,15 @@ def whole_frames(
     missing = -num_samples % frame_size
     if must_be_whole and missing:
         raise ValueError(
-            f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect {missing} "
-            "more, or pad the last chunk with zeros."
+            f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect "
+            f"{missing} more, or pad the last chunk with zeros."
         )
     if padding_mask is None:
         padding_mask = input_values.new_ones(batch_size, num_samples, dtype=torch.bool)
     if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
         raise ValueError(
-            f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, got shape "
-            f"{tuple(padding_mask.shape)}."
+            f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, got "
+            f"shape {tuple(padding_mask.shape)}."
         )
     frame_mask = frame_mask_from_padding_mask(padding_mask, frame_size)
     audio = silence_padding(input_values, padding_mask)
