@@ -312,8 +312,8 @@ class MimiBridgeModel(MimiModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, VectorQuantize):
-            # Not in a checkpoint, so transformers leaves them undefined when it loads one: the library's losses start
-            # here. it.zeros_(module.zero)
+            # No checkpoint holds it, so loading leaves it undefined; every loss of the library starts from it.
+            init.zeros_(module.zero)
             codebook = module._codebook
             init.normal_(codebook.embed, std=codebook.embed.shape[-1] ** -0.5)
             init.copy_(codebook.embed_avg, codebook.embed)
