@@ -17,17 +17,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
+from mimi_bridge.synthesis import sample_speech
 from model_card import model_card
 from proof import prove
 from source import ConversionError, Source, read_source
-from torch import Tensor
-from transformers.utils import logging as transformers_logging
 from transplant import Transplant, transplant
-
-from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
-from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
 
 REPORT_FILE = "conversion_report.json"
 PROOF_SECONDS = 24.0
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run clears up, too
+    report = None
     try:
         report = convert(
             options.source,
@@ -57,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convert_kyutai: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("convert_kyutai: interrupted; nothing was written.", file=sys.stderr)
+        what = "nothing was written" if report is None else f"{options.output} is written and proven, but not uploaded"
+        print(f"convert_kyutai: interrupted; {what}.", file=sys.stderr)
         return 130
     return 0
 
@@ -146,7 +149,7 @@ def convert(
         (partial / REPORT_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         (partial / "README.md").write_text(model_card(report, output.name))
         _give_name(partial, output)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ConversionError(f"{output} could not be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -163,12 +166,9 @@ def proof_speech(path: str | None, sampling_rate: int) -> tuple[Tensor, str]:
     try:
         if path:
             return load_speech(path, sampling_rate, PROOF_SECONDS), Path(path).name
-        pieces = [
-            synthesize(text, VOICES[number % len(VOICES)], sampling_rate) for number, text in enumerate(SENTENCES)
-        ]
+        return sample_speech(PROOF_SECONDS, sampling_rate), "made by espeak-ng"
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise ConversionError(f"no speech for the proof: {error}") from error
-    return torch.cat(pieces, dim=-1)[:, : round(PROOF_SECONDS * sampling_rate)], "made by espeak-ng"
 
 
 def push(folder: Path, repo_id: str) -> None:
@@ -182,10 +182,10 @@ def push(folder: Path, repo_id: str) -> None:
         api = HfApi()
         api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mimi Bridge, converted and proven")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise ConversionError(
-            f"{folder} is written and proven, but could not be uploaded to {repo_id}: {error} Log in with `hf auth login` "
-            "and upload the folder again."
+            f"{folder} is written and proven, but could not be uploaded to {repo_id}: {error} Log in with `hf auth "
+            "login` and upload the folder again."
         ) from error
 
 

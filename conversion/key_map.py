@@ -1,7 +1,7 @@
 """Where every tensor of a Mimi checkpoint goes: two tables, and the rule that a key matches exactly one line of each.
 
-`KYUTAI_KEY_MAP` leads from Kyutai's native layout to the flat one that kyutai/mimi has on the Hub; `KEY_MAP` leads from
-there to Mimi Bridge. A key that matches no line, or two, stops the conversion: no tensor is lost in silence.
+`KYUTAI_KEY_MAP` leads from Kyutai's native layout to the flat one that kyutai/mimi has on the Hub; `KEY_MAP` leads
+from there to Mimi Bridge. A key that matches no line, or two, stops the conversion: no tensor is lost in silence.
 
 Source: the native names are moshi's `models/compression.py`, `modules/transformer.py`, `quantization/`; the flat ones
 transformers' `models/mimi/modeling_mimi.py`.

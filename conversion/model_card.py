@@ -11,9 +11,9 @@ $base_model---
 
 # Mimi Bridge, from $source
 
-[Mimi](https://huggingface.co/kyutai/mimi) with its codes in three heads: content (codebook 0, new), prosody (codebook 1,
-Mimi's codebook 0) and acoustic (codebooks 2 to $last, Mimi's codebooks 1 to $carried). $frame_rate frames a second of
-$sampling_rate Hz audio. Converted, not trained: the content head is new and silent until it is fine-tuned.
+[Mimi](https://huggingface.co/kyutai/mimi) with its codes in three heads: content (codebook 0, new), prosody (codebook
+1, Mimi's codebook 0) and acoustic (codebooks 2 to $last, Mimi's codebooks 1 to $carried). $frame_rate frames
+a second of $sampling_rate Hz audio. Converted, not trained: the content head is new and silent until it is fine-tuned.
 
 ```python
 import mimi_bridge  # or trust_remote_code=True below, without the package

@@ -8,11 +8,11 @@ sides are run through transformers' modules on the CPU in float32, so equal mean
 from pathlib import Path
 
 import torch
-from source import ConversionError
 from torch import Tensor
 from transformers import AutoModel, MimiModel
 
 import mimi_bridge  # noqa: F401 (AutoModel learns the model type)
+from source import ConversionError
 
 MIN_CODES_IN_USE = 10  # a codebook that answers everything with a few codes makes any comparison equal
 MIN_SECONDS = 2.0
@@ -34,10 +34,11 @@ def prove(source: MimiModel, folder: Path, speech: Tensor, speech_name: str) -> 
     Raises:
         ConversionError: If the speech is too short to show anything.
     """
-    if speech.shape[-1] < MIN_SECONDS * source.config.sampling_rate:
+    seconds = speech.shape[-1] / source.config.sampling_rate
+    if seconds < MIN_SECONDS:
         raise ConversionError(
-            f"the proof needs at least {MIN_SECONDS} s of speech, got {speech.shape[-1] / source.config.sampling_rate:.2f} "
-            f"s from {speech_name}; give --speech a longer recording."
+            f"the proof needs at least {MIN_SECONDS} s of speech, got {seconds:.2f} s from {speech_name}; give "
+            "--speech a longer recording."
         )
     result = AutoModel.from_pretrained(folder).eval()
     frame_size = source.config.frame_size
@@ -56,7 +57,7 @@ def prove(source: MimiModel, folder: Path, speech: Tensor, speech_name: str) -> 
     in_use = [len(codes.unique()) for codes in source_codes.unbind(dim=1)]
     figures = {
         "speech": speech_name,
-        "seconds": round(speech.shape[-1] / source.config.sampling_rate, 3),
+        "seconds": round(seconds, 3),
         "frames": source_codes.shape[-1],
         "residual_weight": result.config.residual_weight,
         "codes_equal": dict(zip(names, shares, strict=True)),

@@ -3,7 +3,8 @@
 Accepted: an id on the Hub, a folder in transformers' layout, or one safetensors file in Kyutai's native layout. Files
 that must be unpickled are refused unopened: unpickling runs whatever code the file holds.
 
-Source: the native layout's fused, interleaved rotary projections are moshi `modules/transformer.py` and `modules/rope.py`.
+Source: the native layout's fused, interleaved rotary projections are moshi `modules/transformer.py`,
+`modules/rope.py`.
 """
 
 import hashlib
@@ -14,12 +15,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
+
+from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".th")
 MIN_CODEBOOKS = 8  # the specification's: 1 for prosody, 7 acoustic
@@ -59,16 +61,20 @@ class Source:
         """
         try:
             loaded: Any = MimiModel.from_pretrained(
-                None, config=self.config, state_dict=dict(self.tensors), output_loading_info=True
+                None,
+                config=self.config,
+                state_dict=dict(self.tensors),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ConversionError(f"{self.name} does not fit its own config: {_first_line(error)}") from error
         model, info = loaded
-        problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        problems = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
         if problems:
             raise ConversionError(
-                f"{self.name} lacks or misshapes {len(problems)} tensor(s) of a Mimi ({', '.join(problems[:3])}); it is "
-                "incomplete, or its config belongs to another checkpoint."
+                f"{self.name} lacks or misshapes {len(problems)} tensor(s) of a Mimi ({', '.join(problems[:3])}); it "
+                "is incomplete, or its config belongs to another checkpoint."
             )
         return model.eval()
 
@@ -99,7 +105,7 @@ def read_source(source: str, revision: str | None = None) -> Source:
 def _read_hub(source: str, revision: str | None) -> Source:
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=["model*.safetensors", "*.json"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise ConversionError(
             f"{source!r} is no local path, and the Hub did not give it: {_first_line(error)} Check the name and the "
             "network, or give --source a folder or file."
@@ -113,11 +119,7 @@ def _read_folder(folder: Path, name: str) -> Source:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ConversionError(f"{name} has no config.json, so it is no transformers checkpoint; give its folder.")
-    fields = json.loads(config_file.read_text())
-    if fields.get("model_type") != "mimi":
-        raise ConversionError(
-            f"{name} is a checkpoint of {fields.get('model_type')!r}, expected 'mimi'; only Mimi can be converted."
-        )
+    config = _read_config(config_file, name)
     files = sorted(folder.glob("model*.safetensors"))  # other files beside it may be other models
     if not files:
         pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
@@ -127,9 +129,9 @@ def _read_folder(folder: Path, name: str) -> Source:
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= _load_tensors(file)
-    extractor = _read_feature_extractor(folder)
+    extractor = _read_feature_extractor(folder, name)
     digests = {file.name: _sha256(file) for file in files}
-    return Source(name, "transformers", _to_float32(tensors), MimiConfig.from_dict(fields), extractor, digests)
+    return Source(name, "transformers", _to_float32(tensors), config, extractor, digests)
 
 
 def _read_kyutai_file(path: Path) -> Source:
@@ -140,13 +142,29 @@ def _read_kyutai_file(path: Path) -> Source:
         tensors = from_kyutai_layout(native)
     except KeyError as error:
         raise ConversionError(
-            f"{path.name} is not in Kyutai's native layout: {error.args[0]}; for a checkpoint of transformers give its "
-            "folder."
+            f"{path.name} is not in Kyutai's native layout: {error.args[0]}; for a checkpoint of transformers give "
+            "its folder."
         ) from error
     codebooks = sum(key.endswith("codebook.embed_sum") for key in tensors)
     config = MimiConfig(num_quantizers=max(codebooks, 2))
     digest = {path.name: _sha256(path)}
     return Source(path.name, "kyutai", _to_float32(tensors), config, EncodecFeatureExtractor(), digest)
+
+
+def _read_config(file: Path, name: str) -> MimiConfig:
+    try:
+        fields = json.loads(file.read_text())
+        model_type = fields.get("model_type")
+    except (ValueError, AttributeError, OSError) as error:
+        raise ConversionError(f"config.json of {name} is no json of a model: {_first_line(error)}") from error
+    if model_type != "mimi":
+        raise ConversionError(
+            f"{name} is a checkpoint of {model_type!r}, expected 'mimi'; only Mimi can be converted."
+        )
+    try:
+        return MimiConfig.from_dict(fields)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise ConversionError(f"config.json of {name} is none of a Mimi: {_first_line(error)}") from error
 
 
 def from_kyutai_layout(native: dict[str, Tensor], num_heads: int = 8) -> dict[str, Tensor]:
@@ -157,12 +175,14 @@ def from_kyutai_layout(native: dict[str, Tensor], num_heads: int = 8) -> dict[st
         num_heads: Attention heads; the file does not say.
 
     Raises:
-        KeyError: If a key is not one of the native layout's.
+        KeyError: If a key is not one of the native layout's, or a fused projection has another shape than its heads'.
     """
     tensors: dict[str, Tensor] = {}
     for key, value in native.items():
         target = renamed(key, KYUTAI_KEY_MAP)
         if target.endswith(QUERY_KEY_VALUE):
+            if value.ndim != 2 or value.shape[0] % (6 * num_heads):
+                raise KeyError(f"{key!r} has shape {tuple(value.shape)}, expected 3 × {num_heads} heads of even size")
             prefix = target.removesuffix(QUERY_KEY_VALUE)
             query, keys, values = value.chunk(3)
             tensors[f"{prefix}q_proj.weight"] = _join_rotary_halves(query, num_heads)
@@ -180,10 +200,13 @@ def _join_rotary_halves(weight: Tensor, num_heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows, columns).contiguous()
 
 
-def _read_feature_extractor(folder: Path) -> EncodecFeatureExtractor:
+def _read_feature_extractor(folder: Path, name: str) -> EncodecFeatureExtractor:
     if not (folder / "preprocessor_config.json").is_file():
         return EncodecFeatureExtractor()
-    return EncodecFeatureExtractor.from_pretrained(folder)
+    try:
+        return EncodecFeatureExtractor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConversionError(f"preprocessor_config.json of {name} cannot be read: {_first_line(error)}") from error
 
 
 def _check(source: Source) -> None:
@@ -191,19 +214,19 @@ def _check(source: Source) -> None:
     codebooks = sum(key.endswith("codebook.embed_sum") for key in source.tensors)
     if codebooks < MIN_CODEBOOKS:
         raise ConversionError(
-            f"{source.name} has {codebooks} codebooks, expected at least {MIN_CODEBOOKS}: one becomes the prosody head, "
-            "seven the acoustic one; use a checkpoint with more."
+            f"{source.name} has {codebooks} codebooks, expected at least {MIN_CODEBOOKS}: one becomes the prosody "
+            "head, seven the acoustic one; use a checkpoint with more."
         )
     if config.num_semantic_quantizers != 1:
         raise ConversionError(
-            f"{source.name} has {config.num_semantic_quantizers} semantic codebooks, expected 1: only one can become the "
-            "prosody head."
+            f"{source.name} has {config.num_semantic_quantizers} semantic codebooks, expected 1: only one can become "
+            "the prosody head."
         )
     if extractor.sampling_rate != config.sampling_rate or extractor.feature_size != config.audio_channels:
         raise ConversionError(
             f"the feature extractor of {source.name} gives {extractor.feature_size} channel(s) at "
-            f"{extractor.sampling_rate} Hz, but the model expects {config.audio_channels} at {config.sampling_rate} Hz; "
-            "correct preprocessor_config.json."
+            f"{extractor.sampling_rate} Hz, but the model expects {config.audio_channels} at {config.sampling_rate} "
+            "Hz; correct preprocessor_config.json."
         )
     for key, tensor in source.tensors.items():
         if not torch.isfinite(tensor).all():

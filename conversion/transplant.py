@@ -7,11 +7,11 @@ result is Mimi to the bit, and training decides what the head may say.
 from dataclasses import dataclass
 
 import torch
-from key_map import DERIVED_KEYS, FRESH_KEYS, KEY_MAP, LEFT, matches_any, renamed
-from source import ConversionError, Source
 from torch import Tensor
 
+from key_map import DERIVED_KEYS, FRESH_KEYS, KEY_MAP, LEFT, matches_any, renamed
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+from source import ConversionError, Source
 
 USAGE_FLOOR = 1e-5  # transformers' `MimiEuclideanCodebook.epsilon`
 SILENT_KEY = "quantizer.head_content.project_out.weight"
@@ -82,8 +82,8 @@ def transplant(
     unfilled = sorted(new.keys() - tensors.keys())
     if unfilled:
         raise ConversionError(
-            f"{source.name} fills {len(unfilled)} tensor(s) of the heads not at all ({', '.join(unfilled[:3])}); is its "
-            "quantizer another one than Mimi's?"
+            f"{source.name} fills {len(unfilled)} tensor(s) of the heads not at all ({', '.join(unfilled[:3])}); is "
+            "its quantizer another one than Mimi's?"
         )
     try:
         model = MimiBridgeModel.from_pretrained(None, config=config, state_dict=tensors)

@@ -138,8 +138,8 @@ class QuantizerHead(nn.Module):
 
 @torch.no_grad()
 def _keep_unused_entries(codebook: Any, embed: Tensor, usage: Tensor) -> None:
-    # The library divides by a smoothed count, which pulls entries that are not used for long toward zero. The counts are
-    # the library's own, so that processes that share them keep the same entries.
+    # The library divides by a smoothed count, which pulls entries that are not used for long toward zero. The counts
+    # are its own, so that processes that share them keep the same entries.
     counts = (codebook.cluster_size - usage * codebook.decay) / (1 - codebook.decay)
     unused = counts < 0.5
     codebook.embed[unused] = embed[unused]

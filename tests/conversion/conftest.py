@@ -16,6 +16,7 @@ from mimi_bridge.random_mimi import random_mimi
 from source import read_source
 
 SAMPLING_RATE = 24_000
+FRAME_SIZE = 1_920
 
 
 @dataclass
@@ -47,8 +48,8 @@ def mimi_tensors(mimi_folder):
 
 @pytest.fixture(scope="session")
 def short_speech(speech):
-    """Eight seconds of speech, enough for a proof of a tiny model, `(1, samples)` at 24 kHz."""
-    return speech[:, : 8 * SAMPLING_RATE]
+    """Sixty frames of speech, enough for a proof of a tiny model, `(1, samples)` at 24 kHz."""
+    return speech[:, : 60 * FRAME_SIZE]
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +77,8 @@ def converted_residual(mimi_folder, speech_file, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def full_size_mimi(fitting_speech):
-    """A random Mimi of kyutai/mimi's sizes, its codebooks fitted to 20 s of speech; leave it as it is."""
-    return random_mimi(MimiConfig(), fitting_speech[:, : 20 * SAMPLING_RATE])
+    """A random Mimi of kyutai/mimi's sizes, its codebooks fitted to 15 s of speech; leave it as it is."""
+    return random_mimi(MimiConfig(), fitting_speech[:, : 15 * SAMPLING_RATE])
 
 
 @pytest.fixture(scope="session")
