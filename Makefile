@@ -22,7 +22,7 @@ types: $(READY)
 	$(VENV)/bin/mypy
 
 pytest: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered --durations=5 $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered --durations=5
 
 test-lowest:
 	$(MAKE) VENV=.venv-lowest PINS=.constraints-lowest.txt pytest

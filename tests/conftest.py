@@ -10,25 +10,10 @@ from transformers import MimiConfig
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio import SPEECH_VARIABLE
+from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
 from mimi_bridge.random_mimi import random_mimi
 from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
-
-TINY = {
-    "hidden_size": 64,
-    "num_filters": 4,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "intermediate_size": 128,
-    "codebook_size": 64,
-    "codebook_dim": 32,
-    "vector_quantization_hidden_dimension": 32,
-    "upsample_groups": 64,
-    "sliding_window": 25,
-    "layer_scale_initial_scale": 0.3,  # kyutai/mimi's 0.01 would hide the transformers' part in a random model
-}
-TINY_TEACHERS = {"qwen_dim": 24, "wavlm_dim": 20}
+from tiny import TINY, TINY_TEACHERS
 
 
 def pytest_configure() -> None:
@@ -48,13 +33,22 @@ def fitting_speech() -> torch.Tensor:
     return torch.cat([synthesize(text, "en-gb-scotland+m4", words_per_minute=190) for text in SENTENCES], dim=-1)
 
 
+REAL_SPEECH = Path(os.environ.get(SPEECH_VARIABLE) or Path(__file__).parents[2] / "shared" / "data")
+
+
 @pytest.fixture(scope="session")
-def real_speech_folder() -> Path:
-    """A folder of real recordings; tests that need it skip where there is none."""
-    folder = Path(os.environ.get(SPEECH_VARIABLE) or Path(__file__).parents[2] / "shared" / "data")
-    if not folder.exists():
-        pytest.skip(f"no real speech: set {SPEECH_VARIABLE} to a folder of recordings")
-    return folder
+def real_speech() -> torch.Tensor:
+    """24 s of real speech, `(1, samples)` at 24 kHz; tests that need it skip where there is none."""
+    if not REAL_SPEECH.exists():
+        pytest.skip(f"no real speech: set {SPEECH_VARIABLE} to a recording or a folder of them")
+    full_band = REAL_SPEECH / "kathleen"
+    return load_speech(full_band if full_band.exists() else REAL_SPEECH, 24_000, seconds=24)
+
+
+@pytest.fixture(scope="session")
+def best_speech(request: pytest.FixtureRequest) -> torch.Tensor:
+    """24 s of speech, real where there is some, else synthetic, `(1, samples)` at 24 kHz."""
+    return request.getfixturevalue("real_speech" if REAL_SPEECH.exists() else "speech")
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import torch
 from transformers import MimiConfig, MimiModel
 
-from conftest import TINY
 from mimi_bridge.random_mimi import random_mimi
+from tiny import TINY
 
 
 def test_random_mimi_uses_many_codes_of_every_codebook_on_speech_it_was_not_fitted_to(tiny_mimi, speech):

@@ -22,7 +22,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import convert_kyutai
 from convert_kyutai import convert
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio import SPEECH_VARIABLE, load_speech, save_audio
+from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
 from proof import prove
 from source import ConversionError
 
@@ -250,16 +250,16 @@ def full_size_converted(full_size_folder, speech, tmp_path_factory):
 
 @pytest.fixture(params=["synthetic", "real"])
 def full_size_proof(request, full_size_mimi, full_size_converted):
-    """What the converter found on 10 s of synthetic speech, and what it finds on 20 s of real speech."""
+    """What the converter found on 10 s of synthetic speech, and what it finds on 24 s of real speech."""
     folder, report = full_size_converted
     if request.param == "synthetic":
         return report["proof"]
-    recordings = request.getfixturevalue("real_speech_folder") / "kathleen"
-    return prove(full_size_mimi, folder, load_speech(recordings, 24_000, 20), "real")
+    return prove(full_size_mimi, folder, request.getfixturevalue("real_speech"), "real")
 
 
 @pytest.mark.full_size
 def test_full_size_surgery_is_exact(full_size_proof):
+    print(f"against transformers' own Mimi: {full_size_proof}")
     assert full_size_proof["codes_equal"] == dict.fromkeys(HEADS, 1.0)
     assert full_size_proof["waveform_max_abs_difference"] == 0.0
     assert min(full_size_proof["codes_in_use"].values()) >= 50  # of 2,048: equality means much
@@ -282,13 +282,20 @@ def test_command_says_each_step_on_standard_error(run_command, mimi_folder, outp
     assert steps == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
 
 
-def test_command_passes_its_options_on(run_command, mimi_folder, output):
+def test_command_passes_all_its_options_on(run_command, monkeypatch):
+    def convert(*arguments, **options):
+        passed.append((arguments, options))
+        raise ConversionError("stop here")
+
+    passed = []
+    monkeypatch.setattr(convert_kyutai, "convert", convert)
     run_command(
-        *("--source", mimi_folder, "--output", output),
+        *("--source", "kyutai/mimi", "--revision", "main", "--output", "bridge", "--overwrite", "--speech", "me.wav"),
         *("--residual-weight", "0.5", "--num-acoustic-codebooks", "3", "--seed", "7"),
     )
-    config = AutoConfig.from_pretrained(output)
-    assert (config.residual_weight, config.num_acoustic_codebooks) == (0.5, 3)
+    options = {"revision": "main", "overwrite": True, "speech": "me.wav", "seed": 7}
+    options |= {"residual_weight": 0.5, "num_acoustic_codebooks": 3}
+    assert passed == [(("kyutai/mimi", Path("bridge")), options)]
 
 
 def test_command_makes_its_own_speech_where_none_is_given(mimi_folder, output, monkeypatch):
@@ -477,7 +484,7 @@ def test_conversion_after_a_killed_one_succeeds_and_clears_up(waiting_command, o
 def test_nothing_that_a_killed_conversion_left_gets_into_a_result(mimi_folder, output, speech_file):
     partial = output.with_name(f".{output.name}.partial")
     partial.mkdir()
-    (partial / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    (partial / "module_of_an_older_version.py").touch()
     convert(str(mimi_folder), output, speech=str(speech_file))
     assert {file.name for file in output.iterdir()} == RESULT_FILES
 
