@@ -24,10 +24,11 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
+from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
 from mimi_bridge.synthesis import sample_speech
 from model_card import model_card
 from proof import prove
-from source import ConversionError, Source, read_source
+from source import ConversionError, Source, one_line, read_source
 from transplant import Transplant, transplant
 
 REPORT_FILE = "conversion_report.json"
@@ -123,14 +124,25 @@ def convert(
     Raises:
         ConversionError: With one sentence for the user; the output folder is then as it was before.
     """
+    output, local_source = output.absolute(), Path(source).expanduser()
+    _restore_replaced(output)
+    if output.exists() and local_source.exists() and output.samefile(local_source):
+        raise ConversionError(f"{output} is the source itself; choose another --output.")
     if output.exists() and not overwrite:
         raise ConversionError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
     if overwrite and output.exists() and not (output / "config.json").is_file():
         raise ConversionError(
             f"{output} is no model folder, so --overwrite will not replace it; choose another --output."
         )
+    if not 0.0 <= residual_weight <= 1.0:
+        raise ConversionError(f"--residual-weight must lie in [0, 1], got {residual_weight}; 0 is exactly Mimi.")
+    if not 1 <= num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
+        raise ConversionError(
+            f"--num-acoustic-codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {num_acoustic_codebooks}."
+        )
     _step(1, f"reading {source}")
     found = read_source(source, revision)
+    audio, speech_name = proof_speech(speech, found.config.sampling_rate)
     model = found.build()
     _step(2, "transplanting")
     result = transplant(found, residual_weight, num_acoustic_codebooks, seed)
@@ -141,7 +153,6 @@ def convert(
         result.model.save_pretrained(partial)
         found.feature_extractor.save_pretrained(partial)
         _step(4, "proving: source and result on the same speech")
-        audio, speech_name = proof_speech(speech, found.config.sampling_rate)
         proof = prove(model, partial, audio, speech_name)
         if not proof["passed"]:
             raise ConversionError(f"the proof failed, so nothing was written: {'; '.join(proof['failures'])}.")
@@ -184,8 +195,8 @@ def push(folder: Path, repo_id: str) -> None:
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mimi Bridge, converted and proven")
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise ConversionError(
-            f"{folder} is written and proven, but could not be uploaded to {repo_id}: {error} Log in with `hf auth "
-            "login` and upload the folder again."
+            f"{folder} is written and proven, but could not be uploaded to {repo_id}: {one_line(error)} "
+            "Log in with `hf auth login` and upload the folder again."
         ) from error
 
 
@@ -229,17 +240,25 @@ def _report(found: Source, result: Transplant, proof: dict) -> dict:
 
 
 def _give_name(partial: Path, output: Path) -> None:
-    replaced = output.with_name(f".{output.name}.replaced")
+    replaced = _replaced(output)
     shutil.rmtree(replaced, ignore_errors=True)
     if output.exists():
         output.rename(replaced)
     try:
         partial.rename(output)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(output)
-        raise
+    finally:
+        _restore_replaced(output)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _restore_replaced(output: Path) -> None:
+    """Give an old output its name back if the new one did not get it: here, or in a run that was killed."""
+    if _replaced(output).exists() and not output.exists():
+        _replaced(output).rename(output)
+
+
+def _replaced(output: Path) -> Path:
+    return output.with_name(f".{output.name}.replaced")
 
 
 def _step(number: int, what: str) -> None:

@@ -68,7 +68,7 @@ class Source:
                 ignore_mismatched_sizes=True,
             )
         except (RuntimeError, ValueError) as error:
-            raise ConversionError(f"{self.name} does not fit its own config: {_first_line(error)}") from error
+            raise ConversionError(f"{self.name} does not fit its own config: {one_line(error)}") from error
         model, info = loaded
         problems = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
         if problems:
@@ -107,7 +107,7 @@ def _read_hub(source: str, revision: str | None) -> Source:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=["model*.safetensors", "*.json"]))
     except (HTTPError, OSError, ValueError) as error:
         raise ConversionError(
-            f"{source!r} is no local path, and the Hub did not give it: {_first_line(error)} Check the name and the "
+            f"{source!r} is no local path, and the Hub did not give it: {one_line(error)} Check the name and the "
             "network, or give --source a folder or file."
         ) from error
     found = _read_folder(folder, source)
@@ -120,18 +120,31 @@ def _read_folder(folder: Path, name: str) -> Source:
     if not config_file.is_file():
         raise ConversionError(f"{name} has no config.json, so it is no transformers checkpoint; give its folder.")
     config = _read_config(config_file, name)
-    files = sorted(folder.glob("model*.safetensors"))  # other files beside it may be other models
-    if not files:
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
-        if pickled:
-            raise ConversionError(_refuse_pickle(f"{name}/{pickled[0]}"))
-        raise ConversionError(f"{name} holds no model.safetensors; download the checkpoint whole.")
     tensors: dict[str, Tensor] = {}
+    files = _weight_files(folder, name)
     for file in files:
         tensors |= _load_tensors(file)
     extractor = _read_feature_extractor(folder, name)
     digests = {file.name: _sha256(file) for file in files}
     return Source(name, "transformers", _to_float32(tensors), config, extractor, digests)
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    # As transformers chooses them: one file, or the shards of an index. What else lies there may be another model.
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if index.is_file():
+        try:
+            return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ConversionError(
+                f"{index.name} of {name} is no index of shards; get the checkpoint again."
+            ) from error
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if pickled:
+        raise ConversionError(_refuse_pickle(f"{name}/{pickled[0]}"))
+    raise ConversionError(f"{name} holds no model.safetensors; download the checkpoint whole.")
 
 
 def _read_kyutai_file(path: Path) -> Source:
@@ -156,7 +169,7 @@ def _read_config(file: Path, name: str) -> MimiConfig:
         fields = json.loads(file.read_text())
         model_type = fields.get("model_type")
     except (ValueError, AttributeError, OSError) as error:
-        raise ConversionError(f"config.json of {name} is no json of a model: {_first_line(error)}") from error
+        raise ConversionError(f"config.json of {name} is no json of a model: {one_line(error)}") from error
     if model_type != "mimi":
         raise ConversionError(
             f"{name} is a checkpoint of {model_type!r}, expected 'mimi'; only Mimi can be converted."
@@ -164,7 +177,7 @@ def _read_config(file: Path, name: str) -> MimiConfig:
     try:
         return MimiConfig.from_dict(fields)
     except (StrictDataclassError, ValueError, TypeError) as error:
-        raise ConversionError(f"config.json of {name} is none of a Mimi: {_first_line(error)}") from error
+        raise ConversionError(f"config.json of {name} is none of a Mimi: {one_line(error)}") from error
 
 
 def from_kyutai_layout(native: dict[str, Tensor], num_heads: int = 8) -> dict[str, Tensor]:
@@ -180,16 +193,20 @@ def from_kyutai_layout(native: dict[str, Tensor], num_heads: int = 8) -> dict[st
     tensors: dict[str, Tensor] = {}
     for key, value in native.items():
         target = renamed(key, KYUTAI_KEY_MAP)
+        named = {target: value}
         if target.endswith(QUERY_KEY_VALUE):
             if value.ndim != 2 or value.shape[0] % (6 * num_heads):
                 raise KeyError(f"{key!r} has shape {tuple(value.shape)}, expected 3 × {num_heads} heads of even size")
-            prefix = target.removesuffix(QUERY_KEY_VALUE)
             query, keys, values = value.chunk(3)
-            tensors[f"{prefix}q_proj.weight"] = _join_rotary_halves(query, num_heads)
-            tensors[f"{prefix}k_proj.weight"] = _join_rotary_halves(keys, num_heads)
-            tensors[f"{prefix}v_proj.weight"] = values.contiguous()
-        else:
-            tensors[target] = value
+            prefix = target.removesuffix(QUERY_KEY_VALUE)
+            named = {
+                f"{prefix}q_proj.weight": _join_rotary_halves(query, num_heads),
+                f"{prefix}k_proj.weight": _join_rotary_halves(keys, num_heads),
+                f"{prefix}v_proj.weight": values.contiguous(),
+            }
+        if named.keys() & tensors.keys():
+            raise KeyError(f"{key!r} is there twice, under both of its names")
+        tensors |= named
     return tensors
 
 
@@ -206,7 +223,7 @@ def _read_feature_extractor(folder: Path, name: str) -> EncodecFeatureExtractor:
     try:
         return EncodecFeatureExtractor.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
-        raise ConversionError(f"preprocessor_config.json of {name} cannot be read: {_first_line(error)}") from error
+        raise ConversionError(f"preprocessor_config.json of {name} cannot be read: {one_line(error)}") from error
 
 
 def _check(source: Source) -> None:
@@ -238,7 +255,7 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ConversionError(
-            f"{file.name} is no whole safetensors file ({_first_line(error)}); it may be cut off, get it again."
+            f"{file.name} is no whole safetensors file ({one_line(error)}); it may be cut off, get it again."
         ) from error
 
 
@@ -258,5 +275,7 @@ def _refuse_pickle(name: str) -> str:
     return f"{name} must be unpickled, which can run any code it holds, so it is refused; give a .safetensors file."
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") + "."
+def one_line(error: BaseException) -> str:
+    """The beginning of an error's message as one line that ends with a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]).rstrip(".") + "."

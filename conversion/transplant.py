@@ -7,6 +7,7 @@ result is Mimi to the bit, and training decides what the head may say.
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from key_map import DERIVED_KEYS, FRESH_KEYS, KEY_MAP, LEFT, matches_any, renamed
@@ -101,8 +102,9 @@ def bridge_config(source: Source, residual_weight: float, num_acoustic_codebooks
         return MimiBridgeConfig(
             **fields, num_acoustic_codebooks=num_acoustic_codebooks, residual_weight=float(residual_weight)
         )
-    except Exception as error:  # a strict config raises its own family of errors, not ValueError
-        raise ConversionError(f"{source.name} has a config that Mimi Bridge cannot take: {error}") from error
+    except (StrictDataclassError, TypeError) as error:
+        reason = error.__cause__ or error
+        raise ConversionError(f"{source.name} has a config that Mimi Bridge cannot take: {reason}") from error
 
 
 def _target(key: str, name: str) -> str:

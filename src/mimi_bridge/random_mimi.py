@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
+NOISE = 0.1  # of the deviation of what is quantized: parts entries so that rounding does not choose between them
 PEAK = 0.5  # of the decoded audio: random decoders are far too loud
 
 
@@ -39,6 +40,7 @@ def random_mimi(config: MimiConfig, speech: Tensor, seed: int = 0) -> MimiModel:
             chosen = torch.randint(len(residual), (config.codebook_size,), generator=generator)
             shrink = torch.empty(config.codebook_size, 1).uniform_(0.2, 0.5, generator=generator)
             entries = residual.mean(dim=0) + shrink * (residual[chosen] - residual.mean(dim=0))
+            entries += NOISE * residual.std() * torch.randn(entries.shape, generator=generator)
             usage = torch.empty(config.codebook_size).uniform_(0.5, 20.0, generator=generator)
             layer.codebook.cluster_usage.copy_(usage)
             layer.codebook.embed_sum.copy_(entries * usage[:, None])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor, MimiModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -235,6 +236,36 @@ def test_config_of_the_full_residual_says_so(converted_residual):
     assert json.loads((converted_residual.folder / "config.json").read_text())["residual_weight"] == 1.0
 
 
+# Options
+
+
+def test_another_seed_makes_other_new_tensors_and_no_other_moved_ones(converted, mimi_folder, output, speech_file):
+    convert(str(mimi_folder), output, seed=1, speech=str(speech_file))
+    found, expected = load_file(output / "model.safetensors"), converted.tensors
+    different = {key for key, tensor in expected.items() if not torch.equal(found[key], tensor)}
+    assert "quantizer.head_content.vq._codebook.embed" in different
+    assert different <= set(converted.report["keys"]["fresh"])
+
+
+def test_fewer_acoustic_codebooks_are_proven_and_reported_as_such(mimi_folder, output, speech_file):
+    report = convert(str(mimi_folder), output, num_acoustic_codebooks=3, speech=str(speech_file))
+    assert report["proof"]["codes_equal"] == dict.fromkeys(["prosody", "acoustic 1", "acoustic 2", "acoustic 3"], 1.0)
+    assert report["config"]["num_quantizers"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--residual-weight", "3"], "--residual-weight must lie in [0, 1], got 3.0"),
+        (["--num-acoustic-codebooks", "0"], "--num-acoustic-codebooks must be 1 to 31, got 0"),
+    ],
+)
+def test_option_out_of_range_is_refused_before_anything_is_read(run_command, output, options, message):
+    status, printed = run_command("--source", "nowhere", "--output", output, *options)
+    assert (status, output.exists()) == (1, False)
+    assert message in printed.err
+
+
 # Exactness at kyutai/mimi's sizes
 
 
@@ -352,19 +383,56 @@ def test_overwrite_keeps_the_old_output_when_the_proof_fails(run_command, mimi_f
     assert list(old_model.parent.iterdir()) == [old_model]
 
 
-def test_overwrite_keeps_the_old_output_when_the_new_one_cannot_have_its_name(
-    mimi_folder, old_model, speech_file, monkeypatch
-):
-    def rename(path, target):
-        if path.name.endswith(".partial"):
-            raise OSError("Stale file handle")
-        return real(path, target)
+@pytest.fixture
+def stop_at_the_last_step(monkeypatch):
+    """Raise an error where the finished folder is about to get the output's name."""
 
-    real, before = Path.rename, content_of(old_model)
-    monkeypatch.setattr(Path, "rename", rename)
+    def stop(error):
+        def rename(path, target):
+            if path.name.endswith(".partial"):
+                raise error
+            return real(path, target)
+
+        real = Path.rename
+        monkeypatch.setattr(Path, "rename", rename)
+
+    return stop
+
+
+def test_overwrite_keeps_the_old_output_when_the_new_one_cannot_have_its_name(
+    mimi_folder, old_model, speech_file, stop_at_the_last_step
+):
+    before = content_of(old_model)
+    stop_at_the_last_step(OSError("Stale file handle"))
     with pytest.raises(ConversionError, match="bridge could not be written: Stale file handle"):
         convert(str(mimi_folder), old_model, speech=str(speech_file), overwrite=True)
     assert content_of(old_model) == before
+
+
+@pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()], ids=["terminated", "interrupted"])
+def test_overwrite_keeps_the_old_output_when_it_is_stopped_at_the_last_step(
+    stop, mimi_folder, old_model, speech_file, stop_at_the_last_step
+):
+    before = content_of(old_model)
+    stop_at_the_last_step(stop)
+    with pytest.raises(type(stop)):
+        convert(str(mimi_folder), old_model, speech=str(speech_file), overwrite=True)
+    assert content_of(old_model) == before
+
+
+def test_overwrite_takes_the_current_folder(run_command, mimi_folder, old_model, monkeypatch):
+    monkeypatch.chdir(old_model)
+    status, _ = run_command("--source", mimi_folder, "--output", ".", "--overwrite")
+    assert status == 0
+    assert {file.name for file in old_model.iterdir()} == RESULT_FILES
+
+
+def test_overwrite_refuses_the_source_itself(run_command, source_folder):
+    before = content_of(source_folder)
+    status, printed = run_command("--source", source_folder, "--output", source_folder, "--overwrite")
+    assert status == 1
+    assert "error: " in printed.err
+    assert content_of(source_folder) == before
 
 
 # A conversion that fails

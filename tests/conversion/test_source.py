@@ -90,9 +90,24 @@ def test_sharded_folder_gives_the_tensors_of_all_its_files(source_folder, source
         save_file(
             {key: source_tensors[key] for key in part}, source_folder / f"model-0000{number}-of-00002.safetensors"
         )
+    shards = {key: f"model-0000{1 if key in keys[:50] else 2}-of-00002.safetensors" for key in keys}
+    (source_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     found = read_source(str(source_folder))
     assert sorted(found.tensors) == keys
     assert len(found.sha256) == 2
+
+
+def test_folder_with_a_broken_index_is_refused(source_folder):
+    (source_folder / "model.safetensors").unlink()
+    (source_folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ConversionError, match=r"model\.safetensors\.index\.json of spoilt-mimi is no index of shards"):
+        read_source(str(source_folder))
+
+
+def test_weights_beside_the_checkpoint_are_left_alone(source_folder, source_tensors):
+    key = "downsample.conv.weight"
+    save_file({key: source_tensors[key] + 1}, source_folder / "model_ema.safetensors")
+    assert torch.equal(read_source(str(source_folder)).tensors[key], source_tensors[key])
 
 
 def test_half_precision_weights_are_read_as_float32(source_folder, source_tensors):
@@ -174,6 +189,13 @@ def test_native_file_with_a_misshapen_projection_is_refused(tmp_path):
     save_file({key: torch.zeros(30, 10)}, tmp_path / "native.safetensors")
     with pytest.raises(ConversionError, match=rf"native\.safetensors .*{key}"):
         read_source(str(tmp_path / "native.safetensors"))
+
+
+def test_native_tensors_under_both_of_their_names_are_refused(tmp_path):
+    prefix = "encoder_transformer.transformer.layers.0.self_attn"
+    twice = {f"{prefix}.in_proj_weight": torch.zeros(48, 16), f"{prefix}.in_projs.0.weight": torch.ones(48, 16)}
+    with pytest.raises(KeyError, match=r"in_projs?[._]"):
+        from_kyutai_layout(twice)
 
 
 # The Hub
