@@ -264,11 +264,8 @@ def _to_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _refuse_pickle(name: str) -> str:
