@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from mimi_bridge import demo
 from mimi_bridge.audio import SPEECH_VARIABLE, load_audio, save_audio
@@ -26,7 +27,9 @@ def test_demo_leaves_proof_sounds_codes_and_picture(tiny_source, tmp_path, capfd
     assert set(report["proof"]["codes_equal"].values()) == {1.0}
     original, decoded = (load_audio(tmp_path / "demo" / f"{name}.wav", 24_000) for name in ("original", "decoded"))
     assert original.shape == decoded.shape == (1, 24 * 24_000)
-    assert load_codes(tmp_path / "demo" / "codes.safetensors").audio_codes.shape == (9, 300)
+    codes = load_codes(tmp_path / "demo" / "codes.safetensors").audio_codes
+    model = AutoModel.from_pretrained(tmp_path / "demo" / "model").eval()
+    assert torch.equal(codes, model.encode(original[None]).audio_codes[0])
 
 
 def test_demo_can_be_run_again_and_takes_a_recording(tiny_source, tmp_path, speech, monkeypatch, capfd):

@@ -34,6 +34,17 @@ def small_quantizer(num_acoustic_codebooks: int = 3, **options) -> CausalBridgeQ
     return quantizer.eval()
 
 
+def specification_quantizer(**options) -> CausalBridgeQuantizer:
+    """The specification's sizes; entries so short that direction decides which is nearest, and many are used."""
+    torch.manual_seed(0)
+    quantizer = CausalBridgeQuantizer(**options)
+    for name in HEADS:
+        for layer in getattr(quantizer, name).layers:
+            layer._codebook.embed.normal_(std=0.1)
+            layer._codebook.embed_avg.copy_(layer._codebook.embed)
+    return quantizer.eval()
+
+
 @pytest.fixture
 def quantizer() -> CausalBridgeQuantizer:
     """Five codebooks: content, prosody, three acoustic."""
@@ -168,6 +179,20 @@ def test_codes_and_quantized_equal_the_specification_s_chain_with_seven_acoustic
     output = quantizer(latents)
     assert torch.equal(output.codes, codes)
     torch.testing.assert_close(output.quantized, torch.stack([torch.stack([q for q, _ in row]) for row in expected]))
+
+
+@pytest.mark.full_size
+@torch.no_grad()
+def test_codes_and_quantized_equal_the_specification_s_chain_at_the_specification_s_sizes():
+    quantizer, x = specification_quantizer(), torch.randn(1, 40, 512)
+    expected = [literal_chain(quantizer, frame, residual_weight=1.0) for frame in x[0]]
+    codes = torch.stack([idx for _, idx in expected], dim=-1)
+    assert codes.shape == (9, 40)
+    assert all(codebook.unique().numel() >= 30 for codebook in codes)
+
+    output = quantizer(x)
+    assert torch.equal(output.codes[0], codes)
+    torch.testing.assert_close(output.quantized[0], torch.stack([q for q, _ in expected]))
 
 
 def test_acoustic_head_quantizes_the_latents_themselves_when_residual_weight_is_0(latents):
@@ -334,15 +359,15 @@ def test_features_at_50_hz_give_the_loss_of_pooled_ones(quantizer, batch):
     torch.testing.assert_close(at_50_hz, pooled)
 
 
-@pytest.fixture(scope="module")
-def learning_curves() -> dict[str, list[float]]:
+@pytest.fixture(scope="module", params=["small", pytest.param("specification", marks=pytest.mark.full_size)])
+def learning_curves(request) -> dict[str, list[float]]:
     """Losses over 150 steps of the quantizer alone on one batch with random teachers and ragged durations."""
-    quantizer = small_quantizer().train()
+    quantizer = {"small": small_quantizer, "specification": specification_quantizer}[request.param]().train()
     batch = {
-        "x": torch.randn(3, 12, CODEC_DIM),
-        "qwen_hidden": torch.randn(3, 5, QWEN_DIM),
+        "x": torch.randn(3, 12, quantizer.codec_dim),
+        "qwen_hidden": torch.randn(3, 5, quantizer.proj_qwen.out_features),
         "durations": torch.tensor([[3, 0, 4, 2, 1], [2, 2, 2, 2, 2], [5, 1, 0, 0, 0]]),
-        "wavlm_features": torch.randn(3, 48, WAVLM_DIM),
+        "wavlm_features": torch.randn(3, 48, quantizer.proj_wavlm.out_features),
         "frame_mask": mask_from_lengths(torch.tensor([12, 10, 7]), 12),
     }
     optimizer = torch.optim.AdamW(quantizer.parameters(), lr=3e-3, betas=(0.8, 0.99))  # the specification's betas

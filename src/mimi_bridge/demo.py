@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor, MimiConfig
 
-from .audio import SPEECH_VARIABLE, load_speech, save_audio
+from .audio import SPEECH_VARIABLE, load_audio, load_speech, save_audio
 from .codes import Codes, fingerprint, save_codes
 from .random_mimi import random_mimi
 from .spectrogram import save_spectrograms
@@ -42,6 +42,7 @@ def run_demo(output: Path, source: str | None = None, speech: str | None = None)
     audio, origin = demo_speech(speech or os.environ.get(SPEECH_VARIABLE))
     original = output / "original.wav"
     save_audio(original, audio, SAMPLING_RATE)
+    audio = load_audio(original, SAMPLING_RATE)  # what the file holds is what is encoded: 16 bits move some codes
     print(f"speech: {audio.shape[-1] / SAMPLING_RATE:.1f} s, {origin}", flush=True)
 
     if source is None:
