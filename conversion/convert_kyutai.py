@@ -124,22 +124,10 @@ def convert(
     Raises:
         ConversionError: With one sentence for the user; the output folder is then as it was before.
     """
-    output, local_source = output.absolute(), Path(source).expanduser()
+    output = output.absolute()
     _restore_replaced(output)
-    if output.exists() and local_source.exists() and output.samefile(local_source):
-        raise ConversionError(f"{output} is the source itself; choose another --output.")
-    if output.exists() and not overwrite:
-        raise ConversionError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
-    if overwrite and output.exists() and not (output / "config.json").is_file():
-        raise ConversionError(
-            f"{output} is no model folder, so --overwrite will not replace it; choose another --output."
-        )
-    if not 0.0 <= residual_weight <= 1.0:
-        raise ConversionError(f"--residual-weight must lie in [0, 1], got {residual_weight}; 0 is exactly Mimi.")
-    if not 1 <= num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
-        raise ConversionError(
-            f"--num-acoustic-codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {num_acoustic_codebooks}."
-        )
+    _check_output(output, Path(source).expanduser(), overwrite)
+    _check_numbers(residual_weight, num_acoustic_codebooks)
     _step(1, f"reading {source}")
     found = read_source(source, revision)
     audio, speech_name = proof_speech(speech, found.config.sampling_rate)
@@ -216,6 +204,28 @@ def summary(report: dict, output: str) -> str:
         f"wrote {output}",
     ]
     return "\n".join(lines)
+
+
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if source.exists() and output.samefile(source):
+        raise ConversionError(f"{output} is the source itself; choose another --output.")
+    if not overwrite:
+        raise ConversionError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
+    if not (output / "config.json").is_file():
+        raise ConversionError(
+            f"{output} is no model folder, so --overwrite will not replace it; choose another --output."
+        )
+
+
+def _check_numbers(residual_weight: float, num_acoustic_codebooks: int) -> None:
+    if not 0.0 <= residual_weight <= 1.0:
+        raise ConversionError(f"--residual-weight must lie in [0, 1], got {residual_weight}; 0 is exactly Mimi.")
+    if not 1 <= num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
+        raise ConversionError(
+            f"--num-acoustic-codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {num_acoustic_codebooks}."
+        )
 
 
 def _report(found: Source, result: Transplant, proof: dict) -> dict:
