@@ -9,7 +9,6 @@ its name: a folder with that name is whole and proven. What fails leaves nothing
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import signal
@@ -23,9 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
+from mimi_bridge.audio import SPEECH_VARIABLE
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
-from mimi_bridge.synthesis import sample_speech
+from mimi_bridge.synthesis import given_or_made_speech
 from model_card import model_card
 from proof import prove
 from source import ConversionError, Source, one_line, read_source
@@ -161,11 +160,8 @@ def proof_speech(path: str | None, sampling_rate: int) -> tuple[Tensor, str]:
     Raises:
         ConversionError: If the path holds none, or none can be made.
     """
-    path = path or os.environ.get(SPEECH_VARIABLE)
     try:
-        if path:
-            return load_speech(path, sampling_rate, PROOF_SECONDS), Path(path).name
-        return sample_speech(PROOF_SECONDS, sampling_rate), "made by espeak-ng"
+        return given_or_made_speech(path, PROOF_SECONDS, sampling_rate)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise ConversionError(f"no speech for the proof: {error}") from error
 

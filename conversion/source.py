@@ -53,6 +53,11 @@ class Source:
     sha256: dict[str, str] = field(default_factory=dict)
     revision: str | None = None
 
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks that the tensors hold, whatever the config says."""
+        return count_codebooks(self.tensors)
+
     def build(self) -> MimiModel:
         """The source as transformers' own `MimiModel`, in eval mode.
 
@@ -77,6 +82,11 @@ class Source:
                 "is incomplete, or its config belongs to another checkpoint."
             )
         return model.eval()
+
+
+def count_codebooks(tensors: dict[str, Tensor]) -> int:
+    """Codebooks among flat tensors."""
+    return sum(key.endswith("codebook.embed_sum") for key in tensors)
 
 
 def read_source(source: str, revision: str | None = None) -> Source:
@@ -158,8 +168,7 @@ def _read_kyutai_file(path: Path) -> Source:
             f"{path.name} is not in Kyutai's native layout: {error.args[0]}; for a checkpoint of transformers give "
             "its folder."
         ) from error
-    codebooks = sum(key.endswith("codebook.embed_sum") for key in tensors)
-    config = MimiConfig(num_quantizers=max(codebooks, 2))
+    config = MimiConfig(num_quantizers=max(count_codebooks(tensors), 2))
     digest = {path.name: _sha256(path)}
     return Source(path.name, "kyutai", _to_float32(tensors), config, EncodecFeatureExtractor(), digest)
 
@@ -228,11 +237,10 @@ def _read_feature_extractor(folder: Path, name: str) -> EncodecFeatureExtractor:
 
 def _check(source: Source) -> None:
     config, extractor = source.config, source.feature_extractor
-    codebooks = sum(key.endswith("codebook.embed_sum") for key in source.tensors)
-    if codebooks < MIN_CODEBOOKS:
+    if source.num_codebooks < MIN_CODEBOOKS:
         raise ConversionError(
-            f"{source.name} has {codebooks} codebooks, expected at least {MIN_CODEBOOKS}: one becomes the prosody "
-            "head, seven the acoustic one; use a checkpoint with more."
+            f"{source.name} has {source.num_codebooks} codebooks, expected at least {MIN_CODEBOOKS}: one becomes the "
+            "prosody head, seven the acoustic one; use a checkpoint with more."
         )
     if config.num_semantic_quantizers != 1:
         raise ConversionError(

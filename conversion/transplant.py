@@ -51,10 +51,9 @@ def transplant(
     Raises:
         ConversionError: If a key on either side is unaccounted for, or there are too few codebooks.
     """
-    codebooks = sum(key.endswith("codebook.embed_sum") for key in source.tensors)
-    if codebooks < num_acoustic_codebooks + 1:
+    if source.num_codebooks < num_acoustic_codebooks + 1:
         raise ConversionError(
-            f"{source.name} has {codebooks} codebooks, expected at least {num_acoustic_codebooks + 1} for "
+            f"{source.name} has {source.num_codebooks} codebooks, expected at least {num_acoustic_codebooks + 1} for "
             f"{num_acoustic_codebooks} acoustic ones; lower --num-acoustic-codebooks."
         )
     config = bridge_config(source, residual_weight, num_acoustic_codebooks)

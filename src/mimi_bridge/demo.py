@@ -4,20 +4,18 @@ Without a network nobody has Kyutai's weights: the demonstration then makes a fu
 proves the conversion but sounds like noise. With `--source kyutai/mimi` it does the same with the real ones.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor, MimiConfig
 
-from .audio import SPEECH_VARIABLE, load_audio, load_speech, save_audio
+from .audio import load_audio, save_audio
 from .codes import Codes, fingerprint, save_codes
 from .random_mimi import random_mimi
 from .spectrogram import save_spectrograms
-from .synthesis import SENTENCES, VOICES, sample_speech, synthesize
+from .synthesis import MADE_SPEECH, SENTENCES, VOICES, given_or_made_speech, synthesize
 
 SAMPLING_RATE = 24_000
 SPEECH_SECONDS = 24.0
@@ -39,7 +37,8 @@ def run_demo(output: Path, source: str | None = None, speech: str | None = None)
     if not CONVERTER.is_file():
         raise FileNotFoundError("the demonstration needs a clone of the repository: conversion/ is not installed.")
     output.mkdir(parents=True, exist_ok=True)
-    audio, origin = demo_speech(speech or os.environ.get(SPEECH_VARIABLE))
+    audio, name = given_or_made_speech(speech, SPEECH_SECONDS, SAMPLING_RATE)
+    origin = name if name == MADE_SPEECH else f"from {name}"
     original = output / "original.wav"
     save_audio(original, audio, SAMPLING_RATE)
     audio = load_audio(original, SAMPLING_RATE)  # what the file holds is what is encoded: 16 bits move some codes
@@ -76,13 +75,6 @@ def run_demo(output: Path, source: str | None = None, speech: str | None = None)
         "model/conversion_report.json",
     ):
         print(f"  {output / name}")
-
-
-def demo_speech(path: str | None) -> tuple[Tensor, str]:
-    """Speech, `(1, samples)` at 24 kHz, and where it is from."""
-    if path:
-        return load_speech(path, SAMPLING_RATE, SPEECH_SECONDS), f"from {Path(path).name}"
-    return sample_speech(SPEECH_SECONDS, SAMPLING_RATE), "made on the spot by espeak-ng"
 
 
 def make_source(folder: Path) -> None:

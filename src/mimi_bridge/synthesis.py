@@ -5,6 +5,7 @@ own, `espeak_process.py`. What it says is free of its licence.
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from . import espeak_process
-from .audio import resample
+from .audio import SPEECH_VARIABLE, load_speech, resample
 
+MADE_SPEECH = "made by espeak-ng"
 VOICES = ("en-us", "en+f3", "en-gb-scotland+m4", "en-us+f2", "en-029+m2", "en-gb-x-rp+f4")
 SENTENCES = (
     "The river carried small boats past the old mill and out to the grey, quiet sea.",
@@ -37,6 +39,23 @@ def sample_speech(seconds: float, sampling_rate: int = 24_000) -> Tensor:
     """The sentences above, each in the next voice, `(1, samples)`; up to 48 s."""
     pieces = [synthesize(text, VOICES[number % len(VOICES)], sampling_rate) for number, text in enumerate(SENTENCES)]
     return torch.cat(pieces, dim=-1)[:, : round(seconds * sampling_rate)]
+
+
+def given_or_made_speech(path: str | None, seconds: float, sampling_rate: int = 24_000) -> tuple[Tensor, str]:
+    """Speech of the user's if there is some, else made here.
+
+    Args:
+        path: A recording or a folder of them; None takes `$MIMI_BRIDGE_SPEECH`, else makes speech.
+        seconds: At most so much.
+        sampling_rate: Hz.
+
+    Returns:
+        `(1, samples)`, and what to call it: the path's last part, or `MADE_SPEECH`.
+    """
+    path = path or os.environ.get(SPEECH_VARIABLE)
+    if path:
+        return load_speech(path, sampling_rate, seconds), Path(path).name
+    return sample_speech(seconds, sampling_rate), MADE_SPEECH
 
 
 def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, words_per_minute: int = 165) -> Tensor:
