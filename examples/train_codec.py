@@ -1,0 +1,269 @@
+"""Train a small Mimi from nothing: python examples/train_codec.py --output FOLDER --speech FOLDER
+
+Speech comes from a folder (with a manifest.jsonl for speakers and phones, see `mimi_bridge.data.manifest`) and from
+espeak-ng in many voices. Every fifth speaker is held out, or those that `--held-out` names. A run that was stopped
+goes on at its last checkpoint when it is started again with the same arguments. Several processes:
+
+    torchrun --nproc_per_node 2 examples/train_codec.py --output FOLDER --speech FOLDER
+
+Losses and figures of the held-out speakers: tensorboard --logdir FOLDER. Sounds on the way: FOLDER/samples.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from transformers import EncodecFeatureExtractor, MimiConfig
+
+from mimi_bridge.audio import SPEECH_VARIABLE, load_audio, save_audio
+from mimi_bridge.data.corpus import SpeechCorpus, write_corpus
+from mimi_bridge.data.manifest import Utterance, read_manifest
+from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
+from mimi_bridge.synthesis import SENTENCES, synthesize
+from mimi_bridge.training.codec_training import CodecTraining, Phase
+
+SAMPLING_RATE = 24_000
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
+VARIANTS = (
+    "",
+    *(f"+m{n}" for n in range(1, 9)),
+    *(f"+f{n}" for n in range(1, 6)),
+    "+Annie",
+    "+Andy",
+    "+linda",
+    "+adam",
+)
+PACES = (140, 165, 190)  # words a minute
+HELD_OUT_FRAMES = 48
+HELD_OUT_CROPS = 12
+
+
+def small_config() -> MimiConfig:
+    """Mimi's own shape, a quarter as wide: 12.5 frames a second, 1 + 7 codebooks of 2,048 entries."""
+    return MimiConfig(
+        num_filters=16,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        sliding_window=32,
+        layer_scale_initial_scale=0.1,
+        codebook_size=2048,
+        codebook_dim=64,
+        vector_quantization_hidden_dimension=64,
+        num_quantizers=8,
+        upsample_groups=256,
+    )
+
+
+def main() -> None:
+    """Prepare the speech, train, and write the codec to FOLDER/mimi."""
+    arguments = parse_arguments()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    try:
+        train(arguments, accelerator)
+    except (OSError, ValueError) as error:
+        sys.exit(f"train_codec: {error}")
+    finally:
+        accelerator.end_training()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for everything")
+    parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="folder of recordings")
+    parser.add_argument("--held-out", nargs="+", metavar="SPEAKER", help="names or patterns; default every fifth")
+    parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
+    parser.add_argument("--reconstruction-steps", type=int, default=2200)
+    parser.add_argument("--codebook-steps", type=int, default=1600)
+    parser.add_argument("--adversarial-steps", type=int, default=1600)
+    parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
+    parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
+    parser.add_argument("--discriminator-filters", type=int, default=12)
+    parser.add_argument("--save-every", type=int, default=100, help="steps")
+    parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Train from the last checkpoint, or from nothing, to the end."""
+    with accelerator.main_process_first():
+        prepare(arguments)
+    corpus = SpeechCorpus(arguments.output / "corpus" / "train")
+    held_out = SpeechCorpus(arguments.output / "corpus" / "held_out")
+    phases = [
+        Phase("reconstruction", arguments.reconstruction_steps, 1e-3),
+        Phase("codebooks", arguments.codebook_steps, 6e-4),
+        Phase("adversarial", arguments.adversarial_steps, 3e-4),
+    ]
+    training = CodecTraining(
+        small_config(),
+        corpus,
+        [phase for phase in phases if phase.num_steps],
+        arguments.batch_size,
+        arguments.crop_frames,
+        arguments.discriminator_filters,
+        arguments.seed,
+        accelerator,
+    )
+    checkpoint = arguments.output / "checkpoint.pt"
+    settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith("_every")}
+    resume(training, checkpoint, settings)
+    stop = StopRequest()
+    writer = SummaryWriter(arguments.output, purge_step=training.step) if accelerator.is_main_process else None
+    num_steps = sum(phase.num_steps for phase in phases)
+    bar = tqdm(total=num_steps, initial=training.step, disable=writer is None, dynamic_ncols=True)
+    for losses in training.run():
+        bar.update()
+        bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()}, refresh=False)
+        if writer is None:
+            continue
+        for name, loss in losses.items():
+            writer.add_scalar(f"train/{name}", loss, training.step)
+        if training.step % arguments.evaluate_every == 0 or training.step == num_steps:
+            distance = evaluate(training, held_out, arguments.output / "samples" / f"{training.step:06d}.wav")
+            writer.add_scalar("held_out/mel", distance, training.step)
+            bar.write(f"step {training.step} ({training.phase.name}): held-out mel distance {distance:.4f}")
+        if training.step % arguments.save_every == 0 or training.step == num_steps or stop.requested:
+            save_checkpoint(training, checkpoint, settings)
+        if stop.requested:
+            bar.close()
+            print(f"stopped at step {training.step}; the same command goes on from here.")
+            return
+    bar.close()
+    if accelerator.is_main_process:
+        training.model.to_mimi().cpu().save_pretrained(arguments.output / "mimi")
+        EncodecFeatureExtractor(sampling_rate=SAMPLING_RATE).save_pretrained(arguments.output / "mimi")
+        print(f"the codec: {arguments.output / 'mimi'}")
+
+
+class StopRequest:
+    """True in `requested` once the process was asked to stop (Ctrl-C or SIGTERM); a second request stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Write the training and held-out speech, unless it is there."""
+    folder = arguments.output / "corpus"
+    if all((folder / part / "corpus.json").is_file() for part in ("train", "held_out")):
+        return
+    recorded = read_manifest(arguments.speech) if arguments.speech else []
+    utterances = recorded + made_utterances(arguments.made_utterances, arguments.seed)
+    held_out = held_out_speakers(sorted({utterance.speaker for utterance in utterances}), arguments.held_out)
+    parts = {
+        "train": [utterance for utterance in utterances if utterance.speaker not in held_out],
+        "held_out": [utterance for utterance in utterances if utterance.speaker in held_out],
+    }
+    for part, members in parts.items():
+        with tqdm(total=len(members), desc=f"{part} speech", dynamic_ncols=True) as bar:
+
+            def load_and_count(utterance: Utterance, sampling_rate: int, bar: tqdm = bar) -> torch.Tensor:
+                bar.update()
+                return load_utterance(utterance, sampling_rate)
+
+            write_corpus(folder / part, members, SAMPLING_RATE, load=load_and_count)
+
+
+def held_out_speakers(speakers: list[str], patterns: list[str] | None) -> set[str]:
+    """Speakers that no step sees.
+
+    Raises:
+        ValueError: If a pattern names nobody, or nobody is left to train on.
+    """
+    if patterns is None:
+        held_out = set(speakers[::5])
+    else:
+        unmatched = [pattern for pattern in patterns if not any(fnmatch(speaker, pattern) for speaker in speakers)]
+        if unmatched:
+            raise ValueError(f"--held-out {' '.join(unmatched)} names no speaker; speakers are {', '.join(speakers)}.")
+        held_out = {speaker for speaker in speakers if any(fnmatch(speaker, pattern) for pattern in patterns)}
+    if len(held_out) in (0, len(speakers)):
+        raise ValueError(f"some speakers must be held out and some not, got {len(held_out)} of {len(speakers)}.")
+    return held_out
+
+
+def made_utterances(count: int, seed: int) -> list[Utterance]:
+    """Utterances for espeak-ng: words in random order, so that none is a sentence of the demonstration."""
+    words = sorted({word.strip(".,;?!") for sentence in SENTENCES for word in sentence.split()})
+    voices = [ACCENTS[(n + shift) % len(ACCENTS)] + variant for n, variant in enumerate(VARIANTS) for shift in (0, 3)]
+    draw = random.Random(seed)
+    return [
+        Utterance(
+            id=f"made/{number:05d}",
+            path=Path("made"),
+            speaker=f"espeak/{voices[number % len(voices)]}",
+            text=" ".join(draw.sample(words, draw.randint(6, 12))) + ".",
+        )
+        for number in range(count)
+    ]
+
+
+def load_utterance(utterance: Utterance, sampling_rate: int) -> torch.Tensor:
+    """Its recording, or the speech made of its text."""
+    if not utterance.id.startswith("made/"):
+        return load_audio(utterance.path, sampling_rate)
+    pace = PACES[int(utterance.id.removeprefix("made/")) % len(PACES)]
+    return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)
+
+
+@torch.inference_mode()
+def evaluate(training: CodecTraining, held_out: SpeechCorpus, sounds: Path) -> float:
+    """Mel distance over fixed crops of held-out speakers; the first five of them are saved, original and decoded."""
+    model, device = training.model.eval(), training.accelerator.device
+    frame_size = model.config.frame_size
+    audio = held_out.crops(HELD_OUT_CROPS, HELD_OUT_FRAMES, frame_size, (0,), augment=False).audio.to(device)
+    codebooks = None
+    if training.phase.name != "reconstruction":
+        codebooks = torch.full((len(audio),), model.config.num_quantizers - 1, device=device)
+    decoded = model(audio, codebooks, may_learn=False).audio
+    pairs = torch.stack([audio[:5], decoded[:5]], dim=1).reshape(1, -1)
+    save_audio(sounds, pairs, SAMPLING_RATE)
+    return multi_scale_mel_distance(decoded, audio, SAMPLING_RATE).item()
+
+
+def resume(training: CodecTraining, checkpoint: Path, settings: dict[str, str]) -> None:
+    """Load the checkpoint if there is one.
+
+    Raises:
+        ValueError: If it belongs to other settings.
+    """
+    if not checkpoint.is_file():
+        return
+    saved = torch.load(checkpoint, map_location=training.accelerator.device, weights_only=True)
+    different = sorted(name for name in settings if saved["settings"].get(name) != settings[name])
+    if different:
+        raise ValueError(
+            f"{checkpoint} was made with other {', '.join(different)}; give the same, or another --output."
+        )
+    training.load_state_dict(saved["training"])
+
+
+def save_checkpoint(training: CodecTraining, checkpoint: Path, settings: dict[str, str]) -> None:
+    """Write it whole or not at all."""
+    partial = checkpoint.with_suffix(".partial")
+    torch.save({"settings": settings, "training": training.state_dict()}, partial)
+    os.replace(partial, checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Recordings and what is known about them, from files to training batches."""

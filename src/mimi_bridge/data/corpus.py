@@ -1,0 +1,176 @@
+"""All the speech a codec trains on, in one file of samples, and random crops of it.
+
+`write_corpus` resamples recordings once; `SpeechCorpus` maps the file into memory, so that several processes share
+it. Which crops a step gets depends on the step alone: a run that was stopped goes on with the very batches it would
+have had.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from ..audio import load_audio
+from .manifest import Span, Utterance, read_phones
+
+SILENCE = "SIL"
+LABELS_PER_SECOND = 100
+UNKNOWN = -1
+SPEAKER_BALANCE = 0.8  # speakers are drawn by this power of their minutes: 1 by minutes, 0 all alike
+SPEEDS = (0.85, 1.18)  # half of the crops are played so much slower or faster, which makes other voices of them
+GAINS_DB = (-15.0, 3.0)
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Random crops.
+
+    Attributes:
+        audio: `(batch, 1, samples)`, zeros where a recording ended.
+        label_shares: Share of each frame's time that each label has, `(batch, frames, labels)`.
+        labelled: True on frames whose labels are known, `(batch, frames)`.
+    """
+
+    audio: Tensor
+    label_shares: Tensor
+    labelled: Tensor
+
+
+def write_corpus(
+    folder: Path,
+    utterances: Iterable[Utterance],
+    sampling_rate: int,
+    load: Callable[[Utterance, int], Tensor] | None = None,
+) -> None:
+    """Resample recordings into one file; whole or not at all.
+
+    Args:
+        folder: Gets `samples.i16`, `labels.i8` and `corpus.json`, the last of them last.
+        utterances: In any order; phones of those with an alignment become labels.
+        sampling_rate: Hz.
+        load: Gives an utterance's samples `(1, samples)` at a rate; by default, reads its path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    loader = load or (lambda utterance, rate: load_audio(utterance.path, rate))
+    utterances = list(utterances)
+    phones = {
+        utterance.id: read_phones(utterance.alignment) for utterance in utterances if utterance.alignment is not None
+    }
+    names = [SILENCE, *sorted({phone.label for spans in phones.values() for phone in spans} - {SILENCE})]
+    entries, start, label_start = [], 0, 0
+    with open(folder / "samples.i16", "wb") as samples_file, open(folder / "labels.i8", "wb") as labels_file:
+        for utterance in utterances:
+            samples = (loader(utterance, sampling_rate)[0].clamp(-1, 1).numpy() * 32767).astype(np.int16)
+            num_labels = len(samples) * LABELS_PER_SECOND // sampling_rate + 1
+            labels = _labels_in_time(phones.get(utterance.id), names, num_labels)
+            samples_file.write(samples.tobytes())
+            labels_file.write(labels.tobytes())
+            entries.append(
+                {
+                    "id": utterance.id,
+                    "speaker": utterance.speaker,
+                    "start": start,
+                    "num_samples": len(samples),
+                    "label_start": label_start,
+                    "num_labels": num_labels,
+                }
+            )
+            start, label_start = start + len(samples), label_start + num_labels
+    index = {"sampling_rate": sampling_rate, "labels": names, "utterances": entries}
+    partial = folder / "corpus.json.partial"
+    partial.write_text(json.dumps(index))
+    os.replace(partial, folder / "corpus.json")
+
+
+class SpeechCorpus:
+    """A corpus on disk.
+
+    Args:
+        folder: What `write_corpus` wrote.
+
+    Raises:
+        FileNotFoundError: If it holds no whole corpus.
+    """
+
+    def __init__(self, folder: Path):
+        if not (folder / "corpus.json").is_file():
+            raise FileNotFoundError(f"no corpus in {folder}; write_corpus makes one.")
+        index = json.loads((folder / "corpus.json").read_text())
+        self.sampling_rate: int = index["sampling_rate"]
+        self.labels: list[str] = index["labels"]
+        self.utterances: list[dict] = index["utterances"]
+        self._samples = np.memmap(folder / "samples.i16", np.int16, "r")
+        self._labels = np.memmap(folder / "labels.i8", np.int8, "r")
+        minutes: dict[str, float] = defaultdict(float)
+        for entry in self.utterances:
+            minutes[entry["speaker"]] += entry["num_samples"] / self.sampling_rate / 60
+        self.minutes_by_speaker = dict(minutes)
+        shares = np.array(
+            [entry["num_samples"] * minutes[entry["speaker"]] ** (SPEAKER_BALANCE - 1) for entry in self.utterances]
+        )
+        self._cumulative = np.cumsum(shares / shares.sum())
+
+    def audio(self, number: int) -> Tensor:
+        """The whole of one utterance, `(1, samples)`."""
+        entry = self.utterances[number]
+        samples = self._samples[entry["start"] : entry["start"] + entry["num_samples"]]
+        return torch.from_numpy(samples.astype(np.float32) / 32767)[None]
+
+    def crops(
+        self, batch_size: int, num_frames: int, frame_size: int, seed: tuple[int, ...], augment: bool = True
+    ) -> CropBatch:
+        """Random crops of whole frames.
+
+        Args:
+            batch_size: How many.
+            num_frames: Length of each.
+            frame_size: Samples of a frame.
+            seed: Decides everything: the run's seed, the step, the process.
+            augment: Also change speed (and pitch with it) and loudness.
+        """
+        random = np.random.default_rng(seed)
+        pieces = [self._crop(random, num_frames * frame_size, augment) for _ in range(batch_size)]
+        labels = np.stack([labels for _, labels in pieces]).reshape(batch_size, num_frames, -1)
+        shares = np.stack([(labels == label).mean(axis=-1) for label in range(len(self.labels))], axis=-1)
+        return CropBatch(
+            torch.from_numpy(np.stack([samples for samples, _ in pieces]))[:, None],
+            torch.from_numpy(shares.astype(np.float32)),
+            torch.from_numpy((labels != UNKNOWN).all(axis=-1)),
+        )
+
+    def _crop(self, random: np.random.Generator, num_samples: int, augment: bool) -> tuple[np.ndarray, np.ndarray]:
+        entry = self.utterances[int(np.searchsorted(self._cumulative, random.random() * self._cumulative[-1]))]
+        speed = random.uniform(*SPEEDS) if augment and random.random() < 0.5 else 1.0
+        gain = 10 ** (random.uniform(*GAINS_DB) / 20) if augment else 1.0
+        hop = self.sampling_rate // LABELS_PER_SECOND
+        needed = round(num_samples * speed)
+        first = int(random.integers(max(1, (entry["num_samples"] - needed) // hop + 1)))  # in labels
+        begin = entry["start"] + first * hop
+        samples = self._samples[begin : min(begin + needed, entry["start"] + entry["num_samples"])]
+        samples = samples.astype(np.float32) * (gain / 32767)
+        if speed != 1.0:
+            samples = soxr.resample(samples, self.sampling_rate * speed, self.sampling_rate, quality="HQ")
+        samples = np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples)))).clip(-1, 1)
+        positions = first + (np.arange(num_samples // hop) * speed).astype(int)
+        known = self._labels[entry["label_start"] : entry["label_start"] + entry["num_labels"]]
+        labels = np.where(positions < len(known), known[np.minimum(positions, len(known) - 1)], UNKNOWN)
+        return samples, labels
+
+
+def _labels_in_time(phones: list[Span] | None, names: list[str], num_labels: int) -> np.ndarray:
+    # What no phone covers is silence; without an alignment nothing is known.
+    if phones is None:
+        return np.full(num_labels, UNKNOWN, np.int8)
+    labels = np.full(num_labels, names.index(SILENCE), np.int8)
+    for phone in phones:
+        labels[round(phone.start * LABELS_PER_SECOND) : round(phone.end * LABELS_PER_SECOND)] = names.index(
+            phone.label
+        )
+    return labels

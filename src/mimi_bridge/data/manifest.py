@@ -1,0 +1,101 @@
+"""A list of recordings: where each is, who speaks, what is said, and where its words and phones are in time.
+
+A folder may hold a `manifest.jsonl`, one object a line, with `path` (relative to it) and optionally `id`, `speaker`,
+`text`, `licence` and `alignment` (a json with `words`, each with `word`, `start`, `end` in seconds and `phones`).
+Without one, every recording below the folder is listed, the speaker being its folder's name.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..audio import find_recordings
+
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of a manifest.
+
+    Attributes:
+        id: Unique in the manifest.
+        path: The recording.
+        speaker: Who speaks.
+        text: What is said, or None.
+        licence: Of the recording, or None.
+        alignment: A json of words and phones in seconds, or None.
+    """
+
+    id: str
+    path: Path
+    speaker: str
+    text: str | None = None
+    licence: str | None = None
+    alignment: Path | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A word or a phone, from `start` to `end` seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
+def read_manifest(folder: str | Path) -> list[Utterance]:
+    """The recordings of a folder, in its manifest's order, or sorted by path.
+
+    Raises:
+        FileNotFoundError: If there is neither a manifest nor a recording.
+        ValueError: If a line of the manifest is not an object with a path.
+    """
+    folder = Path(folder)
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return [
+            Utterance(id=str(path.relative_to(folder).with_suffix("")), path=path, speaker=path.parent.name)
+            for path in find_recordings(folder)
+        ]
+    return [
+        _read_line(line, f"{manifest}, line {number}", folder)
+        for number, line in enumerate(manifest.read_text().splitlines(), start=1)
+        if line.strip()
+    ]
+
+
+def read_phones(alignment: Path) -> list[Span]:
+    """The phones of an alignment's words, in order.
+
+    Raises:
+        ValueError: If the file is no such alignment.
+    """
+    try:
+        words = json.loads(alignment.read_text())["words"]
+        return [
+            Span(phone["phone"], float(phone["start"]), float(phone["end"]))
+            for word in words
+            for phone in word["phones"]
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{alignment} must be a json with words, each with phones, each with phone, start and end ({error!r})."
+        ) from error
+
+
+def _read_line(line: str, name: str, folder: Path) -> Utterance:
+    try:
+        entry = json.loads(line)
+        path = folder / entry["path"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{name}: expected a json object with a path, got {line[:60]!r}.") from error
+    alignment = entry.get("alignment")
+    return Utterance(
+        id=str(entry.get("id", entry["path"])),
+        path=path,
+        speaker=str(entry.get("speaker", path.parent.name)),
+        text=entry.get("text"),
+        licence=entry.get("licence"),
+        alignment=folder / alignment if alignment else None,
+    )

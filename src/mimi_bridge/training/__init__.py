@@ -1,0 +1,1 @@
+"""What trains: codecs, heads and their codebooks."""

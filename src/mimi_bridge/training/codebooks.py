@@ -1,0 +1,111 @@
+"""Codebooks that live: filled from data by k-means, and kept in use while they train.
+
+Both work on a `QuantizerHead` through the library's own buffers: entries, running counts, and the running sums whose
+ratio the entries are. Given the same vectors and generator state they do the same on every process.
+
+Source: moshi `quantization/core_vq.py` (an entry used less than a share of the mean is replaced by a latent of the
+batch, its running sum and count with it); k-means: Lloyd 1982.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..heads import QuantizerHead, nearest_entries
+
+BLOCK = 4096  # vectors looked up at once: distances to 2,048 entries take 32 MB
+
+
+@torch.no_grad()
+def fill_from_data(
+    head: QuantizerHead, latents: Tensor, frames_per_step: int, generator: torch.Generator, steps: int = 12
+) -> list[float]:
+    """Set a head's codebooks to the k-means centres of what each gets to see.
+
+    Args:
+        head: Its projection in stays as it is.
+        latents: Of many batches, `(frames, codec_dim)`; more frames than entries, many times over.
+        frames_per_step: Real frames of a training batch, over all processes; the running counts begin at its scale.
+        generator: Of the first centres, on the CPU.
+        steps: Of k-means.
+
+    Returns:
+        For each codebook, the perplexity of the codes of `latents`.
+
+    Raises:
+        ValueError: If there are fewer frames than entries.
+    """
+    residual = head.project_in(latents.T[None])[0].T.float()
+    scale, perplexities = frames_per_step / len(latents), []
+    for codebook in learners(head):
+        size = codebook.embed.shape[1]
+        if len(residual) < size:
+            raise ValueError(f"latents must hold at least {size} frames, one an entry, got {len(residual)}.")
+        entries, counts = k_means(residual, size, generator, steps)
+        set_entries(codebook, torch.arange(size, device=entries.device), entries, counts * scale)
+        share = counts / counts.sum()
+        perplexities.append(float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())))
+        residual = residual - entries[_nearest(residual, entries)]
+    return perplexities
+
+
+@torch.no_grad()
+def revive_unused(head: QuantizerHead, latents: Tensor, generator: torch.Generator, below: float = 0.1) -> list[int]:
+    """Replace entries that are hardly used by vectors of the batch.
+
+    Args:
+        head: The head after a training forward.
+        latents: The batch's real frames, `(frames, codec_dim)`; of all processes, where there are several.
+        generator: Chooses the vectors, on the CPU.
+        below: An entry is replaced if its running count is under this share of the mean count.
+
+    Returns:
+        Entries replaced, for each codebook.
+    """
+    residual = head.project_in(latents.T[None])[0].T.float()
+    replaced = []
+    for codebook in learners(head):
+        counts = codebook.cluster_size[0]
+        unused = (counts < below * counts.mean()).nonzero()[:, 0]
+        entries = codebook.embed[0]
+        nearest = entries[_nearest(residual, entries)]
+        if len(unused):
+            chosen = torch.randint(len(residual), (len(unused),), generator=generator).to(residual.device)
+            set_entries(codebook, unused, residual[chosen], counts.mean().expand(len(unused)))
+        replaced.append(len(unused))
+        residual = residual - nearest
+    return replaced
+
+
+@torch.no_grad()
+def k_means(vectors: Tensor, size: int, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
+    """Centres `(size, dim)` of vectors `(count, dim)`, and how many vectors each has, `(size,)`.
+
+    A centre that loses all its vectors starts anew at a random one.
+    """
+    centres = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)].clone()
+    for _ in range(steps):
+        nearest = _nearest(vectors, centres)
+        counts = torch.bincount(nearest, minlength=size)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        anew = torch.randint(len(vectors), (size,), generator=generator).to(vectors.device)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], vectors[anew])
+    return centres, torch.bincount(_nearest(vectors, centres), minlength=size).float()
+
+
+def set_entries(codebook: Any, indices: Tensor, entries: Tensor, counts: Tensor) -> None:
+    """Overwrite entries of one of the library's codebooks, with their running counts and sums."""
+    codebook.embed[0, indices] = entries
+    codebook.cluster_size[0, indices] = counts
+    codebook.embed_avg[0, indices] = entries * counts[:, None]
+    codebook.initted.fill_(True)
+
+
+def learners(head: QuantizerHead) -> list[Any]:
+    """The library's objects that hold a head's codebooks, first to last."""
+    return [layer._codebook for layer in head.layers]
+
+
+def _nearest(vectors: Tensor, entries: Tensor) -> Tensor:
+    return torch.cat([nearest_entries(block[None], entries)[0] for block in vectors.split(BLOCK)])

@@ -1,0 +1,250 @@
+"""The steps of training a codec from nothing: what is learned in each phase, and everything a checkpoint holds.
+
+First the codec learns to reproduce speech without codebooks. Then its codebooks are filled from data and learn with
+it, the first of them to tell phones. Last, with encoder and codebooks fixed, the decoder learns against a
+discriminator. What a step does depends on its number and the weights alone, so that a run can stop and go on anywhere.
+
+Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import MimiConfig
+
+from ..data.corpus import CropBatch, SpeechCorpus
+from ..losses.adversarial import (
+    MultiScaleSpectrogramDiscriminator,
+    adversarial_loss,
+    balanced_gradient,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from ..losses.reconstruction import multi_scale_mel_distance
+from .codebooks import fill_from_data, revive_unused
+from .codec import UNQUANTIZED, TrainableMimi
+
+BETAS = (0.8, 0.99)
+WARMUP_STEPS = 100
+LABEL_WEIGHT = 0.2
+COMMITMENT_WEIGHT = 0.25
+UNQUANTIZED_SHARE = 0.2  # of the sequences, while codebooks learn
+DROPOUT_SHARE = 0.3  # of the others: decoded from fewer acoustic codebooks
+REVIVE_EVERY = 10
+FRAMES_PER_ENTRY = 25  # at least, for k-means
+JUDGED_SECONDS = 0.48
+ADVERSARIAL_WEIGHTS = {"mel": 2.0, "adversarial": 1.0, "features": 2.0}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Attributes:
+        name: `reconstruction`, `codebooks` or `adversarial`.
+        num_steps: Its length.
+        learning_rate: At its start; it falls to a tenth along a cosine.
+    """
+
+    name: str
+    num_steps: int
+    learning_rate: float
+
+
+class CodecTraining:
+    """Model, discriminator, their optimizers and where training stands: all that a checkpoint holds.
+
+    Args:
+        config: Of the codec.
+        corpus: To train on.
+        phases: In order.
+        batch_size: Crops a process and step.
+        num_frames: Of a crop.
+        discriminator_filters: Its width.
+        seed: Of weights, crops and codebooks.
+        accelerator: Device and processes.
+    """
+
+    def __init__(
+        self,
+        config: MimiConfig,
+        corpus: SpeechCorpus,
+        phases: list[Phase],
+        batch_size: int,
+        num_frames: int,
+        discriminator_filters: int,
+        seed: int,
+        accelerator: Accelerator,
+    ):
+        torch.manual_seed(seed)  # every process begins with the same weights
+        self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
+        self.batch_size, self.num_frames = batch_size, num_frames
+        self.model = TrainableMimi(config, len(corpus.labels)).to(accelerator.device)
+        self.discriminator = MultiScaleSpectrogramDiscriminator(discriminator_filters).to(accelerator.device)
+        self.phase_number = self.phase_step = self.step = 0
+        self._begin_phase()
+
+    @property
+    def phase(self) -> Phase:
+        """The current one."""
+        return self.phases[self.phase_number]
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Train to the end of the last phase; yields each step's losses, after the step."""
+        while True:
+            while self.phase_step < self.phase.num_steps:
+                losses = self._train_step(self._batch(self.step))
+                self.step, self.phase_step = self.step + 1, self.phase_step + 1
+                yield losses
+            if self.phase_number + 1 == len(self.phases):
+                return
+            self.phase_number, self.phase_step = self.phase_number + 1, 0
+            self._begin_phase()
+
+    def state_dict(self) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "phase_number": self.phase_number,
+            "phase_step": self.phase_step,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
+        self.model.load_state_dict(state["model"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self._begin_phase(fill=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _begin_phase(self, fill: bool = True) -> None:
+        model, phase = self.model, self.phase
+        trained = {"reconstruction": model, "codebooks": model, "adversarial": model.decoder}[phase.name]
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained.parameters():
+            parameter.requires_grad_(True)
+        if phase.name == "reconstruction":
+            model.semantic.project_out.requires_grad_(False)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=phase.learning_rate, betas=BETAS
+        )
+        if fill and phase.name == "codebooks":
+            self._fill_codebooks()
+
+    def _learning_rate_share(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / max(1, self.phase.num_steps))))).item()
+        return warmup * (0.1 + 0.9 * cosine)
+
+    def _batch(self, *draw: int) -> CropBatch:
+        frame_size = self.model.config.frame_size
+        seed = (self.seed, *draw, self.accelerator.process_index)
+        return self.corpus.crops(self.batch_size, self.num_frames, frame_size, seed)
+
+    def _generator(self) -> torch.Generator:
+        # The same on every process.
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+
+    @torch.no_grad()
+    def _fill_codebooks(self) -> None:
+        frames_per_step = self.batch_size * self.num_frames * self.accelerator.num_processes
+        num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // frames_per_step)
+        self.model.eval()
+        latents = [
+            self._encode(self._batch(self.step, number + 1).audio.to(self.accelerator.device))
+            for number in range(num_batches)
+        ]
+        gathered = self.accelerator.gather(torch.cat(latents))
+        for head in (self.model.semantic, self.model.acoustic):
+            fill_from_data(head, gathered, frames_per_step, self._generator())
+
+    def _encode(self, audio: Tensor) -> Tensor:
+        return self.model.encoder(audio).latents.transpose(1, 2).flatten(0, 1)
+
+    def _train_step(self, batch: CropBatch) -> dict[str, float]:
+        audio = batch.audio.to(self.accelerator.device)
+        if self.phase.name == "adversarial":
+            losses = self._adversarial_step(audio)
+        else:
+            losses = self._reconstruction_step(audio, batch)
+        self._update(self.optimizer, self.parameters)
+        self.schedule.step()
+        return losses
+
+    def _reconstruction_step(self, audio: Tensor, batch: CropBatch) -> dict[str, float]:
+        self.model.train()
+        quantizes = self.phase.name == "codebooks"
+        output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
+        losses = {"mel": multi_scale_mel_distance(output.audio, audio, self.corpus.sampling_rate)}
+        total = losses["mel"]
+        labelled = batch.labelled.to(audio.device)
+        if labelled.any():
+            shares = batch.label_shares.to(audio.device)[labelled]
+            losses["labels"] = nn.functional.cross_entropy(output.label_logits[labelled], shares)
+            total = total + LABEL_WEIGHT * losses["labels"]
+        if output.commitment is not None:
+            losses["commitment"] = output.commitment
+            total = total + COMMITMENT_WEIGHT * output.commitment
+        total.backward()
+        if quantizes and self.step % REVIVE_EVERY == 0:
+            latents = self.accelerator.gather(output.latents.detach().flatten(0, 1))
+            for head in (self.model.semantic, self.model.acoustic):
+                revive_unused(head, latents, self._generator())
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _adversarial_step(self, audio: Tensor) -> dict[str, float]:
+        self.model.eval()
+        decoded = self.model(audio, self._draw_num_acoustic(unquantized_share=0.0), may_learn=False).audio
+        leaf = decoded.detach().requires_grad_()
+        judged = round(JUDGED_SECONDS * self.corpus.sampling_rate)
+        first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
+        real = self.discriminator(audio[..., first : first + judged])
+        fake = self.discriminator(leaf[..., first : first + judged])
+        losses = {
+            "mel": multi_scale_mel_distance(leaf, audio, self.corpus.sampling_rate),
+            "adversarial": adversarial_loss(fake),
+            "features": feature_matching_loss(real, fake),
+        }
+        decoded.backward(balanced_gradient(losses, ADVERSARIAL_WEIGHTS, leaf))
+        losses["discriminator"] = discriminator_loss(real, fake)
+        parameters = list(self.discriminator.parameters())
+        losses["discriminator"].backward(inputs=parameters)
+        self._update(self.discriminator_optimizer, parameters)
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _draw_num_acoustic(self, unquantized_share: float = UNQUANTIZED_SHARE) -> Tensor:
+        all_of_them = self.model.config.num_quantizers - 1
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
+        )
+        fewer = torch.randint(0, all_of_them, (self.batch_size,), generator=generator)
+        dice = torch.rand(2, self.batch_size, generator=generator)
+        drawn = torch.where(dice[0] < DROPOUT_SHARE, fewer, all_of_them)
+        drawn = torch.where(dice[1] < unquantized_share, UNQUANTIZED, drawn)
+        return drawn.to(self.accelerator.device)
+
+    def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.grad is None:  # processes must agree; one whose crops have no labels gives zeros
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters]
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(nn.utils.parameters_to_vector(gradients), "mean")
+            nn.utils.vector_to_parameters(flat, gradients)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
