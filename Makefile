@@ -37,7 +37,7 @@ setup: $(READY)
 # moshi, Kyutai's own code, is the tests' reference; its pins fit no current torch, so it comes without them.
 $(READY): pyproject.toml $(PINS) Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,dev]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,train,dev]"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint $(PINS) $(MOSHI)
 	touch $@
 

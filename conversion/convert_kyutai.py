@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from mimi_bridge.audio import SPEECH_VARIABLE
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
+from mimi_bridge.embedded import SMALL_CODEC, small_codec
 from mimi_bridge.synthesis import given_or_made_speech
 from model_card import model_card
 from proof import prove
@@ -76,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         default="kyutai/mimi",
-        help="an id on the Hub, a folder in transformers' layout, or a safetensors file in Kyutai's native layout "
-        "(default: %(default)s)",
+        help="an id on the Hub, a folder in transformers' layout, a safetensors file in Kyutai's native layout, or "
+        f"{SMALL_CODEC!r}: the small codec that comes with this package (default: %(default)s)",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the source on the Hub")
     parser.add_argument("--output", required=True, help="folder to write; refused if it exists")
@@ -123,6 +124,8 @@ def convert(
     Raises:
         ConversionError: With one sentence for the user; the output folder is then as it was before.
     """
+    if source == SMALL_CODEC and not Path(source).exists():
+        source = str(small_codec())
     output = output.absolute()
     _restore_replaced(output)
     _check_output(output, Path(source).expanduser(), overwrite)

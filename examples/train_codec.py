@@ -42,6 +42,7 @@ VARIANTS = (
     "+adam",
 )
 PACES = (140, 165, 190)  # words a minute
+FREE_TO_CHANGE = ("_every", "_steps", "batch_size")  # when a run goes on; the rest makes it another run
 HELD_OUT_FRAMES = 48
 HELD_OUT_CROPS = 12
 
@@ -119,7 +120,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         accelerator,
     )
     checkpoint = arguments.output / "checkpoint.pt"
-    settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith("_every")}
+    settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
     stop = StopRequest()
     writer = SummaryWriter(arguments.output, purge_step=training.step) if accelerator.is_main_process else None
@@ -128,7 +129,10 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     for losses in training.run():
         bar.update()
         bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()}, refresh=False)
+        stopping = stop.asked_of_any(accelerator)
         if writer is None:
+            if stopping:
+                return
             continue
         for name, loss in losses.items():
             writer.add_scalar(f"train/{name}", loss, training.step)
@@ -136,29 +140,33 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
             distance = evaluate(training, held_out, arguments.output / "samples" / f"{training.step:06d}.wav")
             writer.add_scalar("held_out/mel", distance, training.step)
             bar.write(f"step {training.step} ({training.phase.name}): held-out mel distance {distance:.4f}")
-        if training.step % arguments.save_every == 0 or training.step == num_steps or stop.requested:
+        if training.step % arguments.save_every == 0 or training.step == num_steps or stopping:
             save_checkpoint(training, checkpoint, settings)
-        if stop.requested:
+        if stopping:
             bar.close()
             print(f"stopped at step {training.step}; the same command goes on from here.")
             return
     bar.close()
     if accelerator.is_main_process:
-        training.model.to_mimi().cpu().save_pretrained(arguments.output / "mimi")
-        EncodecFeatureExtractor(sampling_rate=SAMPLING_RATE).save_pretrained(arguments.output / "mimi")
+        save_codec(training, arguments.output / "mimi")
         print(f"the codec: {arguments.output / 'mimi'}")
 
 
 class StopRequest:
-    """True in `requested` once the process was asked to stop (Ctrl-C or SIGTERM); a second request stops at once."""
+    """Remembers that the process was asked to stop (Ctrl-C or SIGTERM); asked again, it stops at once."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self._asked = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
+    def asked_of_any(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked; the same answer in all of them, so that they stop after the same step."""
+        asked = torch.tensor(float(self._asked), device=accelerator.device)
+        return bool(accelerator.reduce(asked, "sum") > 0)
+
     def _ask(self, number: int, _frame: object) -> None:
-        self.requested = True
+        self._asked = True
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -226,6 +234,14 @@ def load_utterance(utterance: Utterance, sampling_rate: int) -> torch.Tensor:
     return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)
 
 
+def save_codec(training: CodecTraining, folder: Path) -> None:
+    """Write the codec as a checkpoint of `MimiModel`: stored in half precision, loaded in single."""
+    mimi = training.model.cpu().to_mimi()
+    halves = {name: tensor.half() for name, tensor in mimi.state_dict().items()}
+    mimi.save_pretrained(folder, state_dict=halves)
+    EncodecFeatureExtractor(sampling_rate=SAMPLING_RATE).save_pretrained(folder)
+
+
 @torch.inference_mode()
 def evaluate(training: CodecTraining, held_out: SpeechCorpus, sounds: Path) -> float:
     """Mel distance over fixed crops of held-out speakers; the first five of them are saved, original and decoded."""
@@ -249,7 +265,7 @@ def resume(training: CodecTraining, checkpoint: Path, settings: dict[str, str]) 
     """
     if not checkpoint.is_file():
         return
-    saved = torch.load(checkpoint, map_location=training.accelerator.device, weights_only=True)
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     different = sorted(name for name in settings if saved["settings"].get(name) != settings[name])
     if different:
         raise ValueError(

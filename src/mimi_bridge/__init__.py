@@ -6,6 +6,7 @@ Importing this package makes transformers' `AutoConfig` and `AutoModel` know the
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
 
 from .configuration_mimi_bridge import MimiBridgeConfig
+from .embedded import small_codec
 from .modeling_mimi_bridge import MimiBridgeModel
 from .outputs import CausalBridgeQuantizerOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer
@@ -24,4 +25,5 @@ __all__ = [
     "MimiBridgeModel",
     "MimiBridgeOutput",
     "__version__",
+    "small_codec",
 ]

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from . import MimiBridgeConfig, MimiBridgeModel, __version__
 from .audio import SPEECH_VARIABLE, load_audio, save_audio
 from .codes import Codes, fingerprint, load_codes, save_codes
+from .embedded import SMALL_CODEC
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,10 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
         "demo",
         help="convert a Mimi, load it, encode and decode speech",
         description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the "
-        "codes and a spectrogram. Without --source, a full-size Mimi with random weights and codebooks fitted to "
-        "speech is made: it proves the conversion, but its sound is noise.",
+        "codes and a spectrogram.",
     )
-    demo.add_argument("--source", help="a Mimi checkpoint: an id on the Hub (kyutai/mimi), a folder or a file")
+    demo.add_argument(
+        "--source",
+        default=SMALL_CODEC,
+        help="a Mimi checkpoint: an id on the Hub (kyutai/mimi), a folder or a file (default: the small codec that "
+        "comes with the package)",
+    )
     demo.add_argument(
         "--speech", help=f"a recording or a folder of them (default: ${SPEECH_VARIABLE}, else made by espeak-ng)"
     )

@@ -1,7 +1,7 @@
 """The whole way once, with what is at hand: speech, a Mimi checkpoint, conversion, loading, codes, sound, a picture.
 
-Without a network nobody has Kyutai's weights: the demonstration then makes a full-size Mimi with random weights, which
-proves the conversion but sounds like noise. With `--source kyutai/mimi` it does the same with the real ones.
+Without a network nobody has Kyutai's weights: the demonstration then takes the small codec of the package.
+With `--source kyutai/mimi` it does the same with the real ones.
 """
 
 import subprocess
@@ -9,25 +9,25 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor, MimiConfig
+from transformers import AutoFeatureExtractor, AutoModel
 
 from .audio import load_audio, save_audio
 from .codes import Codes, fingerprint, save_codes
-from .random_mimi import random_mimi
+from .embedded import SMALL_CODEC
 from .spectrogram import save_spectrograms
-from .synthesis import MADE_SPEECH, SENTENCES, VOICES, given_or_made_speech, synthesize
+from .synthesis import MADE_SPEECH, given_or_made_speech
 
 SAMPLING_RATE = 24_000
 SPEECH_SECONDS = 24.0
 CONVERTER = Path(__file__).parents[2] / "conversion" / "convert_kyutai.py"
 
 
-def run_demo(output: Path, source: str | None = None, speech: str | None = None) -> None:
+def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None) -> None:
     """Convert, load, encode and decode; print what happens and where everything lies.
 
     Args:
         output: Folder for the sounds, codes, picture, and the model.
-        source: A Mimi checkpoint for the converter; None makes one with random weights.
+        source: A Mimi checkpoint for the converter; `"small"` is the one that comes with the package.
         speech: A recording or a folder of them; None takes `$MIMI_BRIDGE_SPEECH`, else makes speech.
 
     Raises:
@@ -44,13 +44,6 @@ def run_demo(output: Path, source: str | None = None, speech: str | None = None)
     audio = load_audio(original, SAMPLING_RATE)  # what the file holds is what is encoded: 16 bits move some codes
     print(f"speech: {audio.shape[-1] / SAMPLING_RATE:.1f} s, {origin}", flush=True)
 
-    if source is None:
-        print(
-            "source: a full-size Mimi with random weights, its codebooks fitted to speech (the sound will be noise)",
-            flush=True,
-        )
-        source = str(output / "source")
-        make_source(Path(source))
     model_folder = output / "model"
     command = [sys.executable, str(CONVERTER), "--source", source, "--output", str(model_folder)]
     print(f"$ python conversion/convert_kyutai.py {' '.join(command[2:])}", flush=True)
@@ -75,10 +68,3 @@ def run_demo(output: Path, source: str | None = None, speech: str | None = None)
         "model/conversion_report.json",
     ):
         print(f"  {output / name}")
-
-
-def make_source(folder: Path) -> None:
-    """Write a full-size Mimi with random weights, laid out as kyutai/mimi is, its codebooks fitted to speech."""
-    speech = torch.cat([synthesize(text, voice) for voice in VOICES[:2] for text in SENTENCES], dim=-1)
-    random_mimi(MimiConfig(), speech).save_pretrained(folder)
-    EncodecFeatureExtractor().save_pretrained(folder)

@@ -56,10 +56,15 @@ def write_corpus(
         utterances: In any order; phones of those with an alignment become labels.
         sampling_rate: Hz.
         load: Gives an utterance's samples `(1, samples)` at a rate; by default, reads its path.
+
+    Raises:
+        ValueError: If there are no utterances, two of one id, or the rate has no whole number of samples in 10 ms.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    loader = load or (lambda utterance, rate: load_audio(utterance.path, rate))
     utterances = list(utterances)
+    _check(utterances, sampling_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.json").unlink(missing_ok=True)
+    loader = load or (lambda utterance, rate: load_audio(utterance.path, rate))
     phones = {
         utterance.id: read_phones(utterance.alignment) for utterance in utterances if utterance.alignment is not None
     }
@@ -68,7 +73,7 @@ def write_corpus(
     with open(folder / "samples.i16", "wb") as samples_file, open(folder / "labels.i8", "wb") as labels_file:
         for utterance in utterances:
             samples = (loader(utterance, sampling_rate)[0].clamp(-1, 1).numpy() * 32767).astype(np.int16)
-            num_labels = len(samples) * LABELS_PER_SECOND // sampling_rate + 1
+            num_labels = -(-len(samples) * LABELS_PER_SECOND // sampling_rate)
             labels = _labels_in_time(phones.get(utterance.id), names, num_labels)
             samples_file.write(samples.tobytes())
             labels_file.write(labels.tobytes())
@@ -153,8 +158,8 @@ class SpeechCorpus:
         needed = round(num_samples * speed)
         first = int(random.integers(max(1, (entry["num_samples"] - needed) // hop + 1)))  # in labels
         begin = entry["start"] + first * hop
-        samples = self._samples[begin : min(begin + needed, entry["start"] + entry["num_samples"])]
-        samples = samples.astype(np.float32) * (gain / 32767)
+        stored = self._samples[begin : min(begin + needed, entry["start"] + entry["num_samples"])]
+        samples = stored.astype(np.float32) * (gain / 32767)
         if speed != 1.0:
             samples = soxr.resample(samples, self.sampling_rate * speed, self.sampling_rate, quality="HQ")
         samples = np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples)))).clip(-1, 1)
@@ -164,13 +169,23 @@ class SpeechCorpus:
         return samples, labels
 
 
+def _check(utterances: list[Utterance], sampling_rate: int) -> None:
+    ids = [utterance.id for utterance in utterances]
+    repeated = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
+    if not utterances:
+        raise ValueError("a corpus needs at least one utterance, got none.")
+    if repeated:
+        raise ValueError(f"ids of utterances must be unique, got {', '.join(repeated[:3])} more than once.")
+    if sampling_rate % LABELS_PER_SECOND:
+        raise ValueError(f"sampling_rate must be a multiple of {LABELS_PER_SECOND} Hz, got {sampling_rate}.")
+
+
 def _labels_in_time(phones: list[Span] | None, names: list[str], num_labels: int) -> np.ndarray:
     # What no phone covers is silence; without an alignment nothing is known.
     if phones is None:
         return np.full(num_labels, UNKNOWN, np.int8)
     labels = np.full(num_labels, names.index(SILENCE), np.int8)
     for phone in phones:
-        labels[round(phone.start * LABELS_PER_SECOND) : round(phone.end * LABELS_PER_SECOND)] = names.index(
-            phone.label
-        )
+        first, last = (max(0, round(time * LABELS_PER_SECOND)) for time in (phone.start, phone.end))
+        labels[first:last] = names.index(phone.label)
     return labels

@@ -48,19 +48,21 @@ def read_manifest(folder: str | Path) -> list[Utterance]:
     """The recordings of a folder, in its manifest's order, or sorted by path.
 
     Raises:
-        FileNotFoundError: If there is neither a manifest nor a recording.
+        FileNotFoundError: If there is no such folder, or neither a manifest nor a recording in it.
         ValueError: If a line of the manifest is not an object with a path.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of recordings: {folder}")
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return [
-            Utterance(id=str(path.relative_to(folder).with_suffix("")), path=path, speaker=path.parent.name)
+            Utterance(id=str(path.relative_to(folder)), path=path, speaker=path.parent.name)
             for path in find_recordings(folder)
         ]
     return [
         _read_line(line, f"{manifest}, line {number}", folder)
-        for number, line in enumerate(manifest.read_text().splitlines(), start=1)
+        for number, line in enumerate(manifest.read_text().split("\n"), start=1)
         if line.strip()
     ]
 
@@ -78,7 +80,7 @@ def read_phones(alignment: Path) -> list[Span]:
             for word in words
             for phone in word["phones"]
         ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{alignment} must be a json with words, each with phones, each with phone, start and end ({error!r})."
         ) from error
@@ -88,14 +90,14 @@ def _read_line(line: str, name: str, folder: Path) -> Utterance:
     try:
         entry = json.loads(line)
         path = folder / entry["path"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        alignment = folder / entry["alignment"] if entry.get("alignment") else None
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{name}: expected a json object with a path, got {line[:60]!r}.") from error
-    alignment = entry.get("alignment")
     return Utterance(
-        id=str(entry.get("id", entry["path"])),
+        id=str(entry["path"] if entry.get("id") is None else entry["id"]),
         path=path,
-        speaker=str(entry.get("speaker", path.parent.name)),
+        speaker=str(path.parent.name if entry.get("speaker") is None else entry["speaker"]),
         text=entry.get("text"),
         licence=entry.get("licence"),
-        alignment=folder / alignment if alignment else None,
+        alignment=alignment,
     )

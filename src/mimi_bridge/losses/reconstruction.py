@@ -1,7 +1,7 @@
 """How far decoded audio is from the original: log-mel spectrograms at several resolutions.
 
-Long windows see harmonics, short ones see attacks. Magnitudes are scaled so that a full-scale sine reads about 0.5
-whatever the window, and everything under -80 dB counts as silence.
+Long windows see harmonics, short ones see attacks. Magnitudes are scaled so that a full-scale sine reads 1 in its
+bin whatever the window, and everything under -80 dB counts as silence.
 
 Source: Kumar et al. 2023 (arXiv:2306.06546), section 3.4: windows and mel bands; their log is to base 10.
 """
@@ -57,6 +57,7 @@ def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Te
 @lru_cache(maxsize=64)
 def _mel_filters(sampling_rate: int, window: int, num_mels: int) -> Tensor:
     # Each filter sums to one, so that a band's value is a mean magnitude.
-    filters = mel_filter_bank(window // 2 + 1, num_mels, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney")
-    filters = torch.from_numpy(filters).T.float()
-    return filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)
+    triangles = mel_filter_bank(window // 2 + 1, num_mels, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney")
+    with torch.inference_mode(False):  # what is cached serves training, too
+        filters = torch.from_numpy(triangles).T.float()
+        return filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)

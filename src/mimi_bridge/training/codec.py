@@ -9,6 +9,7 @@ Source: Moshi technical report (arXiv:2410.00037), section 3.3.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class TrainableMimi(nn.Module):
         super().__init__()
         mimi = MimiModel(config)
         self.config = config
-        self.encoder, self.decoder = mimi.encoder, mimi.decoder
+        self.encoder: nn.Module = cast(nn.Module, mimi.encoder)  # MimiModel may be built without either half
+        self.decoder: nn.Module = cast(nn.Module, mimi.decoder)
         shape = (config.hidden_size, config.codebook_dim, config.codebook_size)
         self.semantic = QuantizerHead(*shape, None, decay)
         self.acoustic = QuantizerHead(*shape, config.num_quantizers - config.num_semantic_quantizers, decay)
@@ -87,8 +89,8 @@ class TrainableMimi(nn.Module):
     def to_mimi(self) -> MimiModel:
         """The trained codec as a `MimiModel` in eval mode, weights copied."""
         mimi = MimiModel(self.config).eval()
-        mimi.encoder.load_state_dict(self.encoder.state_dict())
-        mimi.decoder.load_state_dict(self.decoder.state_dict())
+        cast(nn.Module, mimi.encoder).load_state_dict(self.encoder.state_dict())
+        cast(nn.Module, mimi.decoder).load_state_dict(self.decoder.state_dict())
         split = mimi.quantizer
         pairs = (
             (self.semantic, split.semantic_residual_vector_quantizer),

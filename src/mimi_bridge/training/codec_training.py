@@ -96,7 +96,7 @@ class CodecTraining:
         """Train to the end of the last phase; yields each step's losses, after the step."""
         while True:
             while self.phase_step < self.phase.num_steps:
-                losses = self._train_step(self._batch(self.step))
+                losses = self._train_step(self._batch())
                 self.step, self.phase_step = self.step + 1, self.phase_step + 1
                 yield losses
             if self.phase_number + 1 == len(self.phases):
@@ -129,7 +129,7 @@ class CodecTraining:
 
     def _begin_phase(self, fill: bool = True) -> None:
         model, phase = self.model, self.phase
-        trained = {"reconstruction": model, "codebooks": model, "adversarial": model.decoder}[phase.name]
+        trained: nn.Module = {"reconstruction": model, "codebooks": model, "adversarial": model.decoder}[phase.name]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in trained.parameters():
@@ -150,9 +150,10 @@ class CodecTraining:
         cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / max(1, self.phase.num_steps))))).item()
         return warmup * (0.1 + 0.9 * cosine)
 
-    def _batch(self, *draw: int) -> CropBatch:
+    def _batch(self, number: int = 0) -> CropBatch:
+        # Batch 0 of a step trains; further ones fill codebooks.
         frame_size = self.model.config.frame_size
-        seed = (self.seed, *draw, self.accelerator.process_index)
+        seed = (self.seed, self.step, number, self.accelerator.process_index + 1)
         return self.corpus.crops(self.batch_size, self.num_frames, frame_size, seed)
 
     def _generator(self) -> torch.Generator:
@@ -165,8 +166,7 @@ class CodecTraining:
         num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // frames_per_step)
         self.model.eval()
         latents = [
-            self._encode(self._batch(self.step, number + 1).audio.to(self.accelerator.device))
-            for number in range(num_batches)
+            self._encode(self._batch(number + 1).audio.to(self.accelerator.device)) for number in range(num_batches)
         ]
         gathered = self.accelerator.gather(torch.cat(latents))
         for head in (self.model.semantic, self.model.acoustic):
@@ -238,10 +238,11 @@ class CodecTraining:
         return drawn.to(self.accelerator.device)
 
     def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        gradients = []
         for parameter in parameters:
             if parameter.grad is None:  # processes must agree; one whose crops have no labels gives zeros
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters]
+            gradients.append(parameter.grad)
         if self.accelerator.num_processes > 1:
             flat = self.accelerator.reduce(nn.utils.parameters_to_vector(gradients), "mean")
             nn.utils.vector_to_parameters(flat, gradients)

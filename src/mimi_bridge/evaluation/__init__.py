@@ -1,0 +1,1 @@
+"""What decoded speech is worth, measured."""

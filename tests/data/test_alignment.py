@@ -1,0 +1,79 @@
+"""Forced alignment of speech made on the spot."""
+
+import pytest
+import torch
+
+from mimi_bridge.data.alignment import PocketsphinxAligner, normalized_words
+from mimi_bridge.synthesis import synthesize
+
+TEXT = "Please put the blue folder on my desk before the meeting starts."
+OTHER = "A cold wind shook the windows while the children told stories about ghosts."
+
+
+@pytest.fixture(scope="module")
+def aligner():
+    return PocketsphinxAligner()
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return synthesize(TEXT, "en-us")
+
+
+@pytest.fixture(scope="module")
+def alignment(aligner, recording):
+    return aligner.align(recording, 24_000, TEXT)
+
+
+def test_words_are_the_texts_in_order_and_inside_the_recording(alignment, recording):
+    assert [word.label for word in alignment.words] == normalized_words(TEXT)
+    times = [time for word in alignment.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0 and times[-1] <= recording.shape[-1] / 24_000
+    assert all(word.end > word.start for word in alignment.words)
+
+
+def test_phones_fill_their_words(alignment):
+    assert [phone.label for phone in alignment.phones[:4]] == ["P", "L", "IY", "Z"]
+    assert alignment.phones[0].start == alignment.words[0].start
+    assert alignment.phones[-1].end == alignment.words[-1].end
+
+
+def test_words_are_where_they_are_said(aligner, alignment):
+    # The same speech after 0.7 s of silence, at another rate: every word moves by as much, to a few frames of 10 ms.
+    silence = torch.zeros(1, round(0.7 * 22_050))
+    later = aligner.align(torch.cat([silence, synthesize(TEXT, "en-us", 22_050)], dim=-1), 22_050, TEXT)
+    shifts = [b.start - a.start for a, b in zip(alignment.words, later.words, strict=True)]
+    assert shifts[1:] == pytest.approx([0.7] * (len(shifts) - 1), abs=0.06)
+
+
+def test_score_tells_the_text_that_was_said_from_another(aligner, alignment, recording):
+    other = aligner.align(recording, 24_000, OTHER)
+    assert alignment.score > -40
+    assert other is None or other.score < alignment.score - 10
+
+
+def test_text_that_cannot_fit_has_no_alignment(aligner, recording):
+    assert aligner.align(recording[:, :12_000], 24_000, TEXT * 4) is None
+
+
+def test_alignment_is_the_same_after_another_recording(aligner, alignment, recording):
+    aligner.align(synthesize(OTHER, "en-us"), 24_000, OTHER)
+    again = aligner.align(recording, 24_000, TEXT)
+    assert [word.label for word in again.words] == [word.label for word in alignment.words]
+    assert again.score == pytest.approx(alignment.score, abs=2)
+
+
+def test_words_that_the_dictionary_lacks_are_named(aligner, recording):
+    assert aligner.unknown_words("The xqzw weighs 43 pounds.") == ["43", "xqzw"]
+    with pytest.raises(ValueError, match="words of the dictionary only, got 43, xqzw"):
+        aligner.align(recording, 24_000, "The xqzw weighs 43 pounds.")
+
+
+def test_text_without_a_word_is_refused(aligner, recording):
+    with pytest.raises(ValueError, match="at least one word"):
+        aligner.align(recording, 24_000, "...")
+
+
+def test_words_keep_their_apostrophes():
+    assert normalized_words("Don’t — 'stop', Mary-Ann's!") == ["don't", "stop", "mary", "ann's"]
