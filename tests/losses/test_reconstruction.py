@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.losses import reconstruction
-from mimi_bridge.losses.reconstruction import NUM_MELS, log_mel, multi_scale_mel_distance
+from mimi_bridge.losses.reconstruction import NUM_MELS, log_mel, multi_scale_mel_distance, spectral_convergence
 
 RATE = 8000  # Hz
 SMALL = {64: 5, 128: 10}
@@ -169,3 +169,32 @@ def test_distance_can_be_trained_with_after_it_was_measured_in_inference_mode():
         multi_scale_mel_distance(audio.detach(), torch.zeros(1, 1, 4096), rate)
     multi_scale_mel_distance(audio, torch.zeros(1, 1, 4096), rate).backward()
     assert audio.grad.abs().max() > 0
+
+
+def test_spectral_convergence_is_0_for_equal_audio_1_for_silence_and_half_for_half_as_loud():
+    audio = torch.randn(2, 1, 8192, generator=torch.Generator().manual_seed(0))
+    figures = [spectral_convergence(scale * audio, audio).item() for scale in (1.0, 0.0, 0.5)]
+    assert figures == pytest.approx([0.0, 1.0, 0.5], abs=1e-5)
+
+
+def test_spectral_convergence_is_the_same_at_every_loudness():
+    one, other = torch.randn(2, 1, 1, 8192, generator=torch.Generator().manual_seed(0))
+    quiet = spectral_convergence(0.01 * one, 0.01 * other)
+    torch.testing.assert_close(quiet, spectral_convergence(one, other), rtol=1e-3, atol=0)
+
+
+def test_spectral_convergence_weighs_sequences_alike():
+    one, other = torch.randn(2, 3, 1, 8192, generator=torch.Generator().manual_seed(0))
+    other[1] *= 20
+    alone = torch.stack([spectral_convergence(a[None], b[None]) for a, b in zip(one, other, strict=True)]).mean()
+    torch.testing.assert_close(spectral_convergence(one, other), alone)
+
+
+def test_spectral_convergence_of_nearly_silent_reference_is_bounded():
+    loud, silent = torch.randn(1, 1, 8192), torch.zeros(1, 1, 8192)
+    assert spectral_convergence(loud, silent) == 4.0
+
+
+def test_spectral_convergence_refuses_audio_of_another_length():
+    with pytest.raises(ValueError, match="one shape"):
+        spectral_convergence(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))

@@ -1,9 +1,11 @@
-"""How far decoded audio is from the original: log-mel spectrograms at several resolutions.
+"""How far decoded audio is from the original: spectrograms at several resolutions.
 
-Long windows see harmonics, short ones see attacks. Magnitudes are scaled so that a full-scale sine reads 1 in its
-bin whatever the window, and everything under -80 dB counts as silence.
+Long windows see harmonics, short ones see attacks. Log-mel distance hears quiet and loud alike, as ears do; spectral
+convergence hears what is loud, which are the harmonics, and at every frequency as sharply. Magnitudes are scaled so
+that a full-scale sine reads 1 in its bin whatever the window; in mel bands, all under -80 dB counts as silence.
 
-Source: Kumar et al. 2023 (arXiv:2306.06546), section 3.4: windows and mel bands; their log is to base 10.
+Source: Kumar et al. 2023 (arXiv:2306.06546), section 3.4: windows and mel bands; their log is to base 10. Arik et al.
+2018 (arXiv:1808.06719), section 3: spectral convergence.
 """
 
 from functools import lru_cache
@@ -14,6 +16,7 @@ from transformers.audio_utils import mel_filter_bank
 
 NUM_MELS = {2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10, 64: 5}  # by window in samples
 FLOOR = 1e-4
+LOUDEST_MISS = 4.0  # of spectral convergence: a nearly silent reference must not outweigh a batch
 
 
 def multi_scale_mel_distance(
@@ -33,10 +36,7 @@ def multi_scale_mel_distance(
     Raises:
         ValueError: If the shapes differ.
     """
-    if audio.shape != reference.shape:
-        raise ValueError(
-            f"audio and reference must have one shape, got {tuple(audio.shape)} and {tuple(reference.shape)}."
-        )
+    _check(audio, reference)
     scales = (num_mels or NUM_MELS).items()
     distances = [
         (log_mel(audio, sampling_rate, window, bands) - log_mel(reference, sampling_rate, window, bands)).abs().mean()
@@ -45,13 +45,48 @@ def multi_scale_mel_distance(
     return torch.stack(distances).mean()
 
 
-def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Tensor:
-    """Natural-log mel magnitudes, hop a quarter of the window, `(batch * channels, num_mels, hops)`."""
+def spectral_convergence(audio: Tensor, reference: Tensor, windows: tuple[int, ...] = (2048, 1024, 512)) -> Tensor:
+    """Norm of the difference of magnitudes, relative to the reference's, averaged over sequences and resolutions.
+
+    Args:
+        audio: Decoded, `(batch, channels, samples)`.
+        reference: The original, of the same shape.
+        windows: Lengths in samples.
+
+    Returns:
+        A scalar: 0 for equal magnitudes, 1 for silence; loudness does not matter.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check(audio, reference)
+    ratios = []
+    for window in windows:
+        decoded, original = magnitudes(audio, window), magnitudes(reference, window)
+        norms = [torch.linalg.vector_norm(m, dim=(1, 2)) for m in (decoded - original, original)]
+        ratios.append((norms[0] / norms[1].clamp(min=FLOOR)).clamp(max=LOUDEST_MISS).mean())
+    return torch.stack(ratios).mean()
+
+
+def magnitudes(audio: Tensor, window: int) -> Tensor:
+    """A full-scale sine reads 1 in its bin; hop a quarter of the window, `(batch * channels, bins, hops)`."""
     flat = audio.reshape(-1, audio.shape[-1]).float()
     hann = torch.hann_window(window, device=audio.device)
     spectrum = torch.stft(flat, window, window // 4, window=hann, pad_mode="constant", return_complex=True)
+    return spectrum.abs() * (2 / hann.sum())
+
+
+def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Tensor:
+    """Natural-log mel magnitudes, hop a quarter of the window, `(batch * channels, num_mels, hops)`."""
     filters = _mel_filters(sampling_rate, window, num_mels).to(audio.device)
-    return (filters @ (spectrum.abs() * (2 / hann.sum()))).clamp(min=FLOOR).log()
+    return (filters @ magnitudes(audio, window)).clamp(min=FLOOR).log()
+
+
+def _check(audio: Tensor, reference: Tensor) -> None:
+    if audio.shape != reference.shape:
+        raise ValueError(
+            f"audio and reference must have one shape, got {tuple(audio.shape)} and {tuple(reference.shape)}."
+        )
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ from ..losses.adversarial import (
     discriminator_loss,
     feature_matching_loss,
 )
-from ..losses.reconstruction import multi_scale_mel_distance
+from ..losses.reconstruction import multi_scale_mel_distance, spectral_convergence
 from .codebooks import fill_from_data, revive_unused
 from .codec import UNQUANTIZED, TrainableMimi
 
@@ -36,7 +36,7 @@ DROPOUT_SHARE = 0.3  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
 FRAMES_PER_ENTRY = 25  # at least, for k-means
 JUDGED_SECONDS = 0.48
-ADVERSARIAL_WEIGHTS = {"mel": 2.0, "adversarial": 1.0, "features": 2.0}
+ADVERSARIAL_WEIGHTS = {"mel": 2.0, "spectrum": 1.0, "adversarial": 1.0, "features": 2.0}
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ class CodecTraining:
         self.model.train()
         quantizes = self.phase.name == "codebooks"
         output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
-        losses = {"mel": multi_scale_mel_distance(output.audio, audio, self.corpus.sampling_rate)}
-        total = losses["mel"]
+        losses = self._distances(output.audio, audio)
+        total = torch.stack(list(losses.values())).sum()
         labelled = batch.labelled.to(audio.device)
         if labelled.any():
             shares = batch.label_shares.to(audio.device)[labelled]
@@ -215,7 +215,7 @@ class CodecTraining:
         real = self.discriminator(audio[..., first : first + judged])
         fake = self.discriminator(leaf[..., first : first + judged])
         losses = {
-            "mel": multi_scale_mel_distance(leaf, audio, self.corpus.sampling_rate),
+            **self._distances(leaf, audio),
             "adversarial": adversarial_loss(fake),
             "features": feature_matching_loss(real, fake),
         }
@@ -225,6 +225,12 @@ class CodecTraining:
         losses["discriminator"].backward(inputs=parameters)
         self._update(self.discriminator_optimizer, parameters)
         return {name: loss.item() for name, loss in losses.items()}
+
+    def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        return {
+            "mel": multi_scale_mel_distance(decoded, audio, self.corpus.sampling_rate),
+            "spectrum": spectral_convergence(decoded, audio),
+        }
 
     def _draw_num_acoustic(self, unquantized_share: float = UNQUANTIZED_SHARE) -> Tensor:
         all_of_them = self.model.config.num_quantizers - 1
