@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean
 
+import soundfile
 import torch
 from torch import Tensor
 from transformers import MimiModel
@@ -24,9 +25,11 @@ from mimi_bridge.data.alignment import PocketsphinxAligner
 from mimi_bridge.data.manifest import Utterance, read_manifest
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
+from mimi_bridge.spectrogram import save_spectrograms
 
 CODEBOOKS = (8, 4, 2, 1)
 TRANSCRIPTS = 50
+PICTURE_SECONDS = 5
 NARROW = 16_000  # Hz: recordings at or below have nothing above 8 kHz
 _state: dict = {}
 
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--codec", default=str(small_codec()), help="a Mimi checkpoint; default the small codec")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE))
     parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
+    parser.add_argument("--picture", type=Path, help="also draw the first recording, original above decoded, to here")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     if arguments.speech is None:
@@ -56,6 +60,8 @@ def main() -> None:
     _print_reconstruction(results)
     _print_usage(torch.cat([result["codes"] for result in results], dim=1), model.config.codebook_size)
     _print_understood(results)
+    if arguments.picture:
+        _draw(arguments.picture, model, held_out[0])
 
 
 def _start(codec: str, transcripts: list[str]) -> None:
@@ -113,9 +119,16 @@ def decode_unquantized(model: MimiModel, audio: Tensor) -> Tensor:
     return model.decoder(quantized + acoustic.output_proj(acoustic.input_proj(latents))).audio_values
 
 
-def _own_rate(path: Path) -> int:
-    import soundfile
+@torch.inference_mode()
+def _draw(picture: Path, model: MimiModel, utterance: Utterance) -> None:
+    rate, frame_size = model.config.sampling_rate, model.config.frame_size
+    audio = load_audio(utterance.path, rate)[:, : PICTURE_SECONDS * rate]
+    padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))[None]
+    decoded = model.decode(model.encode(padded).audio_codes).audio_values[0, :, : audio.shape[-1]]
+    save_spectrograms(picture, {f"{utterance.id}, original": audio, "decoded from 8 codebooks": decoded}, rate)
 
+
+def _own_rate(path: Path) -> int:
     return soundfile.info(path).samplerate
 
 

@@ -2,6 +2,8 @@
 
 from string import Template
 
+from mimi_bridge.embedded import SMALL_CODEC_LICENCE, small_codec
+
 CARD = Template("""---
 library_name: transformers
 pipeline_tag: feature-extraction
@@ -42,9 +44,10 @@ layout, sha256 $digests. Made with $versions.
 
 ## Licence
 
-The weights are the source's: Kyutai's released Mimi is CC BY 4.0 (Kyutai, "Moshi: a speech-text foundation model for
-real-time dialogue", arXiv:2410.00037). Check the licence of your source if it is another. The code is Apache-2.0.
+$licence The code is Apache-2.0.
 """)
+KYUTAI_LICENCE = """The weights are the source's: Kyutai's released Mimi is CC BY 4.0 (Kyutai, "Moshi: a speech-text
+foundation model for real-time dialogue", arXiv:2410.00037). Check the licence of your source if it is another."""
 
 
 def model_card(report: dict, folder_name: str) -> str:
@@ -81,5 +84,6 @@ def model_card(report: dict, folder_name: str) -> str:
         revision=source["revision"] or "none (local)",
         layout=source["layout"],
         digests=", ".join(f"`{digest}` ({name})" for name, digest in source["sha256"].items()),
+        licence=SMALL_CODEC_LICENCE if source["name"] == small_codec().name else KYUTAI_LICENCE,
         versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     )

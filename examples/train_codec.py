@@ -11,7 +11,6 @@ Losses and figures of the held-out speakers: tensorboard --logdir FOLDER. Sounds
 
 import argparse
 import os
-import random
 import signal
 import sys
 from fnmatch import fnmatch
@@ -21,27 +20,18 @@ import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import EncodecFeatureExtractor, MimiConfig
+from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
-from mimi_bridge.audio import SPEECH_VARIABLE, load_audio, save_audio
-from mimi_bridge.data.corpus import SpeechCorpus, write_corpus
-from mimi_bridge.data.manifest import Utterance, read_manifest
+from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
+from mimi_bridge.data.alignment import PocketsphinxAligner
+from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
+from mimi_bridge.data.made_speech import load_utterance, made_utterances
+from mimi_bridge.data.manifest import Span, Utterance, read_manifest, read_phones
+from mimi_bridge.data.teachers import SpeechTeacher
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
-from mimi_bridge.synthesis import SENTENCES, synthesize
 from mimi_bridge.training.codec_training import CodecTraining, Phase
 
 SAMPLING_RATE = 24_000
-ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
-VARIANTS = (
-    "",
-    *(f"+m{n}" for n in range(1, 9)),
-    *(f"+f{n}" for n in range(1, 6)),
-    "+Annie",
-    "+Andy",
-    "+linda",
-    "+adam",
-)
-PACES = (140, 165, 190)  # words a minute
 FREE_TO_CHANGE = ("_every", "_steps", "batch_size")  # when a run goes on; the rest makes it another run
 HELD_OUT_FRAMES = 48
 HELD_OUT_CROPS = 12
@@ -85,6 +75,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="folder of recordings")
     parser.add_argument("--held-out", nargs="+", metavar="SPEAKER", help="names or patterns; default every fifth")
+    parser.add_argument("--teacher", help="speech model for the semantic codebook (microsoft/wavlm-large), not phones")
+    parser.add_argument("--align", action="store_true", help="find the phones of texts that come without alignment")
+    parser.add_argument("--initial", help="begin with this codec instead of random weights; see small_codec()")
     parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
     parser.add_argument("--reconstruction-steps", type=int, default=2200)
     parser.add_argument("--codebook-steps", type=int, default=1600)
@@ -107,10 +100,11 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     phases = [
         Phase("reconstruction", arguments.reconstruction_steps, 1e-3),
         Phase("codebooks", arguments.codebook_steps, 6e-4),
-        Phase("adversarial", arguments.adversarial_steps, 3e-4),
+        Phase("adversarial", arguments.adversarial_steps, 5e-4),
     ]
+    initial = MimiModel.from_pretrained(arguments.initial) if arguments.initial else None
     training = CodecTraining(
-        small_config(),
+        initial.config if initial else small_config(),
         corpus,
         [phase for phase in phases if phase.num_steps],
         arguments.batch_size,
@@ -118,6 +112,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         arguments.discriminator_filters,
         arguments.seed,
         accelerator,
+        teacher=SpeechTeacher(arguments.teacher, accelerator.device) if arguments.teacher else None,
+        initial=initial,
     )
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
@@ -182,6 +178,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         "train": [utterance for utterance in utterances if utterance.speaker not in held_out],
         "held_out": [utterance for utterance in utterances if utterance.speaker in held_out],
     }
+    find_phones = PhoneFinder() if arguments.align else given_phones
     for part, members in parts.items():
         with tqdm(total=len(members), desc=f"{part} speech", dynamic_ncols=True) as bar:
 
@@ -189,7 +186,23 @@ def prepare(arguments: argparse.Namespace) -> None:
                 bar.update()
                 return load_utterance(utterance, sampling_rate)
 
-            write_corpus(folder / part, members, SAMPLING_RATE, load=load_and_count)
+            write_corpus(folder / part, members, SAMPLING_RATE, load_and_count, find_phones)
+
+
+class PhoneFinder:
+    """Finds phones in a given alignment, else by laying the text over the recording."""
+
+    def __init__(self) -> None:
+        self._aligner = PocketsphinxAligner()
+
+    def __call__(self, utterance: Utterance, audio: torch.Tensor, sampling_rate: int) -> list[Span] | None:
+        """The phones, or None if there is no text, or no laying it over."""
+        if utterance.alignment is not None:
+            return read_phones(utterance.alignment)
+        if not utterance.text or self._aligner.unknown_words(utterance.text):
+            return None
+        alignment = self._aligner.align(audio, sampling_rate, utterance.text)
+        return alignment.phones if alignment else None
 
 
 def held_out_speakers(speakers: list[str], patterns: list[str] | None) -> set[str]:
@@ -208,30 +221,6 @@ def held_out_speakers(speakers: list[str], patterns: list[str] | None) -> set[st
     if len(held_out) in (0, len(speakers)):
         raise ValueError(f"some speakers must be held out and some not, got {len(held_out)} of {len(speakers)}.")
     return held_out
-
-
-def made_utterances(count: int, seed: int) -> list[Utterance]:
-    """Utterances for espeak-ng: words in random order, so that none is a sentence of the demonstration."""
-    words = sorted({word.strip(".,;?!") for sentence in SENTENCES for word in sentence.split()})
-    voices = [ACCENTS[(n + shift) % len(ACCENTS)] + variant for n, variant in enumerate(VARIANTS) for shift in (0, 3)]
-    draw = random.Random(seed)
-    return [
-        Utterance(
-            id=f"made/{number:05d}",
-            path=Path("made"),
-            speaker=f"espeak/{voices[number % len(voices)]}",
-            text=" ".join(draw.sample(words, draw.randint(6, 12))) + ".",
-        )
-        for number in range(count)
-    ]
-
-
-def load_utterance(utterance: Utterance, sampling_rate: int) -> torch.Tensor:
-    """Its recording, or the speech made of its text."""
-    if not utterance.id.startswith("made/"):
-        return load_audio(utterance.path, sampling_rate)
-    pace = PACES[int(utterance.id.removeprefix("made/")) % len(PACES)]
-    return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)
 
 
 def save_codec(training: CodecTraining, folder: Path) -> None:

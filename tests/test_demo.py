@@ -1,4 +1,4 @@
-"""The demonstration, with a tiny source in place of the full-size one."""
+"""The demonstration, with the small codec."""
 
 import json
 
@@ -11,13 +11,12 @@ from mimi_bridge.audio import SPEECH_VARIABLE, load_audio, save_audio
 from mimi_bridge.codes import load_codes
 
 
-@pytest.fixture
-def tiny_source(tiny_mimi, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_speech_is_given(monkeypatch):
     monkeypatch.delenv(SPEECH_VARIABLE, raising=False)
-    monkeypatch.setattr(demo, "make_source", tiny_mimi.save_pretrained)
 
 
-def test_demo_leaves_proof_sounds_codes_and_picture(tiny_source, tmp_path, capfd):
+def test_demo_leaves_proof_sounds_codes_and_picture(tmp_path, capfd):
     demo.run_demo(tmp_path / "demo")
     printed = capfd.readouterr().out
     assert "waveform max |Δ| 0 " in printed
@@ -32,7 +31,7 @@ def test_demo_leaves_proof_sounds_codes_and_picture(tiny_source, tmp_path, capfd
     assert torch.equal(codes, model.encode(original[None]).audio_codes[0])
 
 
-def test_demo_can_be_run_again_and_takes_a_recording(tiny_source, tmp_path, speech, monkeypatch, capfd):
+def test_demo_can_be_run_again_and_takes_a_recording(tmp_path, speech, monkeypatch, capfd):
     save_audio(tmp_path / "voice.wav", speech[:, :100_000], 24_000)
     demo.run_demo(tmp_path / "demo", speech=str(tmp_path / "voice.wav"))
     monkeypatch.setenv(SPEECH_VARIABLE, str(tmp_path / "voice.wav"))

@@ -3,6 +3,11 @@
 from pathlib import Path
 
 SMALL_CODEC = "small"  # what `--source` calls it
+SMALL_CODEC_LICENCE = (
+    "CC BY 4.0. The weights are those of Mimi Bridge's small codec, trained on LibriSpeech (V. Panayotov, G. Chen, "
+    "D. Povey, S. Khudanpur, 2015; CC BY 4.0), the voice Kathleen (Rhasspy; CC0) and speech made by espeak-ng; "
+    "nothing in them comes from Kyutai's weights."
+)
 
 
 def small_codec() -> Path:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.losses import reconstruction
-from mimi_bridge.losses.reconstruction import NUM_MELS, log_mel, multi_scale_mel_distance, spectral_convergence
+from mimi_bridge.losses.reconstruction import (
+    NUM_MELS,
+    log_mel,
+    multi_scale_mel_distance,
+    spectral_convergence,
+    waveform_distance,
+)
 
 RATE = 8000  # Hz
 SMALL = {64: 5, 128: 10}
@@ -198,3 +204,21 @@ def test_spectral_convergence_of_nearly_silent_reference_is_bounded():
 def test_spectral_convergence_refuses_audio_of_another_length():
     with pytest.raises(ValueError, match="one shape"):
         spectral_convergence(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
+
+
+def test_waveform_distance_is_0_for_equal_audio_1_for_silence_and_2_for_the_opposite():
+    audio = torch.randn(2, 1, 1000, generator=torch.Generator().manual_seed(0))
+    figures = [waveform_distance(scale * audio, audio).item() for scale in (1.0, 0.0, -1.0)]
+    assert figures == pytest.approx([0.0, 1.0, 2.0], abs=1e-5)
+
+
+def test_waveform_distance_weighs_sequences_alike_and_is_bounded():
+    audio = torch.randn(2, 1, 1000, generator=torch.Generator().manual_seed(0))
+    scaled = audio * torch.tensor([1.0, 100.0])[:, None, None]
+    assert waveform_distance(torch.zeros_like(audio), scaled) == pytest.approx(1.0)
+    assert waveform_distance(audio, torch.zeros_like(audio)) == 4.0
+
+
+def test_waveform_distance_refuses_audio_of_another_length():
+    with pytest.raises(ValueError, match="one shape"):
+        waveform_distance(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))

@@ -43,19 +43,26 @@ class CropBatch:
     labelled: Tensor
 
 
+def given_phones(utterance: Utterance, audio: Tensor, sampling_rate: int) -> list[Span] | None:
+    """The phones of an utterance's alignment; None if it has none."""
+    return None if utterance.alignment is None else read_phones(utterance.alignment)
+
+
 def write_corpus(
     folder: Path,
     utterances: Iterable[Utterance],
     sampling_rate: int,
-    load: Callable[[Utterance, int], Tensor] | None = None,
+    load: Callable[[Utterance, int], Tensor] = lambda utterance, rate: load_audio(utterance.path, rate),
+    find_phones: Callable[[Utterance, Tensor, int], list[Span] | None] = given_phones,
 ) -> None:
     """Resample recordings into one file; whole or not at all.
 
     Args:
         folder: Gets `samples.i16`, `labels.i8` and `corpus.json`, the last of them last.
-        utterances: In any order; phones of those with an alignment become labels.
+        utterances: In any order.
         sampling_rate: Hz.
         load: Gives an utterance's samples `(1, samples)` at a rate; by default, reads its path.
+        find_phones: Gives its phones, from utterance, samples and rate, or None; they become labels.
 
     Raises:
         ValueError: If there are no utterances, two of one id, or the rate has no whole number of samples in 10 ms.
@@ -64,19 +71,16 @@ def write_corpus(
     _check(utterances, sampling_rate)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.json").unlink(missing_ok=True)
-    loader = load or (lambda utterance, rate: load_audio(utterance.path, rate))
-    phones = {
-        utterance.id: read_phones(utterance.alignment) for utterance in utterances if utterance.alignment is not None
-    }
-    names = [SILENCE, *sorted({phone.label for spans in phones.values() for phone in spans} - {SILENCE})]
-    entries, start, label_start = [], 0, 0
-    with open(folder / "samples.i16", "wb") as samples_file, open(folder / "labels.i8", "wb") as labels_file:
+    phones: list[list[Span] | None] = []
+    entries: list[dict] = []
+    start = label_start = 0
+    with open(folder / "samples.i16", "wb") as samples_file:
         for utterance in utterances:
-            samples = (loader(utterance, sampling_rate)[0].clamp(-1, 1).numpy() * 32767).astype(np.int16)
-            num_labels = -(-len(samples) * LABELS_PER_SECOND // sampling_rate)
-            labels = _labels_in_time(phones.get(utterance.id), names, num_labels)
+            audio = load(utterance, sampling_rate)
+            samples = (audio[0].clamp(-1, 1).numpy() * 32767).astype(np.int16)
             samples_file.write(samples.tobytes())
-            labels_file.write(labels.tobytes())
+            phones.append(find_phones(utterance, audio, sampling_rate))
+            num_labels = -(-len(samples) * LABELS_PER_SECOND // sampling_rate)
             entries.append(
                 {
                     "id": utterance.id,
@@ -88,6 +92,10 @@ def write_corpus(
                 }
             )
             start, label_start = start + len(samples), label_start + num_labels
+    names = [SILENCE, *sorted({phone.label for spans in phones for phone in spans or []} - {SILENCE})]
+    with open(folder / "labels.i8", "wb") as labels_file:
+        for spans, entry in zip(phones, entries, strict=True):
+            labels_file.write(_labels_in_time(spans, names, entry["num_labels"]).tobytes())
     index = {"sampling_rate": sampling_rate, "labels": names, "utterances": entries}
     partial = folder / "corpus.json.partial"
     partial.write_text(json.dumps(index))

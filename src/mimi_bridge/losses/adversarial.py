@@ -93,25 +93,28 @@ def feature_matching_loss(real: Judgement, decoded: Judgement) -> Tensor:
     return torch.stack(distances).mean()
 
 
-def balanced_gradient(losses: dict[str, Tensor], weights: dict[str, float], audio: Tensor) -> Tensor:
+def balanced_gradient(
+    losses: dict[str, Tensor], weights: dict[str, float], audio: Tensor, scale_of: str | None = None
+) -> Tensor:
     """The gradient of several losses at the decoded audio, each with the share that its weight says.
 
-    Every loss's own gradient is scaled to unit length, whatever its scale, then weighted; `audio.backward(result)`
+    Every loss's own gradient is scaled to one length, whatever its scale, then weighted; `audio.backward(result)`
     carries the sum to the weights.
 
     Args:
         losses: Scalars that depend on `audio`, by name.
         weights: A share for each name; they are normalised to sum to one.
         audio: The decoded audio, of any shape.
+        scale_of: The loss whose own gradient's length is that one length, so that losses that do not pass through
+            the audio keep their weight beside it; None for unit length.
 
     Returns:
-        Of the shape of `audio`, at most unit length.
+        Of the shape of `audio`.
 
     Source: Defossez et al. 2022 (arXiv:2210.13438), section 3.4, without the moving average.
     """
     total = sum(weights[name] for name in losses)
-    gradient = torch.zeros_like(audio)
-    for name, loss in losses.items():
-        (own,) = torch.autograd.grad(loss, audio, retain_graph=True)
-        gradient += (weights[name] / total) * own / own.norm().clamp(min=1e-12)
-    return gradient
+    gradients = {name: torch.autograd.grad(loss, audio, retain_graph=True)[0] for name, loss in losses.items()}
+    norms = {name: gradient.norm().clamp(min=1e-12) for name, gradient in gradients.items()}
+    shares = [(weights[name] / total) * gradient / norms[name] for name, gradient in gradients.items()]
+    return torch.stack(shares).sum(dim=0) * (1.0 if scale_of is None else norms[scale_of])

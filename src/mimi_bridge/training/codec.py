@@ -2,20 +2,21 @@
 
 transformers' own quantizer passes no gradient and cannot train. Here Kyutai's parallel split is two of this package's
 heads: the semantic one (1 codebook) and the acoustic one (a chain), both fed the same latents, their outputs added.
-The semantic head's entries must tell what is said: a linear map of them names the phone. `to_mimi` gives the result as
-a `MimiModel`.
+The semantic head's entries must tell what is said: a linear map of them names the phone, or a teacher's features.
+`to_mimi` gives the result as a `MimiModel`.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import MimiConfig, MimiModel
 
 from ..heads import QuantizerHead
+from .codebooks import learners, set_entries
 
 UNQUANTIZED = -1  # in `num_acoustic`: this sequence passes the acoustic projections without a codebook
 
@@ -27,14 +28,14 @@ class CodecOutput:
     Attributes:
         audio: Decoded, `(batch, 1, samples)`.
         latents: The encoder's, `(batch, frames, hidden_size)`.
-        label_logits: Of the semantic head, `(batch, frames, num_labels)`.
+        readout: What the semantic head says of the frame, `(batch, frames, readout_dim)`.
         commitment: Mean squared distance of both heads' inputs from their entries, a scalar; None without codebooks.
         codes: `(batch, codebooks, frames)`, semantic first; None without codebooks.
     """
 
     audio: Tensor
     latents: Tensor
-    label_logits: Tensor
+    readout: Tensor
     commitment: Tensor | None
     codes: Tensor | None
 
@@ -44,11 +45,11 @@ class TrainableMimi(nn.Module):
 
     Args:
         config: Of the Mimi; one semantic codebook.
-        num_labels: Labels that the semantic head learns to tell.
+        readout_dim: Size of what the semantic head learns to tell by a linear map: phones, or a teacher's features.
         decay: Of the codebooks' moving averages, a step.
     """
 
-    def __init__(self, config: MimiConfig, num_labels: int, decay: float = 0.99):
+    def __init__(self, config: MimiConfig, readout_dim: int, decay: float = 0.99):
         super().__init__()
         mimi = MimiModel(config)
         self.config = config
@@ -57,7 +58,7 @@ class TrainableMimi(nn.Module):
         shape = (config.hidden_size, config.codebook_dim, config.codebook_size)
         self.semantic = QuantizerHead(*shape, None, decay)
         self.acoustic = QuantizerHead(*shape, config.num_quantizers - config.num_semantic_quantizers, decay)
-        self.label = nn.Linear(config.codebook_dim, num_labels)
+        self.readout = nn.Linear(config.codebook_dim, readout_dim)
         nn.init.zeros_(self.semantic.project_out.weight)  # the sound begins in the acoustic head alone
 
     def forward(self, audio: Tensor, num_acoustic: Tensor | None = None, may_learn: bool = True) -> CodecOutput:
@@ -75,7 +76,7 @@ class TrainableMimi(nn.Module):
         )
         if num_acoustic is None:
             quantized = _project_out(self.acoustic, acoustic)
-            return CodecOutput(self._decode(quantized), latents, self.label(semantic), None, None)
+            return CodecOutput(self._decode(quantized), latents, self.readout(semantic), None, None)
         outputs = [head(latents, with_commitment=True, may_learn=may_learn) for head in (self.semantic, self.acoustic)]
         codes = torch.cat([output.codes for output in outputs], dim=1)
         entries = nn.functional.embedding(codes[:, 0], self.semantic.codebooks[0])
@@ -83,7 +84,25 @@ class TrainableMimi(nn.Module):
         acoustic = self._first_entries(acoustic, codes[:, 1:], num_acoustic)
         quantized = _project_out(self.semantic, semantic) + _project_out(self.acoustic, acoustic)
         commitment = torch.stack([output.commitment for output in outputs]).sum()
-        return CodecOutput(self._decode(quantized), latents, self.label(semantic), commitment, codes)
+        return CodecOutput(self._decode(quantized), latents, self.readout(semantic), commitment, codes)
+
+    @torch.no_grad()
+    def load_mimi(self, mimi: MimiModel, frames_per_step: int) -> None:
+        """Begin with the weights and codebooks of a Mimi of the same config.
+
+        Args:
+            mimi: Its quantizers' first codebooks are taken, as many as this codec has.
+            frames_per_step: Of training, over all processes; the codebooks' running counts begin at its scale.
+        """
+        self.encoder.load_state_dict(cast(nn.Module, mimi.encoder).state_dict())
+        self.decoder.load_state_dict(cast(nn.Module, mimi.decoder).state_dict())
+        for head, chain in self._pairs(mimi):
+            head.project_in.weight.copy_(chain.input_proj.weight)
+            head.project_out.weight.copy_(chain.output_proj.weight)
+            for codebook, layer in zip(learners(head), chain.layers, strict=True):
+                size = len(layer.codebook.embed)
+                counts = torch.full((size,), frames_per_step / size)
+                set_entries(codebook, torch.arange(size), layer.codebook.embed, counts)
 
     @torch.no_grad()
     def to_mimi(self) -> MimiModel:
@@ -91,12 +110,7 @@ class TrainableMimi(nn.Module):
         mimi = MimiModel(self.config).eval()
         cast(nn.Module, mimi.encoder).load_state_dict(self.encoder.state_dict())
         cast(nn.Module, mimi.decoder).load_state_dict(self.decoder.state_dict())
-        split = mimi.quantizer
-        pairs = (
-            (self.semantic, split.semantic_residual_vector_quantizer),
-            (self.acoustic, split.acoustic_residual_vector_quantizer),
-        )
-        for head, chain in pairs:
+        for head, chain in self._pairs(mimi):
             chain.input_proj.weight.copy_(head.project_in.weight)
             chain.output_proj.weight.copy_(head.project_out.weight)
             for entries, layer in zip(head.codebooks, chain.layers, strict=True):
@@ -104,6 +118,13 @@ class TrainableMimi(nn.Module):
                 layer.codebook.cluster_usage.fill_(1.0)
                 layer.codebook.initialized.fill_(1.0)
         return mimi
+
+    def _pairs(self, mimi: MimiModel) -> list[tuple[QuantizerHead, Any]]:
+        split = mimi.quantizer
+        return [
+            (self.semantic, split.semantic_residual_vector_quantizer),
+            (self.acoustic, split.acoustic_residual_vector_quantizer),
+        ]
 
     def _decode(self, quantized: Tensor) -> Tensor:
         return self.decoder(quantized.transpose(1, 2)).audio_values

@@ -1,8 +1,8 @@
 """The steps of training a codec from nothing: what is learned in each phase, and everything a checkpoint holds.
 
 First the codec learns to reproduce speech without codebooks. Then its codebooks are filled from data and learn with
-it, the first of them to tell phones. Last, with encoder and codebooks fixed, the decoder learns against a
-discriminator. What a step does depends on its number and the weights alone, so that a run can stop and go on anywhere.
+it, the first of them to tell phones, or what a teacher hears. Last, all of it learns against a discriminator. What a
+step does depends on its number and the weights alone, so that a run can stop and go on anywhere.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
 """
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import MimiConfig
+from transformers import MimiConfig, MimiModel
 
 from ..data.corpus import CropBatch, SpeechCorpus
+from ..data.teachers import SpeechTeacher
+from ..distillation import masked_cosine_distance
 from ..losses.adversarial import (
     MultiScaleSpectrogramDiscriminator,
     adversarial_loss,
@@ -23,20 +25,23 @@ from ..losses.adversarial import (
     discriminator_loss,
     feature_matching_loss,
 )
-from ..losses.reconstruction import multi_scale_mel_distance, spectral_convergence
+from ..losses.reconstruction import multi_scale_mel_distance, spectral_convergence, waveform_distance
 from .codebooks import fill_from_data, revive_unused
-from .codec import UNQUANTIZED, TrainableMimi
+from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
 
 BETAS = (0.8, 0.99)
+DISCRIMINATOR_LEARNING_RATE = 3e-4
 WARMUP_STEPS = 100
+DISTANCE_WEIGHTS = {"mel": 1.0, "spectrum": 1.0, "waveform": 0.5}
 LABEL_WEIGHT = 0.2
+TEACHER_WEIGHT = 1.0
 COMMITMENT_WEIGHT = 0.25
-UNQUANTIZED_SHARE = 0.2  # of the sequences, while codebooks learn
+UNQUANTIZED_SHARE = 0.4  # of the sequences, while codebooks learn
 DROPOUT_SHARE = 0.3  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
 FRAMES_PER_ENTRY = 25  # at least, for k-means
 JUDGED_SECONDS = 0.48
-ADVERSARIAL_WEIGHTS = {"mel": 2.0, "spectrum": 1.0, "adversarial": 1.0, "features": 2.0}
+ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class CodecTraining:
         discriminator_filters: Its width.
         seed: Of weights, crops and codebooks.
         accelerator: Device and processes.
+        teacher: A speech model that the semantic head learns from; None takes the corpus's phones.
+        initial: A codec to begin with, codebooks and all, instead of random weights.
     """
 
     def __init__(
@@ -78,14 +85,24 @@ class CodecTraining:
         discriminator_filters: int,
         seed: int,
         accelerator: Accelerator,
+        teacher: SpeechTeacher | None = None,
+        initial: MimiModel | None = None,
     ):
         torch.manual_seed(seed)  # every process begins with the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
         self.batch_size, self.num_frames = batch_size, num_frames
-        self.model = TrainableMimi(config, len(corpus.labels)).to(accelerator.device)
+        self.teacher, self.has_codebooks = teacher, initial is not None
+        self.model = TrainableMimi(config, teacher.dim if teacher else len(corpus.labels))
+        if initial is not None:
+            self.model.load_mimi(initial, self._frames_per_step)
+        self.model.to(accelerator.device)
         self.discriminator = MultiScaleSpectrogramDiscriminator(discriminator_filters).to(accelerator.device)
         self.phase_number = self.phase_step = self.step = 0
         self._begin_phase()
+
+    @property
+    def _frames_per_step(self) -> int:
+        return self.batch_size * self.num_frames * self.accelerator.num_processes
 
     @property
     def phase(self) -> Phase:
@@ -110,6 +127,7 @@ class CodecTraining:
             "phase_number": self.phase_number,
             "phase_step": self.phase_step,
             "step": self.step,
+            "has_codebooks": self.has_codebooks,
             "model": self.model.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -120,6 +138,7 @@ class CodecTraining:
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
+        self.has_codebooks = state["has_codebooks"]
         self.model.load_state_dict(state["model"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._begin_phase(fill=False)
@@ -129,20 +148,14 @@ class CodecTraining:
 
     def _begin_phase(self, fill: bool = True) -> None:
         model, phase = self.model, self.phase
-        trained: nn.Module = {"reconstruction": model, "codebooks": model, "adversarial": model.decoder}[phase.name]
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in trained.parameters():
-            parameter.requires_grad_(True)
-        if phase.name == "reconstruction":
-            model.semantic.project_out.requires_grad_(False)
+        model.semantic.project_out.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
         self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=phase.learning_rate, betas=BETAS
+            self.discriminator.parameters(), lr=DISCRIMINATOR_LEARNING_RATE, betas=BETAS
         )
-        if fill and phase.name == "codebooks":
+        if fill and phase.name != "reconstruction" and not self.has_codebooks:
             self._fill_codebooks()
 
     def _learning_rate_share(self, step: int) -> float:
@@ -162,77 +175,85 @@ class CodecTraining:
 
     @torch.no_grad()
     def _fill_codebooks(self) -> None:
-        frames_per_step = self.batch_size * self.num_frames * self.accelerator.num_processes
-        num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // frames_per_step)
+        num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // self._frames_per_step)
         self.model.eval()
         latents = [
             self._encode(self._batch(number + 1).audio.to(self.accelerator.device)) for number in range(num_batches)
         ]
         gathered = self.accelerator.gather(torch.cat(latents))
         for head in (self.model.semantic, self.model.acoustic):
-            fill_from_data(head, gathered, frames_per_step, self._generator())
+            fill_from_data(head, gathered, self._frames_per_step, self._generator())
+        self.has_codebooks = True
 
     def _encode(self, audio: Tensor) -> Tensor:
         return self.model.encoder(audio).latents.transpose(1, 2).flatten(0, 1)
 
     def _train_step(self, batch: CropBatch) -> dict[str, float]:
         audio = batch.audio.to(self.accelerator.device)
-        if self.phase.name == "adversarial":
-            losses = self._adversarial_step(audio)
-        else:
-            losses = self._reconstruction_step(audio, batch)
-        self._update(self.optimizer, self.parameters)
-        self.schedule.step()
-        return losses
-
-    def _reconstruction_step(self, audio: Tensor, batch: CropBatch) -> dict[str, float]:
         self.model.train()
-        quantizes = self.phase.name == "codebooks"
+        quantizes = self.phase.name != "reconstruction"
         output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
-        losses = self._distances(output.audio, audio)
-        total = torch.stack(list(losses.values())).sum()
-        labelled = batch.labelled.to(audio.device)
-        if labelled.any():
-            shares = batch.label_shares.to(audio.device)[labelled]
-            losses["labels"] = nn.functional.cross_entropy(output.label_logits[labelled], shares)
-            total = total + LABEL_WEIGHT * losses["labels"]
-        if output.commitment is not None:
-            losses["commitment"] = output.commitment
-            total = total + COMMITMENT_WEIGHT * output.commitment
-        total.backward()
+        side_losses, side = self._side_losses(output, batch, audio)
+        if self.phase.name == "adversarial":
+            losses, gradient = self._judge(output.audio, audio)
+            torch.autograd.backward([output.audio, side], [gradient, None])
+        else:
+            losses = self._distances(output.audio, audio)
+            (_weighted(losses) + side).backward()
         if quantizes and self.step % REVIVE_EVERY == 0:
             latents = self.accelerator.gather(output.latents.detach().flatten(0, 1))
             for head in (self.model.semantic, self.model.acoustic):
                 revive_unused(head, latents, self._generator())
-        return {name: loss.item() for name, loss in losses.items()}
+        self._update(self.optimizer, self.parameters)
+        self.schedule.step()
+        return {name: loss.item() for name, loss in (losses | side_losses).items()}
 
-    def _adversarial_step(self, audio: Tensor) -> dict[str, float]:
-        self.model.eval()
-        decoded = self.model(audio, self._draw_num_acoustic(unquantized_share=0.0), may_learn=False).audio
+    def _side_losses(self, output: CodecOutput, batch: CropBatch, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        # What does not pass through the decoded audio, by name, and its weighted sum.
+        losses, side = {}, output.latents.sum() * 0.0
+        labelled = batch.labelled.to(side.device)
+        if self.teacher is not None:
+            features = self.teacher.features(audio, self.corpus.sampling_rate, self.num_frames)
+            losses["teacher"] = masked_cosine_distance(output.readout, features, torch.ones_like(labelled))
+            side = side + TEACHER_WEIGHT * losses["teacher"]
+        elif labelled.any():
+            shares = batch.label_shares.to(side.device)[labelled]
+            losses["labels"] = nn.functional.cross_entropy(output.readout[labelled], shares)
+            side = side + LABEL_WEIGHT * losses["labels"]
+        if output.commitment is not None:
+            losses["commitment"] = output.commitment
+            side = side + COMMITMENT_WEIGHT * output.commitment
+        return losses, side
+
+    def _judge(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
         leaf = decoded.detach().requires_grad_()
         judged = round(JUDGED_SECONDS * self.corpus.sampling_rate)
         first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
         real = self.discriminator(audio[..., first : first + judged])
         fake = self.discriminator(leaf[..., first : first + judged])
-        losses = {
-            **self._distances(leaf, audio),
+        losses = self._distances(leaf, audio)
+        balanced = {
+            "distance": _weighted(losses),
             "adversarial": adversarial_loss(fake),
             "features": feature_matching_loss(real, fake),
         }
-        decoded.backward(balanced_gradient(losses, ADVERSARIAL_WEIGHTS, leaf))
+        gradient = balanced_gradient(balanced, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
+        losses |= {name: balanced[name] for name in ("adversarial", "features")}
         losses["discriminator"] = discriminator_loss(real, fake)
         parameters = list(self.discriminator.parameters())
         losses["discriminator"].backward(inputs=parameters)
         self._update(self.discriminator_optimizer, parameters)
-        return {name: loss.item() for name, loss in losses.items()}
+        return losses, gradient
 
     def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
         return {
             "mel": multi_scale_mel_distance(decoded, audio, self.corpus.sampling_rate),
             "spectrum": spectral_convergence(decoded, audio),
+            "waveform": waveform_distance(decoded, audio),
         }
 
-    def _draw_num_acoustic(self, unquantized_share: float = UNQUANTIZED_SHARE) -> Tensor:
+    def _draw_num_acoustic(self) -> Tensor:
         all_of_them = self.model.config.num_quantizers - 1
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
@@ -240,7 +261,7 @@ class CodecTraining:
         fewer = torch.randint(0, all_of_them, (self.batch_size,), generator=generator)
         dice = torch.rand(2, self.batch_size, generator=generator)
         drawn = torch.where(dice[0] < DROPOUT_SHARE, fewer, all_of_them)
-        drawn = torch.where(dice[1] < unquantized_share, UNQUANTIZED, drawn)
+        drawn = torch.where(dice[1] < UNQUANTIZED_SHARE, UNQUANTIZED, drawn)
         return drawn.to(self.accelerator.device)
 
     def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
@@ -255,3 +276,7 @@ class CodecTraining:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _weighted(distances: dict[str, Tensor]) -> Tensor:
+    return torch.stack([DISTANCE_WEIGHTS[name] * distance for name, distance in distances.items()]).sum()
