@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--codec", default=str(small_codec()), help="a Mimi checkpoint; default the small codec")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE))
     parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth recording only")
     parser.add_argument("--picture", type=Path, help="also draw the first recording, original above decoded, to here")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
@@ -49,6 +50,7 @@ def main() -> None:
     held_out = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in arguments.held_out)]
     if not held_out:
         sys.exit(f"small_codec: no speaker of {arguments.speech} is named by {' '.join(arguments.held_out)}.")
+    held_out = held_out[:: arguments.every]
     transcripts = [utterance.text for utterance in utterances if utterance.text]
     for name, package in missing_packages().items():
         print(f"not run: {name} (package {package} is missing)", file=sys.stderr)
@@ -100,7 +102,7 @@ def _measure(utterance: Utterance) -> dict:
         choices = [utterance.text, *others]
         random.Random(utterance.id).shuffle(choices)
         right = choices.index(utterance.text)
-        for name in ("original", "8 codebooks", "first 1"):
+        for name in ("original", "8 codebooks"):
             sound = audio if name == "original" else decoded[name]
             result["understood"][name] = best_fitting_transcript(aligner, sound, rate, choices) == right
     return result

@@ -50,8 +50,8 @@ def small_config() -> MimiConfig:
         sliding_window=32,
         layer_scale_initial_scale=0.1,
         codebook_size=2048,
-        codebook_dim=64,
-        vector_quantization_hidden_dimension=64,
+        codebook_dim=128,
+        vector_quantization_hidden_dimension=128,
         num_quantizers=8,
         upsample_groups=256,
     )
@@ -98,9 +98,9 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     corpus = SpeechCorpus(arguments.output / "corpus" / "train")
     held_out = SpeechCorpus(arguments.output / "corpus" / "held_out")
     phases = [
-        Phase("reconstruction", arguments.reconstruction_steps, 1e-3),
-        Phase("codebooks", arguments.codebook_steps, 6e-4),
-        Phase("adversarial", arguments.adversarial_steps, 5e-4),
+        Phase("reconstruction", arguments.reconstruction_steps, 5e-4),
+        Phase("codebooks", arguments.codebook_steps, 3e-4),
+        Phase("adversarial", arguments.adversarial_steps, 3e-4),
     ]
     initial = MimiModel.from_pretrained(arguments.initial) if arguments.initial else None
     training = CodecTraining(

@@ -18,6 +18,26 @@ BLOCK = 4096  # vectors looked up at once: distances to 2,048 entries take 32 MB
 
 
 @torch.no_grad()
+def project_to_principal_directions(head: QuantizerHead, latents: Tensor) -> float:
+    """Set a head's projections so that in and out together keep as much of the latents as their size can.
+
+    Args:
+        head: Both of its projections are overwritten.
+        latents: Of many batches, `(frames, codec_dim)`; their mean counts as one of the directions, as the
+            projections have no bias.
+
+    Returns:
+        The share of the latents' power that is kept, 0 to 1.
+    """
+    power, directions = torch.linalg.eigh(latents.T.double() @ latents.double())
+    size = head.project_in.weight.shape[0]
+    kept = directions[:, -size:].to(latents.dtype)
+    head.project_in.weight.copy_(kept.T[:, :, None])
+    head.project_out.weight.copy_(kept[:, :, None])
+    return float(power[-size:].sum() / power.sum())
+
+
+@torch.no_grad()
 def fill_from_data(
     head: QuantizerHead, latents: Tensor, frames_per_step: int, generator: torch.Generator, steps: int = 12
 ) -> list[float]:

@@ -18,6 +18,7 @@ from transformers import MimiConfig, MimiModel
 from ..heads import QuantizerHead
 from .codebooks import learners, set_entries
 
+FIRST_LOUDNESS = 0.05  # of a random decoder's last convolution, which is far too loud for speech
 UNQUANTIZED = -1  # in `num_acoustic`: this sequence passes the acoustic projections without a codebook
 
 
@@ -60,6 +61,9 @@ class TrainableMimi(nn.Module):
         self.acoustic = QuantizerHead(*shape, config.num_quantizers - config.num_semantic_quantizers, decay)
         self.readout = nn.Linear(config.codebook_dim, readout_dim)
         nn.init.zeros_(self.semantic.project_out.weight)  # the sound begins in the acoustic head alone
+        last_convolution = cast(Any, self.decoder).decoder_seanet.layers[-1].conv
+        for parameter in last_convolution.parameters():
+            nn.init.constant_(parameter, 0.0) if parameter.ndim == 1 else parameter.data.mul_(FIRST_LOUDNESS)
 
     def forward(self, audio: Tensor, num_acoustic: Tensor | None = None, may_learn: bool = True) -> CodecOutput:
         """Encode, quantize and decode; in training mode the codebooks move.
@@ -67,16 +71,13 @@ class TrainableMimi(nn.Module):
         Args:
             audio: `(batch, 1, samples)`, whole frames.
             num_acoustic: Acoustic codebooks that each sequence is decoded from, `(batch,)`, 0 to all of them, or
-                `UNQUANTIZED`; None leaves codebooks out altogether, and the semantic head out of the sound.
+                `UNQUANTIZED`; None leaves the heads out of the sound, which is decoded from the latents.
             may_learn: False keeps the codebooks where they are.
         """
         latents = self.encoder(audio).latents.transpose(1, 2)
-        semantic, acoustic = (
-            head.project_in(latents.transpose(1, 2)).transpose(1, 2) for head in (self.semantic, self.acoustic)
-        )
+        semantic, acoustic = (_project_in(head, latents) for head in (self.semantic, self.acoustic))
         if num_acoustic is None:
-            quantized = _project_out(self.acoustic, acoustic)
-            return CodecOutput(self._decode(quantized), latents, self.readout(semantic), None, None)
+            return CodecOutput(self._decode(latents), latents, self.readout(semantic), None, None)
         outputs = [head(latents, with_commitment=True, may_learn=may_learn) for head in (self.semantic, self.acoustic)]
         codes = torch.cat([output.codes for output in outputs], dim=1)
         entries = nn.functional.embedding(codes[:, 0], self.semantic.codebooks[0])
@@ -136,6 +137,10 @@ class TrainableMimi(nn.Module):
             entries += nn.functional.embedding(indices, codebook) * (num_acoustic > level)[:, None, None]
         passed_through = entries + (inputs - inputs.detach())
         return torch.where((num_acoustic == UNQUANTIZED)[:, None, None], inputs, passed_through)
+
+
+def _project_in(head: QuantizerHead, latents: Tensor) -> Tensor:
+    return head.project_in(latents.transpose(1, 2)).transpose(1, 2)
 
 
 def _project_out(head: QuantizerHead, entries: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ..losses.adversarial import (
     feature_matching_loss,
 )
 from ..losses.reconstruction import multi_scale_mel_distance, spectral_convergence, waveform_distance
-from .codebooks import fill_from_data, revive_unused
+from .codebooks import fill_from_data, project_to_principal_directions, revive_unused
 from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
 
 BETAS = (0.8, 0.99)
@@ -41,6 +41,8 @@ DROPOUT_SHARE = 0.3  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
 FRAMES_PER_ENTRY = 25  # at least, for k-means
 JUDGED_SECONDS = 0.48
+QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
+HEAD_START_STEPS = 300  # of the discriminator, before anything listens to it
 ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
 
 
@@ -148,7 +150,8 @@ class CodecTraining:
 
     def _begin_phase(self, fill: bool = True) -> None:
         model, phase = self.model, self.phase
-        model.semantic.project_out.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
+        for projection in (model.semantic.project_out, model.acoustic.project_in, model.acoustic.project_out):
+            projection.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
@@ -181,6 +184,7 @@ class CodecTraining:
             self._encode(self._batch(number + 1).audio.to(self.accelerator.device)) for number in range(num_batches)
         ]
         gathered = self.accelerator.gather(torch.cat(latents))
+        project_to_principal_directions(self.model.acoustic, gathered)
         for head in (self.model.semantic, self.model.acoustic):
             fill_from_data(head, gathered, self._frames_per_step, self._generator())
         self.has_codebooks = True
@@ -230,15 +234,16 @@ class CodecTraining:
         leaf = decoded.detach().requires_grad_()
         judged = round(JUDGED_SECONDS * self.corpus.sampling_rate)
         first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
-        real = self.discriminator(audio[..., first : first + judged])
-        fake = self.discriminator(leaf[..., first : first + judged])
+        loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+        real, fake = (self.discriminator((x / loudness)[..., first : first + judged]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
             "distance": _weighted(losses),
             "adversarial": adversarial_loss(fake),
             "features": feature_matching_loss(real, fake),
         }
-        gradient = balanced_gradient(balanced, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
+        weighted = {"distance": balanced["distance"]} if self.phase_step < HEAD_START_STEPS else balanced
+        gradient = balanced_gradient(weighted, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
         losses |= {name: balanced[name] for name in ("adversarial", "features")}
         losses["discriminator"] = discriminator_loss(real, fake)
         parameters = list(self.discriminator.parameters())
