@@ -119,7 +119,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
     stop = StopRequest()
-    writer = SummaryWriter(arguments.output, purge_step=training.step) if accelerator.is_main_process else None
+    writer = SummaryWriter(arguments.output, purge_step=training.step + 1) if accelerator.is_main_process else None
     num_steps = sum(phase.num_steps for phase in phases)
     bar = tqdm(total=num_steps, initial=training.step, disable=writer is None, dynamic_ncols=True)
     for losses in training.run():

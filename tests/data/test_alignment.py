@@ -64,6 +64,17 @@ def test_alignment_is_the_same_after_another_recording(aligner, alignment, recor
     assert again.score == pytest.approx(alignment.score, abs=2)
 
 
+def test_aligner_goes_on_after_a_search_that_failed_half_way(aligner, alignment, recording, monkeypatch):
+    def fail(samples):
+        raise RuntimeError("Failed to stop utterance processing")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(aligner, "_decode", fail)
+        assert aligner.align(recording, 24_000, TEXT) is None
+    again = aligner.align(recording, 24_000, TEXT)
+    assert [word.label for word in again.words] == [word.label for word in alignment.words]
+
+
 def test_words_that_the_dictionary_lacks_are_named(aligner, recording):
     assert aligner.unknown_words("The xqzw weighs 43 pounds.") == ["43", "xqzw"]
     with pytest.raises(ValueError, match="words of the dictionary only, got 43, xqzw"):

@@ -9,6 +9,7 @@ Source: Huggins-Daines et al. 2006, PocketSphinx; the settings that make alignme
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soxr
@@ -52,7 +53,8 @@ class PocketsphinxAligner:
                 "aligning needs the package pocketsphinx; run pip install 'mimi-bridge[align]'."
             ) from error
         # With bestpath on, two of five utterances fail.
-        self._decoder = Decoder(Config(lm=None, bestpath=False, loglevel="FATAL"))
+        self._new_decoder = lambda: Decoder(Config(lm=None, bestpath=False, loglevel="FATAL"))
+        self._decoder = self._new_decoder()
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the dictionary lacks, digits among them: such a text cannot be aligned."""
@@ -79,15 +81,7 @@ class PocketsphinxAligner:
         words = normalized_words(text)
         if not words:
             raise ValueError(f"text must hold at least one word, got {text!r}.")
-        samples = _with_margins(audio, sampling_rate)
-        decoder = self._decoder
-        decoder.set_align_text(" ".join(words))  # the first pass places words, the second their phones
-        self._decode(samples)
-        if decoder.hyp() is None:
-            return None
-        decoder.set_alignment()
-        self._decode(samples)
-        found = decoder.get_alignment()
+        found = self._two_passes(_with_margins(audio, sampling_rate), words)
         if found is None:
             return None
         # Entries are copied at once: read later, they crash.
@@ -101,6 +95,21 @@ class PocketsphinxAligner:
             phones=[phone for *_, phones in spoken for phone in phones],
             score=sum(score for _, score, *_ in entries) / sum(duration for _, _, duration, _ in entries),
         )
+
+    def _two_passes(self, samples: bytes, words: list[str]) -> Any:
+        # The first pass places words, the second their phones; either may find no way through.
+        decoder = self._decoder
+        decoder.set_align_text(" ".join(words))
+        try:
+            self._decode(samples)
+            if decoder.hyp() is None:
+                return None
+            decoder.set_alignment()
+            self._decode(samples)
+        except RuntimeError:  # "Failed to stop utterance processing": the decoder is of no more use
+            self._decoder = self._new_decoder()
+            return None
+        return decoder.get_alignment()
 
     def _decode(self, samples: bytes) -> None:
         self._decoder.start_utt()
