@@ -173,8 +173,8 @@ def test_config_weights_reach_the_quantizer():
     config = MimiBridgeConfig(commitment_weight=0.5, qwen_weight=2.0, wavlm_weight=3.0, wavlm_distance="cosine")
     with torch.device("meta"):
         quantizer = MimiBridgeModel(config).quantizer
-    assert quantizer.loss_weights == {"commitment": 0.5, "qwen": 2.0, "wavlm": 3.0}
-    assert quantizer.distances == {"qwen": "mse", "wavlm": "cosine"}
+    assert quantizer.loss_weights == {"commitment": 0.5, "codebook": 1.0, "qwen": 2.0, "wavlm": 3.0}
+    assert (quantizer.proj_qwen.distance, quantizer.proj_wavlm.distance) == ("mse", "cosine")
 
 
 def test_loss_of_a_padded_batch_ignores_what_stands_in_the_padding(tiny_model, padded):

@@ -120,8 +120,8 @@ def test_quantizer_takes_its_rates_weights_and_distances_from_a_config(tiny_conf
     quantizer = CausalBridgeQuantizer.from_config(tiny_config)
     decays = {layer._codebook.decay for name in HEADS for layer in getattr(quantizer, name).layers}
     assert (quantizer.residual_weight, quantizer.frame_rate, decays) == (0.5, 25.0, {0.9})
-    assert quantizer.loss_weights == {"commitment": 0.125, "qwen": 2.0, "wavlm": 3.0}
-    assert quantizer.distances == {"qwen": "mse", "wavlm": "cosine"}
+    assert quantizer.loss_weights == {"commitment": 0.125, "codebook": 1.0, "qwen": 2.0, "wavlm": 3.0}
+    assert (quantizer.proj_qwen.distance, quantizer.proj_wavlm.distance) == ("mse", "cosine")
 
 
 def test_output_begins_with_the_specification_s_triple_while_training(quantizer, batch):

@@ -6,8 +6,11 @@ it a flat checkpoint would load as random weights. And it only warns of wrong ke
 Source: transformers `conversion_mapping.py`, the entry `MimiModel`.
 """
 
+import re
 from copy import deepcopy
+from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -24,6 +27,27 @@ def keep_mimi_layout(class_name: str) -> None:
     """Give a model class the flat layout of kyutai/mimi on disk."""
     mapping = deepcopy(get_checkpoint_conversion_mapping("MimiModel"))
     register_checkpoint_conversion_mapping(class_name, mapping, overwrite=True)
+
+
+FLAT_TO_TREE = (
+    (r"^(encoder|decoder)\.layers\.", r"\1.\1_seanet.layers."),
+    (r"^(encoder|decoder)_transformer\.", r"\1.\1_transformer."),
+    (r"^downsample\.", "encoder.downsample."),
+    (r"^upsample\.", "decoder.upsample."),
+)
+
+
+def accept_flat_keys(model: nn.Module, state_dict: dict[str, Any], *args: Any) -> None:
+    """Let `load_state_dict` take a checkpoint's flat keys, too, as transformers' Trainer gives when it resumes.
+
+    Without it, the Trainer loads the heads and leaves encoder and decoder as they are, with no more than a warning.
+    """
+    for key in list(state_dict):
+        for pattern, target in FLAT_TO_TREE:
+            renamed = re.sub(pattern, target, key)
+            if renamed != key:
+                state_dict[renamed] = state_dict.pop(key)
+                break
 
 
 def raise_on_wrong_keys(model: PreTrainedModel, source: object, loading_info: dict) -> None:

@@ -1,6 +1,8 @@
-"""Distances between a head's features and a teacher's, over the frames that have a target.
+"""Distances between a head's features and a teacher's, over the frames that have a target, and what they are worth.
 
-Masked frames may hold anything, NaN included: they reach neither the value nor the gradient.
+Masked frames may hold anything, NaN included: they reach neither the value nor the gradient. A teacher's states may
+all point much the same way, so that a small distance says nothing: it is to be read beside the distance of the best
+constant, which knows nothing of the audio.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3.2, for the cosine distance; the specification for MSE.
 """
@@ -52,6 +54,44 @@ def masked_cosine_distance(student: Tensor, teacher: Tensor, target_mask: Tensor
 def masked_distance(kind: str, student: Tensor, teacher: Tensor, target_mask: Tensor) -> Tensor:
     """The distance named `"mse"` or `"cosine"`; see the two functions above."""
     return {"mse": masked_mse, "cosine": masked_cosine_distance}[kind](student, teacher, target_mask)
+
+
+@torch.no_grad()
+def target_sums(kind: str, teacher: Tensor, target_mask: Tensor) -> Tensor:
+    """What `constant_distance` needs to know of a batch's targets; sums of several batches may be added.
+
+    Args:
+        kind: `"mse"` or `"cosine"`.
+        teacher: `(batch, frames, dim)`.
+        target_mask: True on frames that have a target, `(batch, frames)`.
+
+    Returns:
+        `(dim + 2,)`, float64: the sum of the targets (for cosine, of their directions), of squares, and the number.
+    """
+    targets = teacher[target_mask].double()
+    if kind == "cosine":
+        targets = torch.nn.functional.normalize(targets, dim=-1)
+    count = target_mask.sum().double()[None]
+    return torch.cat([targets.sum(dim=0), targets.square().sum()[None], count])
+
+
+def constant_distance(kind: str, sums: Tensor) -> float:
+    """The mean distance of the best constant to the targets that were summed; what a head must be below.
+
+    Args:
+        kind: `"mse"` or `"cosine"`.
+        sums: Of `target_sums`, over any number of batches.
+
+    Returns:
+        For mse, the targets' mean variance; for cosine, one minus the length of their mean direction; NaN without any.
+    """
+    count = sums[-1].item()
+    if count == 0:
+        return float("nan")
+    mean = sums[:-2] / count
+    if kind == "cosine":
+        return 1.0 - torch.linalg.vector_norm(mean).item()
+    return (sums[-2].item() / count - mean.square().sum().item()) / len(mean)
 
 
 def _masked_difference(student: Tensor, teacher: Tensor, target_mask: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ same quantized latents: gradients pass the lookup by an identity that adds exact
 stay outside the library's class (its mask and its own projections do not work together) and are Mimi's: bias-free,
 kernel 1.
 
+A trainer may take over: then a training forward looks up directly, too, and leaves with the head's `learner` what was
+asked of each codebook, which moves them once an optimizer step (see `codebook_learning`).
+
 Source: van den Oord et al. 2017 (arXiv:1711.00937); lookup and projections follow transformers' `models/mimi`.
 """
 
@@ -17,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
+from .codebook_learning import CodebookLearner, keep_unused_entries
+
 
 @dataclass
 class HeadOutput:
@@ -27,11 +32,13 @@ class HeadOutput:
         codes: `(batch, codebooks, frames)`, int64; 0 on masked frames.
         commitment: Mean squared distance of the projected latents from their codebook entries over real frames, a
             scalar (mean over the head's codebooks), or None if it was not asked for.
+        attraction: The same distance as a loss of the codebooks, where they learn by gradients, else None.
     """
 
     quantized: Tensor
     codes: Tensor
     commitment: Tensor | None = None
+    attraction: Tensor | None = None
 
 
 class QuantizerHead(nn.Module):
@@ -59,11 +66,17 @@ class QuantizerHead(nn.Module):
             VectorQuantize(**options) if num_codebooks is None else ResidualVQ(num_quantizers=num_codebooks, **options)
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
+        self.learner: CodebookLearner | None = None  # None: the library moves the codebooks
 
     @property
     def layers(self) -> list[VectorQuantize]:
         """The library's quantizers, one a codebook, first to last."""
         return list(self.vq.layers) if isinstance(self.vq, ResidualVQ) else [self.vq]
+
+    @property
+    def stores(self) -> list[Any]:
+        """The library's objects that hold entries, running counts and running sums, one a codebook."""
+        return [layer._codebook for layer in self.layers]
 
     @property
     def codebooks(self) -> list[Tensor]:
@@ -88,17 +101,21 @@ class QuantizerHead(nn.Module):
             may_learn: False keeps the codebooks where they are, in training mode, too.
         """
         inputs = self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
+        learns = self.training and may_learn
+        attraction: Tensor | None = None
         with torch.autocast(inputs.device.type, enabled=False):
-            entries, codes, commitment = (
-                self._look_up_and_learn(inputs, frame_mask)
-                if self.training and may_learn
-                else self._look_up(inputs, frame_mask, num_codebooks, with_commitment)
-            )
+            if learns and self.learner is None:
+                entries, codes, commitment = self._look_up_and_learn(inputs, frame_mask)
+            else:
+                learner = self.learner if learns else None
+                entries, codes, commitment, attraction = self._look_up(
+                    inputs, frame_mask, num_codebooks, with_commitment or learns, learner
+                )
         passed_through = entries + (inputs - inputs.detach())
         if frame_mask is not None:
             passed_through = passed_through.masked_fill(~frame_mask[:, :, None], 0.0)
             codes = codes.masked_fill(~frame_mask[:, None], 0)
-        return HeadOutput(self._project_out(passed_through), codes, commitment)
+        return HeadOutput(self._project_out(passed_through), codes, commitment, attraction)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The head's share of the latents: codes `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
@@ -106,43 +123,47 @@ class QuantizerHead(nn.Module):
         return self._project_out(reduce(torch.add, [nn.functional.embedding(*pair) for pair in pairs]))
 
     def _look_up(
-        self, inputs: Tensor, frame_mask: Tensor | None, num_codebooks: int | None, with_commitment: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        residual, chosen, codes, commitments = inputs, [], [], []
-        for codebook in self.codebooks[:num_codebooks]:
+        self,
+        inputs: Tensor,
+        frame_mask: Tensor | None,
+        num_codebooks: int | None,
+        with_commitment: bool,
+        learner: CodebookLearner | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        residual, chosen, codes = inputs, [], []
+        commitments, attractions = [], []
+
+        def mean_square(difference: Tensor) -> Tensor:
+            error = difference.square().mean(dim=-1)
+            return error.mean() if frame_mask is None else error[frame_mask].mean()
+
+        for level, codebook in enumerate(self.codebooks[:num_codebooks]):
             indices = nearest_entries(residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
             if with_commitment:
-                error = (residual - entries).square().mean(dim=-1)
-                commitments.append(error.mean() if frame_mask is None else error[frame_mask].mean())
-            residual = residual - entries
+                commitments.append(mean_square(residual - entries.detach()))
+            if learner is not None:
+                learner.note(level, residual.detach(), indices, frame_mask)
+                if codebook.requires_grad:
+                    attractions.append(mean_square(entries - residual.detach()))
+            residual = residual - entries.detach()
             chosen.append(entries)
             codes.append(indices)
-        commitment = torch.stack(commitments).mean() if commitments else None
-        return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment
+        commitment, attraction = (
+            torch.stack(values).mean() if values else None for values in (commitments, attractions)
+        )
+        return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment, attraction
 
-    def _look_up_and_learn(self, inputs: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        before = [(codebook.embed.clone(), codebook.cluster_size.clone()) for codebook in self._learners()]
+    def _look_up_and_learn(self, inputs: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        before = [(codebook.embed.clone(), codebook.cluster_size.clone()) for codebook in self.stores]
         entries, codes, commitment = self.vq(inputs, mask=frame_mask)
-        for codebook, (embed, usage) in zip(self._learners(), before, strict=True):
-            _keep_unused_entries(codebook, embed, usage)
+        for codebook, (embed, usage) in zip(self.stores, before, strict=True):
+            keep_unused_entries(codebook, embed, usage)
         codes = codes[:, None] if codes.ndim == 2 else codes.transpose(1, 2)
         return entries, codes, commitment.mean()
 
-    def _learners(self) -> list[Any]:
-        return [layer._codebook for layer in self.layers]
-
     def _project_out(self, entries: Tensor) -> Tensor:
         return self.project_out(entries.transpose(1, 2).to(self.project_out.weight.dtype)).transpose(1, 2)
-
-
-@torch.no_grad()
-def _keep_unused_entries(codebook: Any, embed: Tensor, usage: Tensor) -> None:
-    # The library divides by a smoothed count, which pulls entries that are not used for long toward zero. The counts
-    # are its own, so that processes that share them keep the same entries.
-    counts = (codebook.cluster_size - usage * codebook.decay) / (1 - codebook.decay)
-    unused = counts < 0.5
-    codebook.embed[unused] = embed[unused]
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache, MimiD
 from transformers.utils import can_return_tuple
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-from .checkpoint import keep_mimi_layout, raise_on_wrong_keys
+from .bridges import TeacherBridge
+from .checkpoint import accept_flat_keys, keep_mimi_layout, raise_on_wrong_keys
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .frames import frame_mask_from_padding_mask
 from .outputs import MimiBridgeEncoderOutput, MimiBridgeOutput
@@ -56,6 +57,7 @@ class MimiBridgeModel(MimiModel):
         self.post_init()
         # The halves bring patterns that hide foreign keys, the other half's and the quantizer's among them.
         self._keys_to_ignore_on_load_unexpected = []
+        self.register_load_state_dict_pre_hook(accept_flat_keys)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
@@ -218,6 +220,10 @@ class MimiBridgeModel(MimiModel):
         token_spans: Tensor | None = None,
         token_mask: Tensor | None = None,
         wavlm_features: Tensor | None = None,
+        wavlm_mask: Tensor | None = None,
+        latents: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        output_audio: bool | None = None,
         **kwargs,
     ) -> MimiBridgeOutput:
         """Audio to codes to audio, with losses in training mode and wherever a teacher is given.
@@ -236,6 +242,10 @@ class MimiBridgeModel(MimiModel):
             token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
             token_mask: True on tokens that are targets, `(batch, tokens)`.
             wavlm_features: Speech-model features, `(batch, frames, wavlm_dim)`, or at 50 Hz.
+            wavlm_mask: True on frames that have them, `(batch, frames)`; all real ones do, if left out.
+            latents: The encoder's, `(batch, frames, hidden_size)`, computed before, instead of `input_values`.
+            frame_mask: With `latents`: True on real frames, `(batch, frames)`; all are, if left out.
+            output_audio: Also decode; by default where audio was given and there is a decoder.
             **kwargs: Passed to the encoder and the decoder.
 
         Raises:
@@ -248,11 +258,13 @@ class MimiBridgeModel(MimiModel):
                 audio_values=decoded.audio_values,
                 decoder_past_key_values=decoded.decoder_past_key_values,
             )
-        if input_values is None:
-            raise ValueError("pass input_values (audio) or audio_codes; got neither.")
-        audio, audio_codes_mask = self._whole_frames(input_values, padding_mask)
-        encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
-        latents = encoded.latents.transpose(1, 2)
+        if (input_values is None) == (latents is None):
+            got = "neither" if latents is None else "both audio and latents"
+            raise ValueError(f"pass exactly one of input_values (audio), latents and audio_codes; got {got}.")
+        if input_values is not None:
+            audio, frame_mask = self._whole_frames(input_values, padding_mask)
+            encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
+            latents, encoder_past_key_values = encoded.latents.transpose(1, 2), encoded.past_key_values
         heads = self.quantizer(
             latents,
             qwen_hidden,
@@ -260,26 +272,32 @@ class MimiBridgeModel(MimiModel):
             token_spans=token_spans,
             token_mask=token_mask,
             wavlm_features=wavlm_features,
-            frame_mask=audio_codes_mask,
+            wavlm_mask=wavlm_mask,
+            frame_mask=frame_mask,
             num_quantizers=num_quantizers,
         )
         audio_values = None
-        if self.decoder is not None:
-            decoded = self.decoder(heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs)
+        wants_audio = input_values is not None and self.decoder is not None if output_audio is None else output_audio
+        if wants_audio:
+            decoder = self._require("decoder")
+            decoded = decoder(heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs)
             decoder_past_key_values = decoded.decoder_past_key_values
-            audio_values = silence_padding(decoded.audio_values[..., : input_values.shape[-1]], padding_mask)
+            audio_values = decoded.audio_values
+            if input_values is not None:
+                audio_values = silence_padding(audio_values[..., : input_values.shape[-1]], padding_mask)
         return MimiBridgeOutput(
             loss=heads.loss if heads.losses else None,
             losses=heads.losses or None,
+            distances=heads.distances or None,
             audio_codes=heads.codes,
-            audio_codes_mask=audio_codes_mask,
+            audio_codes_mask=frame_mask,
             audio_values=audio_values,
             latents=latents,
             quantized=heads.quantized,
             content=heads.content,
             prosody=heads.prosody,
             acoustic=heads.acoustic,
-            encoder_past_key_values=encoded.past_key_values,
+            encoder_past_key_values=encoder_past_key_values,
             decoder_past_key_values=decoder_past_key_values,
         )
 
@@ -321,6 +339,9 @@ class MimiBridgeModel(MimiModel):
             init.ones_(codebook.initted)
         elif isinstance(module, ResidualVQ):
             init.ones_(module.beam_score_weights)
+        elif isinstance(module, TeacherBridge):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
 
 
 keep_mimi_layout("MimiBridgeModel")

@@ -10,6 +10,8 @@ from transformers.cache_utils import Cache
 from transformers.models.mimi.modeling_mimi import MimiEncoderOutput
 from transformers.utils import ModelOutput
 
+from .bridges import TeacherDistance
+
 
 @dataclass
 class CausalBridgeQuantizerOutput(ModelOutput):
@@ -20,7 +22,9 @@ class CausalBridgeQuantizerOutput(ModelOutput):
         codes: `(batch, codebooks, frames)`, int64, in the order content, prosody, acoustic; 0 on masked frames.
         loss: Weighted sum of `losses`, a scalar; 0 where there is nothing to learn from (inference, no teacher).
         losses: Each loss by name, unweighted scalars, or none: `commitment_content`, `commitment_prosody`,
-            `commitment_acoustic`, and `qwen` and `wavlm` where their teacher was given.
+            `commitment_acoustic`, `codebook_content` and so on where codebooks learn by gradients, and `qwen` and
+            `wavlm` where their teacher was given.
+        distances: How far each head is from its teacher, `qwen` and `wavlm`, and over how many frames.
         content: The content head's share of `quantized`, `(batch, frames, codec_dim)`.
         prosody: The prosody head's; None if only the first codebook was asked for.
         acoustic: The acoustic head's; None if only the first two codebooks were asked for.
@@ -30,6 +34,7 @@ class CausalBridgeQuantizerOutput(ModelOutput):
     codes: Tensor | None = None
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    distances: dict[str, TeacherDistance] | None = None
     content: Tensor | None = None
     prosody: Tensor | None = None
     acoustic: Tensor | None = None
@@ -42,11 +47,12 @@ class MimiBridgeOutput(ModelOutput):
     Args:
         loss: Weighted sum of `losses`, a scalar; None in inference without a teacher.
         losses: Each loss by name, unweighted; see `CausalBridgeQuantizerOutput`.
+        distances: How far each head is from its teacher, by the teacher's name.
         audio_codes: `(batch, codebooks, frames)`, in the order content, prosody, acoustic.
         audio_codes_mask: True on real frames, `(batch, frames)`.
         audio_values: Decoded audio, `(batch, channels, samples)`, as long as the input and silent in its padding; None
-            if the model was loaded without its decoder.
-        latents: The encoder's, `(batch, frames, hidden_size)`; None if codes were given.
+            if the model was loaded without its decoder, or was asked for none.
+        latents: The encoder's, or those that were given, `(batch, frames, hidden_size)`; None if codes were given.
         quantized: Sum of the heads, what the decoder gets, `(batch, frames, hidden_size)`.
         content: The content head's share of `quantized`; None if codes were given.
         prosody: The prosody head's share.
@@ -57,6 +63,7 @@ class MimiBridgeOutput(ModelOutput):
 
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    distances: dict[str, TeacherDistance] | None = None
     audio_codes: Tensor | None = None
     audio_codes_mask: Tensor | None = None
     audio_values: Tensor | None = None

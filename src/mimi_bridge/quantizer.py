@@ -19,8 +19,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from .bridges import TeacherBridge, TeacherDistance
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .distillation import masked_distance
 from .frames import lay_out_tokens, pool_to_frames
 from .heads import HeadOutput, QuantizerHead
 from .outputs import CausalBridgeQuantizerOutput
@@ -39,7 +39,8 @@ class CausalBridgeQuantizer(nn.Module):
         frame_rate: Frames a second (Hz), for token spans in seconds.
         residual_weight: λ in [0, 1], see the top of the file. May be changed at any time.
         codebook_decay: Decay of the codebooks' moving averages, per training forward.
-        loss_weights: Weight of each loss in the sum, by name: `commitment`, `qwen`, `wavlm`. Missing ones count 1.
+        loss_weights: Weight of each loss in the sum, by name: `commitment`, `codebook`, `qwen`, `wavlm`. Missing ones
+            count 1.
         distances: Distance to each teacher, by name: `qwen`, `wavlm`; `"mse"` or `"cosine"`. Missing ones are `"mse"`.
     """
 
@@ -64,15 +65,20 @@ class CausalBridgeQuantizer(nn.Module):
         self.num_quantizers = 2 + num_acoustic_codebooks
         self.frame_rate = frame_rate
         self.residual_weight = residual_weight
-        self.loss_weights = {"commitment": 1.0, "qwen": 1.0, "wavlm": 1.0, **(loss_weights or {})}
-        self.distances = {"qwen": "mse", "wavlm": "mse", **(distances or {})}
+        self.loss_weights = {"commitment": 1.0, "codebook": 1.0, "qwen": 1.0, "wavlm": 1.0, **(loss_weights or {})}
+        distances = {"qwen": "mse", "wavlm": "mse", **(distances or {})}
 
         sizes = (codec_dim, codebook_dim, codebook_size)
         self.head_content = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
         self.head_prosody = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
         self.acoustic_residual = QuantizerHead(*sizes, num_codebooks=num_acoustic_codebooks, decay=codebook_decay)
-        self.proj_qwen = nn.Linear(codec_dim, qwen_dim)
-        self.proj_wavlm = nn.Linear(codec_dim, wavlm_dim)
+        self.proj_qwen = TeacherBridge(codec_dim, qwen_dim, "qwen_hidden", distances["qwen"])
+        self.proj_wavlm = TeacherBridge(codec_dim, wavlm_dim, "wavlm_features", distances["wavlm"])
+
+    @property
+    def heads(self) -> dict[str, QuantizerHead]:
+        """The heads by name: content, prosody, acoustic."""
+        return {"content": self.head_content, "prosody": self.head_prosody, "acoustic": self.acoustic_residual}
 
     @classmethod
     def from_config(cls, config: MimiBridgeConfig) -> CausalBridgeQuantizer:
@@ -104,6 +110,7 @@ class CausalBridgeQuantizer(nn.Module):
         token_spans: Tensor | None = None,
         token_mask: Tensor | None = None,
         wavlm_features: Tensor | None = None,
+        wavlm_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> CausalBridgeQuantizerOutput:
@@ -119,6 +126,7 @@ class CausalBridgeQuantizer(nn.Module):
             token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
             token_mask: True on tokens that are targets, `(batch, tokens)`; False on silence that takes time.
             wavlm_features: Speech-model features, `(batch, frames, wavlm_dim)`, or at 50 Hz, which are pooled.
+            wavlm_mask: True on frames that have such features, `(batch, frames)`; all real ones do, if left out.
             frame_mask: True on real frames, `(batch, frames)`; all are, if left out.
             num_quantizers: Use the first so many codebooks only; in inference.
 
@@ -145,22 +153,25 @@ class CausalBridgeQuantizer(nn.Module):
             if head is not None
         }
         losses: dict[str, Tensor] = {}
+        distances: dict[str, TeacherDistance] = {}
         if learns:
-            losses = {
-                f"commitment_{name}": head.commitment for name, head in heads.items() if head.commitment is not None
-            }
             real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
+            for name, head in heads.items():
+                losses |= {f"commitment_{name}": head.commitment} if head.commitment is not None else {}
+                losses |= {f"codebook_{name}": head.attraction} if head.attraction is not None else {}
             if qwen_hidden is not None:
                 tokens = (durations, token_spans, token_mask)
-                losses["qwen"] = self._qwen_loss(content.quantized, real, qwen_hidden, *tokens)
+                distances["qwen"] = self._distance_to_qwen(content.quantized, real, qwen_hidden, *tokens)
             if wavlm_features is not None:
-                losses["wavlm"] = self._wavlm_loss(content, prosody, real, wavlm_features)
+                distances["wavlm"] = self._distance_to_wavlm(content, prosody, real, wavlm_features, wavlm_mask)
+            losses |= {name: distance.loss for name, distance in distances.items()}
         weighted = [self.loss_weights[name.split("_")[0]] * loss for name, loss in losses.items()]
         return CausalBridgeQuantizerOutput(
             quantized=reduce(torch.add, [head.quantized for head in heads.values()]),
             codes=torch.cat([head.codes for head in heads.values()], dim=1),
             loss=reduce(torch.add, weighted, x.new_zeros((), dtype=torch.float32)),
             losses=losses,
+            distances=distances,
             **{name: head.quantized for name, head in heads.items()},
         )
 
@@ -218,7 +229,7 @@ class CausalBridgeQuantizer(nn.Module):
             acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, **options)
         return content, prosody, acoustic
 
-    def _qwen_loss(
+    def _distance_to_qwen(
         self,
         content: Tensor,
         frame_mask: Tensor,
@@ -226,23 +237,31 @@ class CausalBridgeQuantizer(nn.Module):
         durations: Tensor | None,
         token_spans: Tensor | None,
         token_mask: Tensor | None,
-    ) -> Tensor:
-        _check_teacher("qwen_hidden", qwen_hidden, self.proj_qwen.out_features)
-        targets, has_target = lay_out_tokens(
-            qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask
-        )
-        return masked_distance(self.distances["qwen"], self.proj_qwen(content), targets, has_target)
+    ) -> TeacherDistance:
+        self.proj_qwen.check(qwen_hidden)
+        placed = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask)
+        return self.proj_qwen.compare(content, *placed)
 
-    def _wavlm_loss(
-        self, content: HeadOutput, prosody: HeadOutput | None, frame_mask: Tensor, wavlm_features: Tensor
-    ) -> Tensor:
-        _check_teacher("wavlm_features", wavlm_features, self.proj_wavlm.out_features)
+    def _distance_to_wavlm(
+        self,
+        content: HeadOutput,
+        prosody: HeadOutput | None,
+        frame_mask: Tensor,
+        wavlm_features: Tensor,
+        wavlm_mask: Tensor | None,
+    ) -> TeacherDistance:
+        self.proj_wavlm.check(wavlm_features)
         if prosody is None:
             raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
+        if wavlm_mask is not None and wavlm_mask.shape != frame_mask.shape:
+            raise ValueError(
+                f"wavlm_mask must have one value for each of the {tuple(frame_mask.shape)} (batch, frames), got "
+                f"{tuple(wavlm_mask.shape)}."
+            )
         if wavlm_features.shape[:2] != frame_mask.shape:
             wavlm_features = pool_to_frames(wavlm_features, frame_mask)
-        predicted = self.proj_wavlm(content.quantized + prosody.quantized)
-        return masked_distance(self.distances["wavlm"], predicted, wavlm_features, frame_mask)
+        has_features = frame_mask if wavlm_mask is None else frame_mask & wavlm_mask.bool()
+        return self.proj_wavlm.compare(content.quantized + prosody.quantized, wavlm_features, has_features)
 
     def _check_num_quantizers(self, num_quantizers: int | None) -> int:
         if num_quantizers is None:
@@ -288,11 +307,3 @@ class CausalBridgeQuantizer(nn.Module):
                 f"audio_codes must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "
                 "with other codebooks?"
             )
-
-
-def _check_teacher(name: str, features: Tensor, dim: int) -> None:
-    if features.ndim != 3 or features.shape[-1] != dim:
-        raise ValueError(
-            f"{name} must be (batch, length, {dim}) for this model, got {tuple(features.shape)}; set the config's "
-            f"{name.split('_')[0]}_dim to your teacher's hidden size."
-        )

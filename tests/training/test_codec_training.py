@@ -24,7 +24,7 @@ from mimi_bridge.data.corpus import CropBatch, SpeechCorpus, write_corpus
 from mimi_bridge.data.manifest import Utterance
 from mimi_bridge.random_mimi import random_mimi
 from mimi_bridge.training import codec_training
-from mimi_bridge.training.codebooks import learners, set_entries
+from mimi_bridge.training.codebooks import set_entries
 from mimi_bridge.training.codec import UNQUANTIZED, CodecOutput
 from mimi_bridge.training.codec_training import (
     DISTANCE_WEIGHTS,
@@ -501,7 +501,7 @@ def test_distance_from_the_teacher_falls_when_one_batch_is_fitted(begin, monkeyp
 
 
 def codebooks_of(training: CodecTraining) -> list[Any]:
-    return [codebook for head in (training.model.semantic, training.model.acoustic) for codebook in learners(head)]
+    return [codebook for head in (training.model.semantic, training.model.acoustic) for codebook in head.stores]
 
 
 def forget_entry_5(training: CodecTraining) -> None:

@@ -58,7 +58,7 @@ def fill_from_data(
     """
     residual = head.project_in(latents.T[None])[0].T.float()
     scale, perplexities = frames_per_step / len(latents), []
-    for codebook in learners(head):
+    for codebook in head.stores:
         size = codebook.embed.shape[1]
         if len(residual) < size:
             raise ValueError(f"latents must hold at least {size} frames, one an entry, got {len(residual)}.")
@@ -85,7 +85,7 @@ def revive_unused(head: QuantizerHead, latents: Tensor, generator: torch.Generat
     """
     residual = head.project_in(latents.T[None])[0].T.float()
     replaced = []
-    for codebook in learners(head):
+    for codebook in head.stores:
         counts = codebook.cluster_size[0]
         unused = (counts < below * counts.mean()).nonzero()[:, 0]
         entries = codebook.embed[0]
@@ -120,11 +120,6 @@ def set_entries(codebook: Any, indices: Tensor, entries: Tensor, counts: Tensor)
     codebook.cluster_size[0, indices] = counts
     codebook.embed_avg[0, indices] = entries * counts[:, None]
     codebook.initted.fill_(True)
-
-
-def learners(head: QuantizerHead) -> list[Any]:
-    """The library's objects that hold a head's codebooks, first to last."""
-    return [layer._codebook for layer in head.layers]
 
 
 def _nearest(vectors: Tensor, entries: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import MimiConfig, MimiModel
 
 from ..heads import QuantizerHead
-from .codebooks import learners, set_entries
+from .codebooks import set_entries
 
 FIRST_LOUDNESS = 0.05  # of a random decoder's last convolution, which is far too loud for speech
 UNQUANTIZED = -1  # in `num_acoustic`: this sequence passes the acoustic projections without a codebook
@@ -100,7 +100,7 @@ class TrainableMimi(nn.Module):
         for head, chain in self._pairs(mimi):
             head.project_in.weight.copy_(chain.input_proj.weight)
             head.project_out.weight.copy_(chain.output_proj.weight)
-            for codebook, layer in zip(learners(head), chain.layers, strict=True):
+            for codebook, layer in zip(head.stores, chain.layers, strict=True):
                 size = len(layer.codebook.embed)
                 counts = torch.full((size,), frames_per_step / size)
                 set_entries(codebook, torch.arange(size), layer.codebook.embed, counts)

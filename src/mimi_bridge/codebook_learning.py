@@ -1,0 +1,108 @@
+"""How a head's codebooks move while it trains, when a trainer rather than each forward decides.
+
+A learner notes, over all the forwards of an optimizer step, how often each entry was the nearest and to what; the sums
+of several processes may be added. Then it moves the codebooks once, so that a step is the same however it was divided.
+Entries are either moving averages of what was nearest to them (`ema`), or parameters that the optimizer moves
+(`gradient`); then the counts alone are averaged. What no vector was nearest to stays as it is, to the bit.
+
+Source: van den Oord et al. 2017 (arXiv:1711.00937), section 3.2 and appendix A.1; the arithmetic of the averages is
+vector-quantize-pytorch's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CODEBOOK_UPDATES = ("ema", "gradient")
+
+
+class CodebookLearner:
+    """Moves the codebooks of one head once a step.
+
+    Args:
+        stores: The library's objects that hold the codebooks, first to last.
+        update: `"ema"` or `"gradient"`. The latter makes parameters of the codebooks, under the keys they had.
+        decay: Of the moving averages, a step.
+    """
+
+    def __init__(self, stores: list[Any], update: str, decay: float):
+        if update not in CODEBOOK_UPDATES:
+            raise ValueError(f"codebook_update must be one of {CODEBOOK_UPDATES}, got {update!r}.")
+        self.stores, self.update, self.decay = stores, update, decay
+        for store in stores:
+            entries = store._buffers.pop("embed", None)
+            if entries is None:
+                entries = store._parameters.pop("embed").data
+            if update == "gradient":
+                store.register_parameter("embed", nn.Parameter(entries))
+            else:
+                store.register_buffer("embed", entries)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a step: nothing was asked of any codebook."""
+        self.inputs: list[Tensor] = []
+        self._sums: list[Tensor | None] = [None] * len(self.stores)
+
+    def note(self, level: int, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> None:
+        """Remember what a forward asked of one codebook.
+
+        Args:
+            level: Of the codebook in the chain.
+            vectors: What was quantized, `(batch, frames, codebook_dim)`.
+            indices: The nearest entry of each, `(batch, frames)`.
+            frame_mask: True on real frames, `(batch, frames)`; None if all are.
+        """
+        real, nearest = vectors.flatten(0, 1), indices.flatten()
+        if frame_mask is not None:
+            real, nearest = real[frame_mask.flatten()], nearest[frame_mask.flatten()]
+        if level == 0:
+            self.inputs.append(real)
+        sums = self._sums[level]
+        if sums is None:
+            _, size, dim = self.stores[level].embed.shape
+            sums = self._sums[level] = real.new_zeros(size, dim + 1)
+        sums[:, -1].index_add_(0, nearest, real.new_ones(len(real)))
+        sums[:, :-1].index_add_(0, nearest, real)
+
+    def gathered(self) -> Tensor:
+        """What was noted since `forget`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
+        shapes = [(store.embed.shape[1], store.embed.shape[2] + 1) for store in self.stores]
+        return torch.stack(
+            [
+                store.embed.new_zeros(shape) if sums is None else sums
+                for store, sums, shape in zip(self.stores, self._sums, shapes, strict=True)
+            ]
+        )
+
+    @torch.no_grad()
+    def move(self, gathered: Tensor) -> None:
+        """Move the codebooks by what was gathered, of all processes, after the optimizer's step."""
+        for store, level in zip(self.stores, gathered, strict=True):
+            sums, counts = level[:, :-1], level[:, -1]
+            store.cluster_size.lerp_(counts[None], 1 - self.decay)
+            if self.update == "gradient":
+                store.embed_avg.copy_(store.embed * store.cluster_size[..., None])
+                continue
+            store.embed_avg.lerp_(sums[None], 1 - self.decay)
+            entries = store.embed.clone()
+            store.update_ema()
+            unused = counts[None] < 0.5
+            store.embed[unused] = entries[unused]
+
+
+@torch.no_grad()
+def keep_unused_entries(store: Any, entries: Tensor, usage: Tensor) -> None:
+    """Undo what the library's training forward did to entries that were not asked for.
+
+    It divides by a smoothed count, which pulls entries that are not used for long toward zero.
+
+    Args:
+        store: The library's object, after the forward.
+        entries: What `embed` was before.
+        usage: What `cluster_size` was before; from both, the counts are known of all processes that share them.
+    """
+    counts = (store.cluster_size - usage * store.decay) / (1 - store.decay)
+    unused = counts < 0.5
+    store.embed[unused] = entries[unused]
