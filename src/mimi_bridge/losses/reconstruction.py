@@ -20,7 +20,11 @@ LOUDEST_MISS = 4.0  # of relative distances: a nearly silent reference must not 
 
 
 def multi_scale_mel_distance(
-    audio: Tensor, reference: Tensor, sampling_rate: int, num_mels: dict[int, int] | None = None
+    audio: Tensor,
+    reference: Tensor,
+    sampling_rate: int,
+    num_mels: dict[int, int] | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Mean absolute difference of natural-log mel magnitudes, averaged over resolutions.
 
@@ -29,6 +33,8 @@ def multi_scale_mel_distance(
         reference: The original, of the same shape.
         sampling_rate: Hz.
         num_mels: Mel bands for each window length in samples; `NUM_MELS` by default.
+        lengths: Samples of each row that count, `(batch,)`; both sounds must be silent after them. Rows are then
+            weighted by length, so that a recording counts the same in any batch. None: all samples of all rows.
 
     Returns:
         A scalar, 0 for equal audio; 0.1 is a mean error of 0.87 dB.
@@ -38,10 +44,18 @@ def multi_scale_mel_distance(
     """
     _check(audio, reference)
     scales = (num_mels or NUM_MELS).items()
-    distances = [
-        (log_mel(audio, sampling_rate, window, bands) - log_mel(reference, sampling_rate, window, bands)).abs().mean()
-        for window, bands in scales
-    ]
+    distances = []
+    for window, bands in scales:
+        decoded, original = (log_mel(sound, sampling_rate, window, bands) for sound in (audio, reference))
+        error = (decoded - original).abs()
+        if lengths is None:
+            distances.append(error.mean())
+        else:
+            samples = lengths.repeat_interleave(audio.shape[1])
+            starts = torch.arange(error.shape[-1], device=error.device) * (window // 4)
+            counts = starts < samples[:, None]
+            by_row = (error.mean(dim=1) * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+            distances.append((by_row * samples).sum() / samples.sum())
     return torch.stack(distances).mean()
 
 

@@ -1,1 +1,6 @@
-"""What trains: codecs, heads and their codebooks."""
+"""What trains: models by transformers' Trainer, codecs from nothing, codebooks. Needs the extra `train`."""
+
+from .arguments import MimiBridgeTrainingArguments
+from .trainer import MimiBridgeTrainer
+
+__all__ = ["MimiBridgeTrainer", "MimiBridgeTrainingArguments"]

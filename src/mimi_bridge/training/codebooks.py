@@ -83,8 +83,13 @@ def revive_unused(head: QuantizerHead, latents: Tensor, generator: torch.Generat
     Returns:
         Entries replaced, for each codebook.
     """
-    residual = head.project_in(latents.T[None])[0].T.float()
-    replaced = []
+    return revive_unused_from(head, head.project_in(latents.T[None])[0].T.float(), generator, below)
+
+
+@torch.no_grad()
+def revive_unused_from(head: QuantizerHead, inputs: Tensor, generator: torch.Generator, below: float) -> list[int]:
+    """As `revive_unused`, from what the head's first codebook was asked for, `(frames, codebook_dim)`."""
+    residual, replaced = inputs, []
     for codebook in head.stores:
         counts = codebook.cluster_size[0]
         unused = (counts < below * counts.mean()).nonzero()[:, 0]

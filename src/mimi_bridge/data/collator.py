@@ -1,0 +1,289 @@
+"""Rows of a data set become a batch: padded, masked, and cropped without cutting a token's target wrongly.
+
+A row holds audio, or latents that were computed before, and whatever teachers there are for it; rows with a teacher
+and rows without may share a batch. A crop begins and ends between frames. A token that reaches over its edge keeps the
+part of its time that lies inside.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from ..configuration_mimi_bridge import MimiBridgeConfig
+from ..frames import num_frames_for, pool_to_frames
+
+AUDIO_KEYS = ("audio", "input_values")
+
+
+@dataclass
+class _Row:
+    """One row as tensors: audio or latents, and the teachers that it has."""
+
+    name: str
+    num_frames: int
+    audio: Tensor | None = None  # (samples,)
+    latents: Tensor | None = None  # (frames, hidden_size)
+    target_latents: Tensor | None = None  # (frames, hidden_size)
+    qwen_hidden: Tensor | None = None  # (tokens, qwen_dim)
+    durations: Tensor | None = None  # (tokens,)
+    token_spans: Tensor | None = None  # (tokens, 2), seconds
+    token_mask: Tensor | None = None  # (tokens,)
+    wavlm_features: Tensor | None = None  # (frames, wavlm_dim)
+
+
+class MimiBridgeCollator:
+    """Makes batches for `MimiBridgeModel` and `MimiBridgeTrainer`.
+
+    A row is a dict with
+
+    - `audio`: `{"array", "sampling_rate"}` as in `datasets`, resampled if need be; or `input_values`, samples at the
+      model's rate, `(samples,)`; or `latents`, `(frames, hidden_size)`, with `target_latents` if the original Mimi's
+      quantized ones are known;
+    - `qwen_hidden`, `(tokens, qwen_dim)`, with `token_spans` in seconds, `(tokens, 2)`, or `durations` in frames,
+      `(tokens,)`, and `token_mask`, `(tokens,)`, where some tokens are silence; all may be missing or None;
+    - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None.
+
+    Args:
+        sampling_rate: Of the model, Hz.
+        frame_size: Samples of a frame.
+        crop_seconds: Longest stretch of a recording that is taken, rounded down to frames; a random one in each
+            epoch. None takes whole recordings.
+        seed: Of the crops.
+
+    Raises:
+        ValueError: If `crop_seconds` holds no frame.
+    """
+
+    def __init__(self, sampling_rate: int, frame_size: int, crop_seconds: float | None = None, seed: int = 0):
+        self.sampling_rate, self.frame_size, self.seed = sampling_rate, frame_size, seed
+        self.frame_rate = sampling_rate / frame_size
+        self.crop_frames = None if crop_seconds is None else int(crop_seconds * self.frame_rate + 1e-6)
+        if self.crop_frames == 0:
+            raise ValueError(f"crop_seconds must hold a frame of {1 / self.frame_rate:.3f} s, got {crop_seconds}.")
+        self.epoch = 0
+
+    @classmethod
+    def for_model(
+        cls, config: MimiBridgeConfig, crop_seconds: float | None = None, seed: int = 0
+    ) -> "MimiBridgeCollator":
+        """The collator that a model of this configuration needs."""
+        return cls(config.sampling_rate, config.frame_size, crop_seconds, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take other crops; the same epoch takes the same ones."""
+        self.epoch = epoch
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Rows to a batch.
+
+        Returns:
+            `input_values` `(batch, 1, samples)`, whole frames, with `padding_mask` `(batch, samples)`; or `latents`
+            with `frame_mask` and perhaps `target_latents`. And, where a row has them, `qwen_hidden`, `token_spans` or
+            `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
+
+        Raises:
+            ValueError: If a row holds neither audio nor latents, its parts do not fit together or are not finite, or
+                rows of one batch place their tokens in different ways. The message names the row.
+        """
+        if not rows:
+            raise ValueError("a batch needs at least one row, got none.")
+        parsed = [self._crop(self._parse(row, number)) for number, row in enumerate(rows)]
+        batch = self._collate_sound(parsed)
+        num_frames = max(row.num_frames for row in parsed)
+        return batch | self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames)
+
+    def _parse(self, row: dict[str, Any], number: int) -> _Row:
+        name = f"row {row['id']!r}" if row.get("id") is not None else f"row {number} of the batch"
+        if row.get("latents") is not None:
+            latents = _tensor(row["latents"], f"latents of {name}", 2)
+            parsed = _Row(name, len(latents), latents=latents)
+            if row.get("target_latents") is not None:
+                parsed.target_latents = _tensor(row["target_latents"], f"target_latents of {name}", 2)
+                if parsed.target_latents.shape != latents.shape:
+                    raise ValueError(
+                        f"target_latents of {name} must have the shape of its latents, {tuple(latents.shape)}, got "
+                        f"{tuple(parsed.target_latents.shape)}."
+                    )
+        else:
+            audio = self._audio(row, name)
+            parsed = _Row(name, num_frames_for(len(audio), self.frame_size), audio=audio)
+        self._parse_tokens(row, parsed)
+        if row.get("wavlm_features") is not None:
+            parsed.wavlm_features = _at_frames(
+                _tensor(row["wavlm_features"], f"wavlm_features of {name}", 2), parsed.num_frames, name
+            )
+        return parsed
+
+    def _audio(self, row: dict[str, Any], name: str) -> Tensor:
+        given = next((row[key] for key in AUDIO_KEYS if row.get(key) is not None), None)
+        if given is None:
+            raise ValueError(f"{name} holds neither audio, input_values nor latents; its columns are {sorted(row)}.")
+        rate = self.sampling_rate
+        if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
+            samples = given.get_all_samples()
+            given, rate = samples.data, samples.sample_rate
+        elif isinstance(given, dict):
+            given, rate = given["array"], given["sampling_rate"]
+        audio = torch.as_tensor(np.asarray(given), dtype=torch.float32)
+        if audio.ndim == 2:
+            audio = audio.mean(dim=0)
+        if audio.ndim != 1 or len(audio) == 0 or not bool(torch.isfinite(audio).all()):
+            raise ValueError(f"audio of {name} must be finite samples, (samples,), got shape {tuple(audio.shape)}.")
+        if rate != self.sampling_rate:
+            audio = torch.from_numpy(soxr.resample(audio.numpy(), rate, self.sampling_rate, quality="HQ"))
+        return audio
+
+    def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
+        if row.get("qwen_hidden") is None:
+            return
+        name = parsed.name
+        hidden = _tensor(row["qwen_hidden"], f"qwen_hidden of {name}", 2)
+        durations, spans = row.get("durations"), row.get("token_spans")
+        if (durations is None) == (spans is None):
+            raise ValueError(f"{name} has qwen_hidden and needs durations or token_spans beside it, exactly one.")
+        if durations is not None:
+            parsed.durations = torch.as_tensor(np.asarray(durations)).long()
+            placed = parsed.durations
+            too_long = int(placed.sum()) > parsed.num_frames
+        else:
+            parsed.token_spans = placed = _tensor(spans, f"token_spans of {name}", 2)
+            too_long = len(placed) > 0 and float(placed.max()) * self.frame_rate > parsed.num_frames + 0.5
+        if len(placed) != len(hidden):
+            raise ValueError(f"{name} has {len(hidden)} vectors of qwen_hidden, but {len(placed)} places in time.")
+        if too_long:
+            raise ValueError(
+                f"the tokens of {name} reach beyond its {parsed.num_frames} frames of {1 / self.frame_rate:.3f} s; "
+                "were they aligned to another recording?"
+            )
+        parsed.qwen_hidden = hidden
+        if row.get("token_mask") is not None:
+            parsed.token_mask = torch.as_tensor(np.asarray(row["token_mask"])).bool()
+
+    def _crop(self, row: _Row) -> _Row:
+        if self.crop_frames is None or row.num_frames <= self.crop_frames:
+            return row
+        sound = row.audio if row.audio is not None else row.latents
+        assert sound is not None
+        digest = zlib.crc32(np.ascontiguousarray(sound[:4096].numpy()).tobytes())
+        random = np.random.default_rng((self.seed, self.epoch, row.num_frames, digest))
+        first = int(random.integers(row.num_frames - self.crop_frames + 1))
+        last = first + self.crop_frames
+
+        def cut(values: Tensor | None, size: int = 1) -> Tensor | None:
+            return None if values is None else values[first * size : last * size]
+
+        cropped = _Row(
+            row.name,
+            self.crop_frames,
+            audio=cut(row.audio, self.frame_size),
+            latents=cut(row.latents),
+            target_latents=cut(row.target_latents),
+            wavlm_features=cut(row.wavlm_features),
+        )
+        if row.qwen_hidden is not None:
+            self._crop_tokens(row, cropped, first, last)
+        return cropped
+
+    def _crop_tokens(self, row: _Row, cropped: _Row, first: int, last: int) -> None:
+        if row.durations is not None:
+            edges = torch.nn.functional.pad(row.durations.cumsum(0), (1, 0)).clamp(first, last)
+            durations = edges.diff()
+            inside = durations > 0
+            cropped.durations = durations[inside]
+        else:
+            assert row.token_spans is not None
+            begin, end = first / self.frame_rate, last / self.frame_rate
+            spans = row.token_spans.clamp(begin, end) - begin
+            inside = spans[:, 1] > spans[:, 0]
+            cropped.token_spans = spans[inside]
+        assert row.qwen_hidden is not None
+        cropped.qwen_hidden = row.qwen_hidden[inside]
+        if row.token_mask is not None:
+            cropped.token_mask = row.token_mask[inside]
+
+    def _collate_sound(self, rows: list[_Row]) -> dict[str, Tensor]:
+        if len({row.audio is None for row in rows}) > 1:
+            raise ValueError("a batch must hold audio or latents, not both; got rows of either kind.")
+        num_frames = max(row.num_frames for row in rows)
+        if rows[0].audio is None:
+            frame_mask = torch.tensor([row.num_frames for row in rows])[:, None] > torch.arange(num_frames)
+            batch = {"latents": _stack([row.latents for row in rows], num_frames), "frame_mask": frame_mask}
+            if all(row.target_latents is not None for row in rows):
+                batch["target_latents"] = _stack([row.target_latents for row in rows], num_frames)
+            return batch
+        num_samples = num_frames * self.frame_size
+        audio = [row.audio[:, None] for row in rows if row.audio is not None]
+        lengths = torch.tensor([len(samples) for samples in audio])
+        return {
+            "input_values": _stack(audio, num_samples).transpose(1, 2),
+            "padding_mask": (torch.arange(num_samples) < lengths[:, None]).long(),
+        }
+
+    def _collate_tokens(self, rows: list[_Row]) -> dict[str, Tensor]:
+        given = [row for row in rows if row.qwen_hidden is not None]
+        if not given:
+            return {}
+        if len({row.durations is None for row in given}) > 1:
+            raise ValueError("tokens of one batch must all be placed by durations, or all by token_spans; got both.")
+        num_tokens = max(1, *(len(row.qwen_hidden) for row in given if row.qwen_hidden is not None), 1)
+        dim = {row.qwen_hidden.shape[1] for row in given if row.qwen_hidden is not None}
+        if len(dim) > 1:
+            raise ValueError(f"qwen_hidden of one batch must have one size, got {sorted(dim)}.")
+        nothing = torch.zeros(0, dim.pop())
+        hidden = [nothing if row.qwen_hidden is None else row.qwen_hidden for row in rows]
+        batch = {"qwen_hidden": _stack(hidden, num_tokens)}
+        if given[0].durations is not None:
+            durations = [torch.zeros(0).long() if row.durations is None else row.durations for row in rows]
+            batch["durations"] = _stack([d[:, None] for d in durations], num_tokens)[:, :, 0]
+        else:
+            spans = [torch.zeros(0, 2) if row.token_spans is None else row.token_spans for row in rows]
+            batch["token_spans"] = _stack(spans, num_tokens)
+        if any(row.token_mask is not None for row in given):
+            masks = [
+                torch.ones(len(states)).bool() if row.token_mask is None else row.token_mask
+                for row, states in zip(rows, hidden, strict=True)
+            ]
+            batch["token_mask"] = _stack([mask[:, None] for mask in masks], num_tokens)[:, :, 0]
+        return batch
+
+
+def _collate_wavlm(rows: list[_Row], num_frames: int) -> dict[str, Tensor]:
+    given = [row.wavlm_features for row in rows if row.wavlm_features is not None]
+    if not given:
+        return {}
+    nothing = given[0].new_zeros(0, given[0].shape[1])
+    features = [nothing if row.wavlm_features is None else row.wavlm_features for row in rows]
+    lengths = torch.tensor([len(values) for values in features])
+    return {
+        "wavlm_features": _stack(features, num_frames),
+        "wavlm_mask": torch.arange(num_frames) < lengths[:, None],
+    }
+
+
+def _tensor(values: Any, name: str, ndim: int) -> Tensor:
+    tensor = torch.as_tensor(np.asarray(values))
+    tensor = tensor.float() if tensor.is_floating_point() or tensor.numel() == 0 else tensor.double().float()
+    if tensor.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(tensor.shape)}.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} hold NaN or infinity; compute them again, or drop the row.")
+    return tensor
+
+
+def _at_frames(features: Tensor, num_frames: int, name: str) -> Tensor:
+    if len(features) == num_frames:
+        return features
+    try:
+        return pool_to_frames(features[None], torch.ones(1, num_frames, dtype=torch.bool))[0]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _stack(values: list, length: int) -> Tensor:
+    # Rows of (length_i, dim) become (rows, length, dim), zeros after their end.
+    return torch.stack([torch.nn.functional.pad(value, (0, 0, 0, length - len(value))) for value in values])

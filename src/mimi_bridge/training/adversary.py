@@ -1,0 +1,77 @@
+"""A discriminator beside the model: its opinion as losses, its own optimizer, and its place in a checkpoint."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..losses.adversarial import (
+    MultiScaleSpectrogramDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
+
+LEARNING_RATE = 3e-4
+BETAS = (0.8, 0.99)
+QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
+
+
+class Adversary:
+    """Judges decoded audio, and learns once a step from all that it judged.
+
+    Args:
+        num_filters: The discriminator's width.
+        seed: Of its weights, the same on every process.
+        accelerator: Device and processes.
+    """
+
+    def __init__(self, num_filters: int, seed: int, accelerator: Accelerator):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.discriminator = MultiScaleSpectrogramDiscriminator(num_filters).to(accelerator.device)
+        self.optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=LEARNING_RATE, betas=BETAS)
+        self._accelerator = accelerator
+
+    def judge(self, audio: Tensor, decoded: Tensor, share: float) -> dict[str, Tensor]:
+        """The codec's losses, scalars: `adversarial` and `features`.
+
+        The discriminator notes for its next step what it heard.
+
+        Args:
+            audio: The original, `(batch, 1, samples)`.
+            decoded: Of the same shape.
+            share: Of the step's audio that this is.
+        """
+        loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+        audio, decoded = audio / loudness, decoded / loudness
+        real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
+        (share * discriminator_loss(real, fake)).backward()
+        self.discriminator.requires_grad_(False)
+        judged = self.discriminator(decoded)
+        self.discriminator.requires_grad_(True)
+        heard = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
+        return {"adversarial": adversarial_loss(judged), "features": feature_matching_loss(heard, judged)}
+
+    def step(self) -> None:
+        """Learn from everything judged since the last step, on all processes."""
+        parameters = list(self.discriminator.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if self._accelerator.num_processes > 1:
+            flat = self._accelerator.reduce(nn.utils.parameters_to_vector(gradients), "sum")
+            nn.utils.vector_to_parameters(flat, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer."""
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])

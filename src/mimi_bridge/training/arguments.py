@@ -1,0 +1,107 @@
+"""What a fine-tuning run is told: transformers' `TrainingArguments`, and what the three heads add to them.
+
+The defaults are the specification's rates (content, prosody and bridges 1e-4, acoustic 1e-5, AdamW with betas 0.8 and
+0.99, gradient accumulation) on a frozen codec.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..codebook_learning import CODEBOOK_UPDATES
+from .optimizer import learning_rates
+
+CONTENT_INITS = ("k-means", "least-squares", "none")
+
+
+@dataclass
+class MimiBridgeTrainingArguments(TrainingArguments):
+    """Arguments of [`MimiBridgeTrainer`], beside transformers' own, some of which have other defaults here.
+
+    Args:
+        learning_rate: Of content and prosody head and bridges; the acoustic head's is a tenth, the codec's 0.
+        head_learning_rates: Other rates, by name: `content`, `prosody`, `bridges`, `acoustic`, `codec` (encoder and
+            decoder). 0 freezes. On a command line, a json object.
+        codebook_update: `"ema"`: moving averages, once an optimizer step. `"gradient"`: parameters of their head's
+            group.
+        codebook_decay: Of the averages of a head that learns at `learning_rate`; one that learns at a tenth of it
+            forgets at a tenth of the speed. Left out, the model's.
+        qwen_weight: Weight of the distance to the language model. Left out, the model's, as the next two.
+        wavlm_weight: Weight of the distance to the speech model.
+        commitment_weight: Weight of the distance of a head's inputs from their entries.
+        mel_weight: Weight of the mel distance of the decoded audio; 0 does without the decoder.
+        latents_weight: Weight of the distance of the quantized latents from the original Mimi's.
+        adversarial_weight: Weight of a discriminator's opinion of the decoded audio; 0 does without one.
+        residual_weight_end: λ at the end.
+        residual_weight_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
+        content_init: Where a content head that is new begins: `"k-means"` of what it gets to see; `"least-squares"`,
+            the directions in which latents tell the teacher, and k-means there; or `"none"`.
+        init_frames: Frames looked at before the first step, for `content_init` and for the teachers' statistics.
+        revive_every: Steps between two looks for entries of the content head that are hardly used; 0 never looks.
+        revive_below: An entry is replaced if it is used less than this share of the mean.
+        collapse_below: Training stops if the perplexity of a codebook that learns falls below this share of its
+            size; 0 never stops it.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "of content, prosody and bridges"})
+    adam_beta1: float = field(default=0.8, metadata={"help": "AdamW's first beta"})
+    adam_beta2: float = field(default=0.99, metadata={"help": "AdamW's second beta"})
+    gradient_accumulation_steps: int = field(default=4, metadata={"help": "batches a step"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads what it needs"})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "codebooks are kept equal anyway"})
+
+    head_learning_rates: dict | str | None = field(
+        default=None, metadata={"help": 'rates by name, such as {"acoustic": 0, "codec": 1e-6}'}
+    )
+    codebook_update: str = field(default="ema", metadata={"help": "ema or gradient"})
+    codebook_decay: float | None = field(default=None, metadata={"help": "of the codebooks' moving averages"})
+    qwen_weight: float | None = field(default=None, metadata={"help": "distance to the language model"})
+    wavlm_weight: float | None = field(default=None, metadata={"help": "distance to the speech model"})
+    commitment_weight: float | None = field(default=None, metadata={"help": "distance of inputs from entries"})
+    mel_weight: float = field(default=1.0, metadata={"help": "mel distance of the decoded audio"})
+    latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
+    adversarial_weight: float = field(default=0.0, metadata={"help": "a discriminator's opinion"})
+    residual_weight_end: float = field(default=1.0, metadata={"help": "lambda at the end"})
+    residual_weight_ratio: float = field(default=0.6, metadata={"help": "share of the steps over which it moves"})
+    content_init: str = field(default="k-means", metadata={"help": "k-means, least-squares or none"})
+    init_frames: int = field(default=60_000, metadata={"help": "frames looked at before the first step"})
+    revive_every: int = field(default=10, metadata={"help": "steps between two looks for unused entries"})
+    revive_below: float = field(default=0.1, metadata={"help": "share of the mean use"})
+    collapse_below: float = field(default=0.01, metadata={"help": "share of a codebook's size"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.head_learning_rates, str):
+            self.head_learning_rates = _parsed(self.head_learning_rates)
+        self.rates = learning_rates(self.learning_rate, self.head_learning_rates or {})
+        _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
+        _check_choice("content_init", self.content_init, CONTENT_INITS)
+        for name in ("qwen_weight", "wavlm_weight", "commitment_weight", "mel_weight", "latents_weight"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}; 0 switches that loss off.")
+        for name in ("residual_weight_end", "residual_weight_ratio", "revive_below", "collapse_below"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.codebook_decay is not None and not 0 < self.codebook_decay < 1:
+            raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
+
+    def to_dict(self):
+        """As in transformers; the rates are there under their own names."""
+        return super().to_dict() | {"head_learning_rates": self.rates}
+
+
+def _parsed(text: str) -> dict:
+    try:
+        rates = json.loads(text)
+    except json.JSONDecodeError as error:
+        rates = error
+    if not isinstance(rates, dict):
+        raise ValueError(f'head_learning_rates must be a json object such as {{"acoustic": 1e-5}}, got {text!r}.')
+    return rates
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")

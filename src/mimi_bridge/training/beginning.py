@@ -1,0 +1,207 @@
+"""Before the first step: what the teachers' numbers look like, and where a new content head begins.
+
+Both are read off many batches of the training data. A content head begins at the k-means centres of what it gets to
+see; or in the teacher's own space: by least squares, the directions in which the latents tell the teacher become its
+projection in, and the bridge reads them off.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..frames import lay_out_tokens, pool_to_frames
+from ..modeling_mimi_bridge import MimiBridgeModel
+from ..quantizer import CausalBridgeQuantizer
+from .codebooks import fill_from_data
+from .objective import batch_frame_mask
+
+ROWS_AT_ONCE = 8
+MOST_PASSES = 10  # over the data, when its recordings are cropped
+RIDGE = 1e-3  # of the latents' mean power: what keeps least squares from dividing by nothing
+FIRST_SHARE = 0.05  # of the latents' deviation: how loud a content head from least squares begins
+
+
+@dataclass
+class Survey:
+    """Frames of many batches: latents, and what the teachers say of them.
+
+    Attributes:
+        latents: `(frames, codec_dim)`.
+        teachers: By name, `qwen` and `wavlm`: their vectors `(targets, dim)`, and which frames these belong to,
+            `(targets,)`.
+        frames_per_row: Mean frames of a recording, or of a crop.
+    """
+
+    latents: Tensor
+    teachers: dict[str, tuple[Tensor, Tensor]]
+    frames_per_row: float
+
+
+@torch.no_grad()
+def take_survey(
+    model: MimiBridgeModel,
+    dataset: Any,
+    collate: Callable[[list], dict[str, Tensor]],
+    num_frames: int,
+    seed: int,
+    device: torch.device,
+) -> Survey:
+    """Look at a data set: the same on every process, however it is divided among them.
+
+    Args:
+        model: Computes latents where the data set holds audio.
+        dataset: With or without a length.
+        collate: Makes a batch of rows.
+        num_frames: To look at, if there are so many.
+        seed: Of the order.
+        device: Where the model is.
+
+    Raises:
+        ValueError: If there are fewer frames than entries in a codebook.
+    """
+    was_training = model.training
+    model.eval()
+    taker = SurveyTaker(model.config.frame_rate)
+    for rows in _rows(dataset, collate, seed):
+        batch = {name: value.to(device) for name, value in collate(rows).items()}
+        latents = batch.get("latents")
+        if latents is None:
+            latents = model.get_latents(batch["input_values"], batch.get("padding_mask"))
+        taker.add(latents, batch_frame_mask(batch, model), batch)
+        if taker.num_frames >= num_frames:
+            break
+    model.train(was_training)
+    if taker.num_frames < model.config.codebook_size:
+        raise ValueError(
+            f"the training data has {taker.num_frames} frames, but a codebook of {model.config.codebook_size} entries "
+            "must begin with one frame each at least; train on more speech."
+        )
+    return taker.survey()
+
+
+def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
+    # A few rows at a time; if they are cropped, several passes, each with other crops.
+    passes = MOST_PASSES if getattr(collate, "crop_frames", None) else 1
+    for epoch in range(passes):
+        if hasattr(collate, "set_epoch"):
+            collate.set_epoch(epoch)
+        if hasattr(dataset, "__len__"):
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+            rows = (dataset[int(index)] for index in order)
+        else:
+            rows = iter(dataset)
+        while block := list(islice(rows, ROWS_AT_ONCE)):
+            yield block
+
+
+class SurveyTaker:
+    """Collects frames batch by batch.
+
+    Args:
+        frame_rate: Frames a second (Hz).
+    """
+
+    def __init__(self, frame_rate: float):
+        self._frame_rate = frame_rate
+        self.num_frames = self._num_rows = 0
+        self._latents: list[Tensor] = []
+        self._targets: dict[str, list[Tensor]] = {"qwen": [], "wavlm": []}
+        self._places: dict[str, list[Tensor]] = {"qwen": [], "wavlm": []}
+
+    def add(self, latents: Tensor, frame_mask: Tensor, batch: dict[str, Tensor]) -> None:
+        """Take the real frames of a batch."""
+        if "qwen_hidden" in batch:
+            places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
+            targets, mask = lay_out_tokens(batch["qwen_hidden"].float(), frame_mask, self._frame_rate, *places)
+            self._add_targets("qwen", targets, mask, frame_mask)
+        if "wavlm_features" in batch:
+            features = batch["wavlm_features"].float()
+            if features.shape[:2] != frame_mask.shape:
+                features = pool_to_frames(features, frame_mask)
+            mask = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
+            self._add_targets("wavlm", features, mask, frame_mask)
+        self._latents.append(latents[frame_mask].float())
+        self.num_frames += int(frame_mask.sum())
+        self._num_rows += len(frame_mask)
+
+    def survey(self) -> Survey:
+        """All that was taken."""
+        teachers = {
+            name: (torch.cat(targets), torch.cat(self._places[name]))
+            for name, targets in self._targets.items()
+            if targets
+        }
+        return Survey(torch.cat(self._latents), teachers, self.num_frames / self._num_rows)
+
+    def _add_targets(self, name: str, targets: Tensor, mask: Tensor, frame_mask: Tensor) -> None:
+        self._targets[name].append(targets[mask])
+        self._places[name].append(mask[frame_mask].nonzero()[:, 0] + self.num_frames)
+
+
+def set_teacher_statistics(quantizer: CausalBridgeQuantizer, survey: Survey) -> None:
+    """Store each teacher's mean and deviation over the frames it speaks of, in its bridge."""
+    for name, bridge in (("qwen", quantizer.proj_qwen), ("wavlm", quantizer.proj_wavlm)):
+        if name in survey.teachers and len(survey.teachers[name][0]) > 1:
+            targets = survey.teachers[name][0].double()
+            bridge.set_statistics(targets.mean(dim=0).float(), targets.std(dim=0).float())
+
+
+def begin_with_k_means(
+    quantizer: CausalBridgeQuantizer, survey: Survey, frames_per_step: int, generator: torch.Generator
+) -> float:
+    """Fill the content head's codebook with the centres of what it gets to see.
+
+    Returns:
+        The perplexity of the codes.
+
+    Raises:
+        ValueError: If there are fewer frames than entries.
+    """
+    return fill_from_data(quantizer.head_content, survey.latents, frames_per_step, generator)[0]
+
+
+@torch.no_grad()
+def begin_with_least_squares(
+    quantizer: CausalBridgeQuantizer, survey: Survey, frames_per_step: int, generator: torch.Generator
+) -> float:
+    """Put the content head into the language model's space, then fill its codebook with centres.
+
+    Latents are fitted to the standardised teacher; the leading directions of the fit become the projection in, and the
+    bridge reads the teacher off them. The way out begins at a small share of the latents' loudness.
+
+    Returns:
+        The perplexity of the codes.
+
+    Raises:
+        ValueError: If no frame has a language model's state, or there are fewer frames than entries.
+    """
+    if "qwen" not in survey.teachers:
+        raise ValueError(
+            "content_init='least-squares' needs qwen_hidden in the training data, which has none; use 'k-means'."
+        )
+    head, bridge = quantizer.head_content, quantizer.proj_qwen
+    targets, places = survey.teachers["qwen"]
+    x = survey.latents[places].double()
+    y = bridge.standardise(targets).double()
+    power = x.square().mean()
+    fit = torch.linalg.solve(x.T @ x / len(x) + RIDGE * power * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y / len(x))
+    _, strengths, directions = torch.linalg.svd(x @ fit, full_matrices=False)
+    dim = head.project_in.weight.shape[0]
+    kept = directions[:dim].T  # (teacher_dim, codebook_dim), fewer if the teacher is smaller
+    size = kept.shape[1]
+    way_in = torch.zeros(dim, x.shape[1], dtype=x.dtype)
+    way_in[:size] = (fit @ kept).T
+    way_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0]
+    loudness = (strengths[:size].square().sum() / len(x)).sqrt()
+    scale = FIRST_SHARE * x.square().sum(dim=1).mean().sqrt() / loudness
+    reader = torch.zeros(bridge.out_features, dim, dtype=x.dtype)
+    reader[:, :size] = kept
+    head.project_in.weight.copy_(way_in[:, :, None])
+    head.project_out.weight.copy_((scale * way_out)[:, :, None])
+    bridge.weight.copy_(reader @ way_out.T / scale)
+    bridge.bias.zero_()
+    return begin_with_k_means(quantizer, survey, frames_per_step, generator)

@@ -1,0 +1,71 @@
+"""When training must stop: a loss that is no number, a codebook that is not used.
+
+What was saved before stays sound.
+"""
+
+import torch
+
+from .objective import BLAME, Term
+from .tally import Tally
+
+CERTAIN_COLLAPSE = 1.5  # a perplexity that no codebook may have, however small it is
+STILL_SOUND = "the checkpoints written so far are sound."
+
+
+class HeadCollapsedError(RuntimeError):
+    """A codebook that learns uses hardly any of its entries."""
+
+
+def raise_if_not_finite(terms: dict[str, Term], step: int) -> None:
+    """Refuse a batch whose losses are not all finite, before anything has changed by it.
+
+    Raises:
+        FloatingPointError: Naming the step, the loss and the head.
+    """
+    values = torch.stack([term.value.detach().float() for term in terms.values()])
+    if bool(torch.isfinite(values).all()):
+        return
+    name = next(name for name, term in terms.items() if not bool(torch.isfinite(term.value)))
+    raise FloatingPointError(
+        f"step {step}: the loss {name} of the {BLAME.get(name, 'whole model')} is not finite. Lower the learning "
+        f"rate, or look for broken recordings or teachers; {STILL_SOUND}"
+    )
+
+
+def raise_if_gradient_not_finite(norm: float, step: int) -> None:
+    """Refuse a step whose gradient is not finite.
+
+    Raises:
+        FloatingPointError: Naming the step.
+    """
+    if not bool(torch.isfinite(torch.as_tensor(norm))):
+        raise FloatingPointError(
+            f"step {step}: the gradient is not finite. Lower the learning rate, or look for broken recordings; "
+            f"{STILL_SOUND}"
+        )
+
+
+def raise_if_collapsed(tally: Tally, levels: dict[str, range], share: float, step: int) -> None:
+    """Refuse to go on with a codebook whose codes have hardly any perplexity left.
+
+    Args:
+        tally: Of many frames; with fewer than a codebook has entries, nothing is said.
+        levels: Of each head that learns, by name, the numbers of its codebooks.
+        share: Least perplexity, of the codebook's size; 0 never refuses.
+        step: For the message.
+
+    Raises:
+        HeadCollapsedError: Naming the step and the head.
+    """
+    size = tally.code_counts.shape[1]
+    if share == 0 or tally.code_counts[0].sum() < size:
+        return
+    perplexity = tally.perplexity()
+    for name, numbers in levels.items():
+        for number in numbers:
+            if perplexity[number] < max(CERTAIN_COLLAPSE, share * size):
+                raise HeadCollapsedError(
+                    f"step {step}: the {name} head collapsed: codebook {number} uses its {size} entries with a "
+                    f"perplexity of {perplexity[number]:.1f}. Lower its learning rate, or raise commitment_weight; "
+                    f"{STILL_SOUND}"
+                )

@@ -1,0 +1,125 @@
+"""What fine-tuning minimises: named losses, each a mean over the frames of a whole optimizer step.
+
+A step may be many small batches on many processes. So each loss comes with the number of frames it is a mean over,
+and is weighted by their share of the step's: the sum of the parts is then what one large batch would have given.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..frames import frame_mask_from_padding_mask, lay_out_tokens
+from ..losses.reconstruction import multi_scale_mel_distance
+from ..modeling_mimi_bridge import MimiBridgeModel
+from ..outputs import MimiBridgeOutput
+
+COUNTED = ("frames", "qwen", "wavlm")  # what a loss may be a mean over
+LOSSES = {  # by name, what it is a mean over
+    "qwen": "qwen",
+    "wavlm": "wavlm",
+    **{
+        f"{loss}_{head}": "frames"
+        for loss in ("commitment", "codebook")
+        for head in ("content", "prosody", "acoustic")
+    },
+    "mel": "frames",
+    "latents": "frames",
+    "adversarial": "frames",
+    "features": "frames",
+}
+BLAME = {  # whose loss it is, for messages
+    "qwen": "content head",
+    "wavlm": "content and prosody heads",
+    **{
+        f"{loss}_{head}": f"{head} head"
+        for loss in ("commitment", "codebook")
+        for head in ("content", "prosody", "acoustic")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss of a batch: a scalar, and how many frames it is a mean over."""
+
+    value: Tensor
+    num_frames: Tensor
+
+
+def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
+    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(3,)`, float64."""
+    frame_mask = batch_frame_mask(batch, model)
+    counts = [frame_mask.sum()]
+    if "qwen_hidden" in batch:
+        dummies = batch["qwen_hidden"].new_zeros(*batch["qwen_hidden"].shape[:2], 1)
+        places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
+        counts.append(lay_out_tokens(dummies, frame_mask, model.config.frame_rate, *places)[1].sum())
+    else:
+        counts.append(counts[0].new_zeros(()))
+    if "wavlm_features" in batch:
+        has_features = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
+        counts.append(has_features.sum())
+    else:
+        counts.append(counts[0].new_zeros(()))
+    return torch.stack(counts).double()
+
+
+def batch_frame_mask(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
+    """Which frames of a batch are real, `(batch, frames)`."""
+    if "latents" in batch:
+        latents = batch["latents"]
+        return batch.get("frame_mask", latents.new_ones(latents.shape[:2], dtype=torch.bool))
+    audio = batch["input_values"]
+    mask = batch.get("padding_mask", audio.new_ones(len(audio), audio.shape[-1]))
+    return frame_mask_from_padding_mask(mask, model.config.frame_size)
+
+
+def head_terms(outputs: MimiBridgeOutput) -> dict[str, Term]:
+    """The heads' own losses, by name."""
+    assert outputs.audio_codes_mask is not None
+    num_frames = outputs.audio_codes_mask.sum()
+    terms = {
+        name: Term(value, num_frames)
+        for name, value in (outputs.losses or {}).items()
+        if name not in (outputs.distances or {})
+    }
+    for name, distance in (outputs.distances or {}).items():
+        terms[name] = Term(distance.loss, distance.num_frames)
+    return terms
+
+
+def mel_term(outputs: MimiBridgeOutput, audio: Tensor, model: MimiBridgeModel) -> Term:
+    """Mel distance of the decoded audio, each recording by its frames."""
+    assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
+    num_frames = outputs.audio_codes_mask.sum(dim=-1)
+    lengths = num_frames * model.config.frame_size
+    distance = multi_scale_mel_distance(outputs.audio_values, audio, model.config.sampling_rate, lengths=lengths)
+    return Term(distance, num_frames.sum())
+
+
+def latents_term(outputs: MimiBridgeOutput, target: Tensor) -> Term:
+    """Squared distance of the quantized latents from target ones, relative to these, a mean over frames."""
+    assert outputs.audio_codes_mask is not None and outputs.quantized is not None
+    real = outputs.audio_codes_mask
+    quantized, target = outputs.quantized[real].float(), target[real].float()
+    error = (quantized - target).square().sum(dim=-1) / target.square().sum(dim=-1).clamp(min=1e-6)
+    return Term(error.mean(), real.sum())
+
+
+def weighted_sum(terms: dict[str, Term], weights: dict[str, float], totals: Tensor) -> Tensor:
+    """What a batch adds to the step's loss.
+
+    Args:
+        terms: The batch's losses.
+        weights: Of each loss, by its name or the part before the first `_`.
+        totals: Frames of the whole step for each of `COUNTED`, `(3,)`.
+    """
+    shares = dict(zip(COUNTED, totals.clamp(min=1), strict=True))
+    parts = [
+        weights.get(name, weights.get(name.partition("_")[0], 0.0))
+        * term.value
+        * (term.num_frames / shares[LOSSES[name]]).to(term.value.dtype)
+        for name, term in terms.items()
+    ]
+    return torch.stack(parts).sum()

@@ -1,0 +1,92 @@
+"""A learning rate for each part of the model: its parameters in groups, and what stands still.
+
+Rates are the groups' own, so that a schedule, which multiplies them all, keeps their ratios. Weights decay; codebooks,
+biases, norms and layer scales do not. What has the rate 0 is frozen: no gradient, no moving average, no decay.
+"""
+
+from typing import Any
+
+from torch import nn
+
+PARTS = {
+    "content": ("quantizer.head_content.",),
+    "prosody": ("quantizer.head_prosody.",),
+    "bridges": ("quantizer.proj_qwen.", "quantizer.proj_wavlm."),
+    "acoustic": ("quantizer.acoustic_residual.",),
+    "codec": ("encoder.", "decoder."),
+}
+SHARES = {"content": 1.0, "prosody": 1.0, "bridges": 1.0, "acoustic": 0.1, "codec": 0.0}  # of the learning rate
+UNDECAYED = ("_codebook.embed", ".bias", "_scale.scale")
+
+
+def learning_rates(learning_rate: float, other: dict[str, float]) -> dict[str, float]:
+    """The rate of every part.
+
+    Args:
+        learning_rate: Of content, prosody and bridges; the acoustic head's is a tenth of it, the codec's 0.
+        other: Rates that are not so, by part.
+
+    Raises:
+        ValueError: If there is no such part, or a rate is negative.
+    """
+    unknown = sorted(set(other) - set(PARTS))
+    if unknown:
+        raise ValueError(f"head_learning_rates names {', '.join(unknown)}, but the parts are {', '.join(PARTS)}.")
+    rates = {part: float(other.get(part, share * learning_rate)) for part, share in SHARES.items()}
+    for part, rate in rates.items():
+        if not rate >= 0:
+            raise ValueError(f"the learning rate of {part} must be at least 0, got {rate}; 0 freezes it.")
+    return rates
+
+
+def freeze(model: nn.Module, rates: dict[str, float]) -> None:
+    """Take the gradient from the parts whose rate is 0, and give it to all others."""
+    for name, parameter in model.named_parameters():
+        for part, prefixes in PARTS.items():
+            if name.startswith(prefixes):
+                parameter.requires_grad_(rates[part] > 0)
+
+
+def hold_frozen_parts_still(model: nn.Module, rates: dict[str, float]) -> None:
+    """Put the parts whose rate is 0 into eval mode, in which no codebook moves."""
+    for name, module in model.named_modules():
+        if any(rates[part] == 0 and f"{name}." in prefixes for part, prefixes in PARTS.items()):
+            module.eval()
+
+
+def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters by part, those that decay and those that do not apart.
+
+    Args:
+        model: A `MimiBridgeModel`, after `freeze`.
+        rates: The rate of every part.
+        weight_decay: Of what decays.
+
+    Returns:
+        Groups for an optimizer, each with `params`, `lr`, `weight_decay` and `name`.
+
+    Raises:
+        ValueError: If a part with a rate has no trainable parameter, or none is left at all.
+    """
+    groups = []
+    for part, prefixes in PARTS.items():
+        if rates[part] == 0:
+            continue
+        named = [(n, p) for n, p in model.named_parameters() if n.startswith(prefixes) and p.requires_grad]
+        if not named:
+            raise ValueError(
+                f"no trainable parameter starts with {' or '.join(prefixes)}, but {part} has the learning rate "
+                f"{rates[part]}; set it to 0, or load the model whole."
+            )
+        decayed = [p for n, p in named if not _is_undecayed(n, p)]
+        undecayed = [p for n, p in named if _is_undecayed(n, p)]
+        for parameters, decay in ((decayed, weight_decay), (undecayed, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "lr": rates[part], "weight_decay": decay, "name": part})
+    if not groups:
+        raise ValueError("every learning rate is 0, so nothing would learn; give one of them a rate.")
+    return groups
+
+
+def _is_undecayed(name: str, parameter: nn.Parameter) -> bool:
+    return name.endswith(UNDECAYED) or parameter.ndim == 1

@@ -1,0 +1,89 @@
+"""What is logged between two points in training: mean losses, what a constant would have got, and the codes' use.
+
+Everything is a sum, so that it may be gathered over batches and processes.
+"""
+
+import torch
+from torch import Tensor
+
+from ..distillation import constant_distance
+from ..outputs import MimiBridgeOutput
+from ..quantizer import CausalBridgeQuantizer
+from .objective import LOSSES, Term
+
+
+class Tally:
+    """Sums over batches.
+
+    Args:
+        quantizer: Whose codes are counted and whose teachers are compared.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, quantizer: CausalBridgeQuantizer, device: torch.device | str = "cpu"):
+        self._bridges = {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
+        self._num_acoustic = quantizer.num_quantizers - 2
+        self._losses = torch.zeros(len(LOSSES), 2, dtype=torch.float64, device=device)  # sum, frames
+        self._targets = {
+            name: torch.zeros(bridge.out_features + 2, dtype=torch.float64, device=device)
+            for name, bridge in self._bridges.items()
+        }
+        shape = (quantizer.num_quantizers, quantizer.codebook_size)
+        self.code_counts = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(self, terms: dict[str, Term], outputs: MimiBridgeOutput) -> None:
+        """Count a batch."""
+        names = list(LOSSES)
+        for name, term in terms.items():
+            num_frames = term.num_frames.double()
+            self._losses[names.index(name)] += torch.stack([term.value.detach().double() * num_frames, num_frames])
+        for name, distance in (outputs.distances or {}).items():
+            self._targets[name] += distance.target_sums
+        assert outputs.audio_codes is not None and outputs.audio_codes_mask is not None
+        codes = outputs.audio_codes.transpose(0, 1)[:, outputs.audio_codes_mask]
+        self.code_counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
+
+    def sums(self) -> Tensor:
+        """Everything in one vector, to be added to other processes' and put back by `set_sums`."""
+        return torch.cat([part.flatten() for part in self._parts()])
+
+    def set_sums(self, sums: Tensor) -> None:
+        """Take over sums of several processes."""
+        sizes = [part.numel() for part in self._parts()]
+        for part, values in zip(self._parts(), sums.split(sizes), strict=True):
+            part.copy_(values.view_as(part))
+
+    def results(self) -> dict[str, float]:
+        """By name: `loss_NAME`, `constant_NAME` of each teacher, `usage_HEAD` and `perplexity_HEAD`.
+
+        Usage is the share of the codes that could have been used (no more than there were frames); the acoustic
+        head's are means over its codebooks. Empty if nothing was counted.
+        """
+        results = {}
+        for name, (total, num_frames) in zip(LOSSES, self._losses.tolist(), strict=True):
+            if num_frames:
+                results[f"loss_{name}"] = total / num_frames
+        for name, bridge in self._bridges.items():
+            if self._targets[name][-1] > 0:
+                results[f"constant_{name}"] = constant_distance(bridge.distance, self._targets[name])
+        num_frames = self.code_counts[0].sum().item()
+        if num_frames:
+            used, perplexity = self.usage(), self.perplexity()
+            for head, levels in (("content", slice(0, 1)), ("prosody", slice(1, 2)), ("acoustic", slice(2, None))):
+                results[f"usage_{head}"] = used[levels].mean().item()
+                results[f"perplexity_{head}"] = perplexity[levels].mean().item()
+        return results
+
+    def usage(self) -> Tensor:
+        """Share of the codes that could have been used, of each codebook, `(codebooks,)`."""
+        possible = self.code_counts.sum(dim=1).clamp(min=1, max=self.code_counts.shape[1])
+        return (self.code_counts > 0).sum(dim=1) / possible
+
+    def perplexity(self) -> Tensor:
+        """Of the codes of each codebook, `(codebooks,)`."""
+        shares = self.code_counts / self.code_counts.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum(dim=1))
+
+    def _parts(self) -> list[Tensor]:
+        return [self._losses, *self._targets.values(), self.code_counts]
