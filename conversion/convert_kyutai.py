@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             num_acoustic_codebooks=options.num_acoustic_codebooks,
             speech=options.speech,
             seed=options.seed,
+            qwen_dim=options.qwen_dim,
+            wavlm_dim=options.wavlm_dim,
             overwrite=options.overwrite,
         )
         print(summary(report, options.output))
@@ -99,6 +101,20 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="codebooks of the acoustic head (default: 7)",
     )
+    parser.add_argument(
+        "--qwen-dim",
+        type=int,
+        default=1536,
+        metavar="N",
+        help="size of the language model's hidden states (default: %(default)s, of Qwen2.5-1.5B)",
+    )
+    parser.add_argument(
+        "--wavlm-dim",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="size of the speech model's features (default: %(default)s, of WavLM-large)",
+    )
     parser.add_argument("--speech", metavar="PATH", help="a recording, or a folder of them, for the proof")
     parser.add_argument("--seed", type=int, default=0, help="of the new content head (default: 0)")
     parser.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the result to this repository on the Hub")
@@ -114,6 +130,8 @@ def convert(
     num_acoustic_codebooks: int = 7,
     speech: str | None = None,
     seed: int = 0,
+    qwen_dim: int = 1536,
+    wavlm_dim: int = 1024,
     overwrite: bool = False,
 ) -> dict:
     """Convert, prove and write; see the command's help for the arguments.
@@ -135,7 +153,7 @@ def convert(
     audio, speech_name = proof_speech(speech, found.config.sampling_rate)
     model = found.build()
     _step(2, "transplanting")
-    result = transplant(found, residual_weight, num_acoustic_codebooks, seed)
+    result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:

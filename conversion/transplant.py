@@ -38,7 +38,12 @@ class Transplant:
 
 
 def transplant(
-    source: Source, residual_weight: float = 0.0, num_acoustic_codebooks: int = 7, seed: int = 0
+    source: Source,
+    residual_weight: float = 0.0,
+    num_acoustic_codebooks: int = 7,
+    seed: int = 0,
+    qwen_dim: int = 1536,
+    wavlm_dim: int = 1024,
 ) -> Transplant:
     """Build a Mimi Bridge model from a Mimi checkpoint.
 
@@ -47,6 +52,8 @@ def transplant(
         residual_weight: λ that the result starts with.
         num_acoustic_codebooks: Codebooks of the acoustic head; the source must have one more.
         seed: Of what is made new.
+        qwen_dim: Size of the language model's states.
+        wavlm_dim: Size of the speech model's features.
 
     Raises:
         ConversionError: If a key on either side is unaccounted for, or there are too few codebooks.
@@ -56,7 +63,7 @@ def transplant(
             f"{source.name} has {source.num_codebooks} codebooks, expected at least {num_acoustic_codebooks + 1} for "
             f"{num_acoustic_codebooks} acoustic ones; lower --num-acoustic-codebooks."
         )
-    config = bridge_config(source, residual_weight, num_acoustic_codebooks)
+    config = bridge_config(source, residual_weight, num_acoustic_codebooks, qwen_dim, wavlm_dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new = {f"quantizer.{key}": value for key, value in MimiBridgeModel(config).quantizer.state_dict().items()}
@@ -92,14 +99,20 @@ def transplant(
     return Transplant(model.eval(), sorted(moved), derived, fresh, sorted(left))
 
 
-def bridge_config(source: Source, residual_weight: float, num_acoustic_codebooks: int) -> MimiBridgeConfig:
+def bridge_config(
+    source: Source, residual_weight: float, num_acoustic_codebooks: int, qwen_dim: int, wavlm_dim: int
+) -> MimiBridgeConfig:
     """The source's config with three heads."""
     fields = source.config.to_dict()
     for name in ("model_type", "num_quantizers", "architectures", "transformers_version", "dtype", "_name_or_path"):
         fields.pop(name, None)
     try:
         return MimiBridgeConfig(
-            **fields, num_acoustic_codebooks=num_acoustic_codebooks, residual_weight=float(residual_weight)
+            **fields,
+            num_acoustic_codebooks=num_acoustic_codebooks,
+            residual_weight=float(residual_weight),
+            qwen_dim=qwen_dim,
+            wavlm_dim=wavlm_dim,
         )
     except (StrictDataclassError, TypeError) as error:
         reason = error.__cause__ or error

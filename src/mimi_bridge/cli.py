@@ -1,4 +1,4 @@
-"""The command `mimi-bridge`: a recording to codes, codes to a recording, and a demonstration of the whole."""
+"""The command `mimi-bridge`: recordings to codes and back, data sets to latents, and a demonstration of it all."""
 
 import argparse
 import sys
@@ -74,14 +74,32 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("codes", help="the codes file to read")
     _add_common(decode, "recording to write (.wav, .flac, ...)")
     decode.set_defaults(run=_decode)
+
+    cache = commands.add_parser(
+        "cache",
+        help="a data set's latents, to train the heads without the codec",
+        description="Run a data set through the encoder once: writes one with the latents, and with what the original "
+        "Mimi's quantizer makes of them, in place of the audio.",
+    )
+    cache.add_argument("dataset", help="folder that `Dataset.save_to_disk` wrote")
+    cache.add_argument("-o", "--output", required=True, help="folder to write; must not exist")
+    _add_model(cache)
+    cache.add_argument(
+        "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
+    )
+    cache.set_defaults(run=_cache)
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser, output_help: str) -> None:
     parser.add_argument("-o", "--output", required=True, help=output_help)
+    _add_model(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, help="folder that the conversion wrote, or an id on the Hub")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -115,6 +133,23 @@ def _decode(options: argparse.Namespace) -> None:
     audio = model.decode(codes.audio_codes[None].to(options.device)).audio_values[0, :, : codes.num_samples]
     save_audio(options.output, audio, codes.sampling_rate)
     print(f"{options.output}: {audio.shape[-1] / codes.sampling_rate:.2f} s at {codes.sampling_rate} Hz")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    try:
+        from datasets import load_from_disk
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "data sets need the package datasets; run pip install 'mimi-bridge[train]'."
+        ) from error
+    from .data.latents import cache_latents
+
+    dataset = load_from_disk(options.dataset)
+    if not hasattr(dataset, "column_names") or isinstance(dataset.column_names, dict):
+        raise ValueError(f"{options.dataset} holds several splits; give the folder of one of them.")
+    model = load_model(options.model, options.device)
+    num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype)
+    print(f"{options.output}: {len(dataset)} recordings, {num_frames} frames")
 
 
 def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:

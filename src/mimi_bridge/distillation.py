@@ -75,23 +75,26 @@ def target_sums(kind: str, teacher: Tensor, target_mask: Tensor) -> Tensor:
     return torch.cat([targets.sum(dim=0), targets.square().sum()[None], count])
 
 
-def constant_distance(kind: str, sums: Tensor) -> float:
-    """The mean distance of the best constant to the targets that were summed; what a head must be below.
+def constant_distance(kind: str, sums: Tensor, fitted_on: Tensor | None = None) -> float:
+    """The mean distance of a constant to the targets that were summed; what a head must be below.
 
     Args:
         kind: `"mse"` or `"cosine"`.
         sums: Of `target_sums`, over any number of batches.
+        fitted_on: Of other targets, whose mean (for cosine, mean direction) the constant is; None: of the same, which
+            no constant can beat.
 
     Returns:
-        For mse, the targets' mean variance; for cosine, one minus the length of their mean direction; NaN without any.
+        NaN if there are no targets.
     """
+    fitted_on = sums if fitted_on is None else fitted_on
     count = sums[-1].item()
-    if count == 0:
+    if count == 0 or fitted_on[-1] == 0:
         return float("nan")
-    mean = sums[:-2] / count
+    constant, mean = fitted_on[:-2] / fitted_on[-1], sums[:-2] / count
     if kind == "cosine":
-        return 1.0 - torch.linalg.vector_norm(mean).item()
-    return (sums[-2].item() / count - mean.square().sum().item()) / len(mean)
+        return 1.0 - (torch.nn.functional.normalize(constant, dim=0) @ mean).item()
+    return (sums[-2] / count - 2 * constant @ mean + constant @ constant).item() / len(mean)
 
 
 def _masked_difference(student: Tensor, teacher: Tensor, target_mask: Tensor) -> Tensor:

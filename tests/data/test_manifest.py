@@ -167,6 +167,7 @@ def test_phones_are_those_of_all_words_in_order(tmp_path):
 )
 def test_phones_name_the_file_that_is_no_alignment(tmp_path, content, cause):
     (tmp_path / "hi.json").write_text(content)
-    message = rf"hi\.json must be a json with words, each with phones, each with phone, start and end \({cause}"
+    message = r"hi\.json must be a json with words, each with word, start, end and phones, each with phone, "
+    message += rf"start and end \({cause}"
     with pytest.raises(ValueError, match=message):
         read_phones(tmp_path / "hi.json")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
+from ..audio import resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for, pool_to_frames
 
@@ -129,14 +129,12 @@ class MimiBridgeCollator:
             given, rate = samples.data, samples.sample_rate
         elif isinstance(given, dict):
             given, rate = given["array"], given["sampling_rate"]
-        audio = torch.as_tensor(np.asarray(given), dtype=torch.float32)
+        audio = np.asarray(given, dtype=np.float32)
         if audio.ndim == 2:
-            audio = audio.mean(dim=0)
-        if audio.ndim != 1 or len(audio) == 0 or not bool(torch.isfinite(audio).all()):
-            raise ValueError(f"audio of {name} must be finite samples, (samples,), got shape {tuple(audio.shape)}.")
-        if rate != self.sampling_rate:
-            audio = torch.from_numpy(soxr.resample(audio.numpy(), rate, self.sampling_rate, quality="HQ"))
-        return audio
+            audio = audio.mean(axis=0)
+        if audio.ndim != 1:
+            raise ValueError(f"audio of {name} must be samples, (samples,), got shape {audio.shape}.")
+        return resample(audio, rate, self.sampling_rate, name=f"audio of {name}")[0]
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
         if row.get("qwen_hidden") is None:

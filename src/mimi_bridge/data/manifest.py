@@ -6,6 +6,7 @@ Without one, every recording below the folder is listed, the speaker being its f
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,23 +68,36 @@ def read_manifest(folder: str | Path) -> list[Utterance]:
     ]
 
 
+def read_words(alignment: Path) -> list[Span]:
+    """The words of an alignment, in order.
+
+    Raises:
+        ValueError: If the file is no such alignment.
+    """
+    return _read_spans(alignment, lambda word: [_span(word, "word")])
+
+
 def read_phones(alignment: Path) -> list[Span]:
     """The phones of an alignment's words, in order.
 
     Raises:
         ValueError: If the file is no such alignment.
     """
+    return _read_spans(alignment, lambda word: [_span(phone, "phone") for phone in word["phones"]])
+
+
+def _read_spans(alignment: Path, spans_of: Callable[[dict], list[Span]]) -> list[Span]:
     try:
-        words = json.loads(alignment.read_text())["words"]
-        return [
-            Span(phone["phone"], float(phone["start"]), float(phone["end"]))
-            for word in words
-            for phone in word["phones"]
-        ]
+        return [span for word in json.loads(alignment.read_text())["words"] for span in spans_of(word)]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{alignment} must be a json with words, each with phones, each with phone, start and end ({error!r})."
+            f"{alignment} must be a json with words, each with word, start, end and phones, each with phone, start "
+            f"and end ({error!r})."
         ) from error
+
+
+def _span(entry: dict, label: str) -> Span:
+    return Span(entry[label], float(entry["start"]), float(entry["end"]))
 
 
 def _read_line(line: str, name: str, folder: Path) -> Utterance:

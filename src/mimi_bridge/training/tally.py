@@ -54,19 +54,29 @@ class Tally:
         for part, values in zip(self._parts(), sums.split(sizes), strict=True):
             part.copy_(values.view_as(part))
 
-    def results(self) -> dict[str, float]:
+    def add_targets_of(self, other: "Tally") -> None:
+        """Count another tally's targets, and nothing else of it."""
+        for name, sums in other._targets.items():
+            self._targets[name] += sums
+
+    def results(self, fitted_on: "Tally | None" = None) -> dict[str, float]:
         """By name: `loss_NAME`, `constant_NAME` of each teacher, `usage_HEAD` and `perplexity_HEAD`.
 
         Usage is the share of the codes that could have been used (no more than there were frames); the acoustic
         head's are means over its codebooks. Empty if nothing was counted.
+
+        Args:
+            fitted_on: The tally on whose targets the constants were fitted; by default, and if it has none, this one.
         """
         results = {}
         for name, (total, num_frames) in zip(LOSSES, self._losses.tolist(), strict=True):
             if num_frames:
                 results[f"loss_{name}"] = total / num_frames
         for name, bridge in self._bridges.items():
-            if self._targets[name][-1] > 0:
-                results[f"constant_{name}"] = constant_distance(bridge.distance, self._targets[name])
+            sums = self._targets[name]
+            fitted = sums if fitted_on is None or fitted_on._targets[name][-1] == 0 else fitted_on._targets[name]
+            if sums[-1] > 0:
+                results[f"constant_{name}"] = constant_distance(bridge.distance, sums, fitted)
         num_frames = self.code_counts[0].sum().item()
         if num_frames:
             used, perplexity = self.usage(), self.perplexity()

@@ -75,7 +75,7 @@ class MimiBridgeTrainer(Trainer):
             self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator)
         self.residual_weight_start = float(model.config.residual_weight)
         self._resumed = False
-        self._train_tally = self._eval_tally = self._new_tally()
+        self._train_tally, self._eval_tally, self._trained_on = (self._new_tally() for _ in range(3))
         self.add_callback(_StepCallback(self))
 
     # --- what transformers' Trainer calls ---
@@ -170,10 +170,13 @@ class MimiBridgeTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in transformers, with every loss and its constant's by name, over the frames of the whole set."""
+        """As in transformers, with every loss by name, over the frames of the whole set.
+
+        Beside the distance to a teacher stands the one that the mean of the training's targets would get.
+        """
         self._eval_tally = self._new_tally()
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        results = self._gathered(self._eval_tally).results()
+        results = self._gathered(self._eval_tally).results(fitted_on=self._trained_on)
         losses = {name.removeprefix("loss_"): value for name, value in results.items() if name.startswith("loss_")}
         total = sum(self._weight(name) * value for name, value in losses.items())
         assert output.metrics is not None
@@ -190,6 +193,7 @@ class MimiBridgeTrainer(Trainer):
         if "loss" in logs:
             tally = self._gathered(self._train_tally)
             self._train_tally = self._new_tally()
+            self._trained_on.add_targets_of(tally)
             drift = self.reference.drift(self.bridge_model.quantizer)
             logs |= tally.results() | {f"drift_{name}": value for name, value in drift.items()}
             logs["residual_weight"] = self.bridge_model.config.residual_weight
@@ -206,6 +210,7 @@ class MimiBridgeTrainer(Trainer):
                 "reference": self.reference.state_dict(),
                 "reference_is_original": self.reference.is_original,
                 "adversary": self.adversary.state_dict() if self.adversary else None,
+                "trained_on": self._trained_on.sums(),
             }
             torch.save(state, os.path.join(output_dir, STATE_NAME))
 
@@ -223,6 +228,7 @@ class MimiBridgeTrainer(Trainer):
         self.residual_weight_start = state["residual_weight_start"]
         self.reference.load_state_dict(state["reference"])
         self.reference.is_original = state["reference_is_original"]
+        self._trained_on.set_sums(state["trained_on"])
         if self.adversary is not None and state["adversary"] is not None:
             self.adversary.load_state_dict(state["adversary"])
         self._resumed = True

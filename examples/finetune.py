@@ -1,0 +1,55 @@
+"""Fine-tune a Mimi Bridge model: python examples/finetune.py --model FOLDER --train_dataset FOLDER --output_dir FOLDER
+
+The model is what conversion/convert_kyutai.py wrote; a data set is what `Dataset.save_to_disk` wrote, with the columns
+that `mimi_bridge.data.collator` describes (audio, or latents from `mimi-bridge cache`). Every argument of
+transformers' Trainer works. A run that was stopped goes on with --resume_from_checkpoint True. Several processes:
+
+    torchrun --nproc_per_node 2 examples/finetune.py ...
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from datasets import load_from_disk
+from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
+
+import mimi_bridge  # noqa: F401  makes AutoModel know the model
+from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+
+
+@dataclass
+class DataArguments:
+    """What to train, and on what."""
+
+    model: str = field(metadata={"help": "folder that the conversion wrote, or an id on the Hub"})
+    train_dataset: str = field(metadata={"help": "folder of a data set"})
+    eval_dataset: str | None = field(default=None, metadata={"help": "folder of another, of other speakers"})
+    crop_seconds: float | None = field(default=4.0, metadata={"help": "longest stretch of a recording in a batch"})
+
+
+def main() -> None:
+    """Train, evaluate if there is something to evaluate on, and save the model."""
+    data, args = HfArgumentParser((DataArguments, MimiBridgeTrainingArguments)).parse_args_into_dataclasses()
+    model = AutoModel.from_pretrained(data.model)
+    train_dataset = load_from_disk(data.train_dataset).with_format("numpy")
+    eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None
+    trainer = MimiBridgeTrainer(
+        model,
+        args,
+        MimiBridgeCollator.for_model(model.config, data.crop_seconds, seed=args.seed),
+        train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=AutoFeatureExtractor.from_pretrained(data.model),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    if eval_dataset is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, ArithmeticError, RuntimeError) as error:
+        sys.exit(f"finetune: {error}")
