@@ -53,7 +53,7 @@ def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: st
         raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")
     if source_rate != sampling_rate:
         samples = soxr.resample(samples.astype(np.float32), source_rate, sampling_rate, quality="VHQ")
-    return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None]
+    return torch.from_numpy(np.array(samples, dtype=np.float32))[None]  # a copy: the given may be read-only
 
 
 def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:

@@ -98,7 +98,7 @@ class MimiBridgeCollator:
         return batch | self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames)
 
     def _parse(self, row: dict[str, Any], number: int) -> _Row:
-        name = f"row {row['id']!r}" if row.get("id") is not None else f"row {number} of the batch"
+        name = f"row {str(row['id'])!r}" if row.get("id") is not None else f"row {number} of the batch"
         if row.get("latents") is not None:
             latents = _tensor(row["latents"], f"latents of {name}", 2)
             parsed = _Row(name, len(latents), latents=latents)
@@ -134,7 +134,7 @@ class MimiBridgeCollator:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:
             raise ValueError(f"audio of {name} must be samples, (samples,), got shape {audio.shape}.")
-        return resample(audio, rate, self.sampling_rate, name=f"audio of {name}")[0]
+        return resample(audio, int(rate), self.sampling_rate, name=f"audio of {name}")[0]
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
         if row.get("qwen_hidden") is None:
