@@ -8,7 +8,6 @@ architecture with random weights.
 """
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--only", nargs="+", help="variants, patterns")
-    parser.add_argument("--history", type=Path, help="also write the first variant's log to this json")
+    parser.add_argument("--picture", type=Path, help="also draw the first variant's curves, to here")
     arguments = parser.parse_args()
     if arguments.speech is None:
         sys.exit(f"finetuning: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
@@ -93,8 +92,8 @@ def main() -> None:
             if arguments.only and not any(fnmatch(name, pattern) for pattern in arguments.only):
                 continue
             history = _run(name, dict(changes), deepcopy(model), train, held_out, listened, work, arguments)
-            if arguments.history and name == next(iter(VARIANTS)):
-                arguments.history.write_text(json.dumps(history, indent=1))
+            if arguments.picture and name == next(iter(VARIANTS)):
+                _draw(history, arguments.picture)
 
 
 def _random_wavlm(folder: Path) -> str:
@@ -170,7 +169,6 @@ def _run(
                 "disable_tqdm": True,
                 "dataloader_pin_memory": False,
                 "init_frames": 30_000,
-                "lr_scheduler_type": "constant_with_warmup",
                 "warmup_steps": 20,
             }
             | changes
@@ -205,6 +203,29 @@ def _run(
         f"| {name} | {distances} | {listening} | {_mel(model, listened):.3f} | {usage} % | {seconds:.0f} |", flush=True
     )
     return trainer.state.log_history
+
+
+def _draw(history: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [entry for entry in history if "loss_qwen" in entry]
+    panels = {
+        "language model": ["loss_qwen", "constant_qwen"],
+        "speech model": ["loss_wavlm", "constant_wavlm"],
+        "usage": ["usage_content", "usage_prosody", "usage_acoustic"],
+        "λ and distance from Mimi's latents": ["residual_weight", "loss_latents"],
+    }
+    figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.2), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=name)
+        axis.set(title=title, xlabel="step")
+        axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":
