@@ -30,7 +30,8 @@ class DataArguments:
 
 def main() -> None:
     """Train, evaluate if there is something to evaluate on, and save the model."""
-    data, args = HfArgumentParser((DataArguments, MimiBridgeTrainingArguments)).parse_args_into_dataclasses()
+    parser = HfArgumentParser((DataArguments, MimiBridgeTrainingArguments))  # type: ignore[arg-type]  # any is right
+    data, args = parser.parse_args_into_dataclasses()
     model = AutoModel.from_pretrained(data.model)
     train_dataset = load_from_disk(data.train_dataset).with_format("numpy")
     eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None

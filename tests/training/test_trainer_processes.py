@@ -1,0 +1,162 @@
+"""Two processes do together what one does alone, as `torchrun` starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer import (
+    OPTIMIZERS,
+    arguments,
+    assert_same,
+    assert_same_change,
+    audio_model,
+    audio_rows,
+    latents_model,
+    latents_rows,
+    silence_content,
+    state_of,
+)
+from torch import Tensor
+
+from mimi_bridge import MimiBridgeModel
+from mimi_bridge.training import MimiBridgeTrainer, trainer
+
+SCRIPT = """
+import sys
+
+sys.path[:0] = {path}
+from test_trainer_processes import train_all_cases
+
+train_all_cases(sys.argv[1])
+"""
+SGD = {**OPTIMIZERS["sgd"], "learning_rate": 0.1}
+CASES: dict[str, dict[str, Any]] = {
+    "moving averages, revived entries": {**SGD, "codebook_update": "ema", "revive_every": 1},
+    "gradients": {**SGD, "codebook_update": "gradient"},
+    "gradients, AdamW": {**OPTIMIZERS["adamw"], "codebook_update": "gradient"},
+    "accumulation": {**SGD, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+    "audio": {**SGD, "head_learning_rates": {"codec": 0.03}, "max_steps": 1},
+    "fresh, k-means": {**OPTIMIZERS["adamw"], "content_init": "k-means"},
+    "fresh, least squares": {**OPTIMIZERS["adamw"], "content_init": "least-squares"},
+    "no target latents": {**SGD},  # nothing then asks for the acoustic head's way out
+    "two teachers in all": {**SGD},  # so that a process may have a batch without any
+    "adversary": {"adversarial_weight": 0.1, "mel_weight": 0.0},
+}
+OF_AUDIO = ("audio", "adversary")
+NOT_THE_SAME_ALONE = ("adversary",)  # its losses are means over each process's batch, padding and all
+
+
+def rows_of(case: str) -> list[dict[str, Any]]:
+    rows = audio_rows() if case in OF_AUDIO else latents_rows()
+    if case == "no target latents":
+        return [{name: value for name, value in row.items() if name != "target_latents"} for row in rows]
+    if case == "two teachers in all":
+        bare = [{name: row[name] for name in ("id", "latents", "target_latents")} for row in rows]
+        bare[0]["wavlm_features"] = rows[0]["wavlm_features"]
+        bare[4] |= {name: rows[4][name] for name in ("qwen_hidden", "durations")}
+        return bare
+    return rows
+
+
+def model_of(case: str) -> MimiBridgeModel:
+    model = audio_model() if case in OF_AUDIO else latents_model()
+    if case.startswith("fresh"):
+        silence_content(model)
+    if "revive_every" in CASES[case]:
+        model.quantizer.head_content.stores[0].cluster_size[0, :3] = 0.0
+    return model
+
+
+def train_case(case: str, output: Path, **options: Any) -> None:
+    """Train, alone or as one of two processes, and leave what came of it."""
+    defaults = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "residual_weight_ratio": 1.0,
+    }
+    trainer.DISCRIMINATOR_FILTERS = 2
+    args = arguments(output, **{**defaults, **CASES[case], **options})
+    trained = MimiBridgeTrainer(model_of(case), args, train_dataset=rows_of(case))
+    trained.train()
+    state = {
+        "processes": trained.accelerator.num_processes,
+        "model": state_of(trained.bridge_model),
+        "discriminator": state_of(trained.adversary.discriminator) if trained.adversary else {},
+        "log": trained.state.log_history[0],
+    }
+    torch.save(state, output / f"{case} {trained.accelerator.process_index}.pt")
+
+
+def train_all_cases(output: str) -> None:
+    """What each of the two processes runs."""
+    torch.set_num_threads(1)
+    for case in CASES:
+        train_case(case, Path(output))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Callable[[str], tuple[dict, dict]]:
+    """What both processes ended with, by case."""
+    output = tmp_path_factory.mktemp("two")
+    tests = Path(__file__).parents[1]
+    script = output / "train.py"
+    script.write_text(SCRIPT.format(path=[str(tests), str(tests / "training")]))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    process = subprocess.run(
+        [sys.executable, *torchrun, str(script), str(output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+
+    def load(case: str) -> tuple[dict, dict]:
+        ours, theirs = (torch.load(output / f"{case} {rank}.pt", weights_only=True) for rank in range(2))
+        return ours, theirs
+
+    return load
+
+
+def run_alone(case: str, output: Path) -> dict[str, Any]:
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "DISCRIMINATOR_FILTERS", 2)
+        train_case(case, output, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    return torch.load(output / f"{case} 0.pt", weights_only=True)
+
+
+def numbers(log: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in log.items() if name != "epoch"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_THE_SAME_ALONE])
+def test_two_processes_of_four_rows_do_what_one_of_eight_does(two, tmp_path, case):
+    ours, alone = two(case)[0], run_alone(case, tmp_path)
+    assert (ours["processes"], alone["processes"]) == (2, 1)
+    before: dict[str, Tensor] = state_of(model_of(case))
+    assert_same_change(ours["model"], alone["model"], before, tolerance=1e-2)
+    assert numbers(ours["log"]) == pytest.approx(numbers(alone["log"]), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_processes_hold_the_same_codebooks_and_weights(two, case):
+    ours, theirs = two(case)
+    assert_same(ours["model"], theirs["model"])
+    assert_same(ours["discriminator"], theirs["discriminator"])
+    before = state_of(model_of(case))
+    name = "quantizer.head_content.vq._codebook.embed"
+    assert not torch.equal(ours["model"][name], before[name])
