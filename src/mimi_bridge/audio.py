@@ -5,6 +5,7 @@ Audio inside the package is float32, `(channels, samples)`, at the model's rate;
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -32,13 +33,18 @@ def load_audio(path: str | Path, sampling_rate: int) -> Tensor:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such recording: {path}")
+    return decode_audio(path, sampling_rate, name=str(path))
+
+
+def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str) -> Tensor:
+    """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
     try:
-        samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, source_rate = soundfile.read(file, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"{path} is not audio that libsndfile reads ({error.error_string.rstrip('.')}); convert it to wav or flac."
+            f"{name} is not audio that libsndfile reads ({error.error_string.rstrip('.')}); convert it to wav or flac."
         ) from error
-    return resample(samples.mean(axis=1), source_rate, sampling_rate, name=str(path))
+    return resample(samples.mean(axis=1), source_rate, sampling_rate, name=name)
 
 
 def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:

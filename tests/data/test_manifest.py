@@ -68,14 +68,54 @@ def test_manifest_keeps_lines_whole_whose_text_holds_a_line_separator(tmp_path):
     assert utterance.text == "one\u2028two"
 
 
-def test_manifest_refuses_a_file_in_place_of_a_folder(tmp_path):
+def test_manifest_refuses_a_recording_in_place_of_a_folder(tmp_path):
     touch(tmp_path / "a.wav")
-    with pytest.raises(FileNotFoundError, match="no such folder of recordings"):
+    with pytest.raises(
+        ValueError, match=r"a\.wav must be a folder or a manifest in \.jsonl, \.csv or \.tsv, not \.wav"
+    ):
         read_manifest(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("suffix, delimiter", [("csv", ","), ("tsv", "\t")])
+def test_table_with_a_header_says_what_a_manifest_says(tmp_path, suffix, delimiter):
+    rows = [
+        ("id", "path", "text", "alignment"),
+        ("1", "ann/1.wav", '"Hi, ""you"""', "1.TextGrid"),
+        ("", "b.wav", "", ""),
+    ]
+    lines = (delimiter.join(row) for row in rows)
+    (tmp_path / f"list.{suffix}").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert read_manifest(tmp_path / f"list.{suffix}") == [
+        Utterance("1", tmp_path / "ann/1.wav", "ann", 'Hi, "you"', alignment=tmp_path / "1.TextGrid"),
+        Utterance("b.wav", tmp_path / "b.wav", tmp_path.name),
+    ]
+
+
+@pytest.mark.parametrize("column", ["path", "audio", "audio_filepath"])
+def test_manifest_may_call_the_path_by_other_names(tmp_path, column):
+    (tmp_path / "train.jsonl").write_text(json.dumps({column: "a.wav", "text": "hi", "duration": 1.5}))
+    (utterance,) = read_manifest(tmp_path / "train.jsonl")
+    assert (utterance.path, utterance.text) == (tmp_path / "a.wav", "hi")
+
+
+def test_folder_gives_each_recording_the_transcript_and_the_alignment_beside_it(tmp_path):
+    for name in ("ann/1.wav", "ann/2.flac", "ann/3.wav", "ann/2.TextGrid"):
+        touch(tmp_path / name)
+    (tmp_path / "ann/1.txt").write_text("\ufeffFresh  snow\nfell. \n", encoding="utf-8")
+    (tmp_path / "ann/2.lab").write_text("grüße", encoding="utf-8")
+    texts = [(utterance.text, utterance.alignment) for utterance in read_manifest(tmp_path)]
+    assert texts == [("Fresh snow fell.", None), ("grüße", tmp_path / "ann/2.TextGrid"), (None, None)]
+
+
+def test_transcript_that_is_no_utf_8_is_named(tmp_path):
+    touch(tmp_path / "1.wav")
+    (tmp_path / "1.txt").write_bytes(b"gr\xfc\xdfe")
+    with pytest.raises(ValueError, match=r"1\.txt must be a transcript in UTF-8"):
+        read_manifest(tmp_path)
+
+
 def test_manifest_refuses_an_alignment_that_is_no_path(tmp_path):
-    with pytest.raises(ValueError, match="line 1: expected a json object with a path"):
+    with pytest.raises(ValueError, match="line 1: expected an object with a path"):
         read_manifest(write_lines(tmp_path, '{"path": "a.wav", "alignment": 5}'))
 
 
@@ -107,10 +147,10 @@ def test_manifest_is_found_when_the_folder_is_a_string(tmp_path):
 )
 def test_manifest_names_the_line_that_is_no_object_with_a_path(tmp_path, line):
     write_lines(tmp_path, '{"path": "a.wav"}', "", line)
-    with pytest.raises(ValueError, match=r"line 3: expected a json object with a path, got ") as error:
+    with pytest.raises(ValueError, match=r"line 3: expected an object with a path, got ") as error:
         read_manifest(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path / 'manifest.jsonl'}, line 3: expected a json object with a path, got {line!r}."
+        f"{tmp_path / 'manifest.jsonl'}, line 3: expected an object with a path, got {line!r}."
     )
 
 

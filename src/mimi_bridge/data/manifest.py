@@ -1,18 +1,26 @@
 """A list of recordings: where each is, who speaks, what is said, and where its words and phones are in time.
 
-A folder may hold a `manifest.jsonl`, one object a line, with `path` (relative to it) and optionally `id`, `speaker`,
-`text`, `licence` and `alignment` (a json with `words`, each with `word`, `start`, `end` in seconds and `phones`).
-Without one, every recording below the folder is listed, the speaker being its folder's name.
+A manifest is a `.jsonl` file, one object a line, or a `.csv` or `.tsv` file with a header. Its columns are `path`
+(relative to the manifest; `audio` and NeMo's `audio_filepath` will do) and optionally `id`, `speaker`, `text`,
+`licence` and `alignment`, a file of words in time. A folder may hold one by the name of `manifest.jsonl`. Without one,
+every recording below the folder is listed: the speaker is its folder's name, the text what a `.txt` or `.lab` file of
+the recording's name says, the alignment a `.TextGrid` or `.ctm` of that name.
 """
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..audio import find_recordings
 
 MANIFEST = "manifest.jsonl"
+TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+PATH_COLUMNS = ("path", "audio", "audio_filepath")
+TEXT_SUFFIXES = (".txt", ".lab")
+ALIGNMENT_SUFFIXES = (".TextGrid", ".textgrid", ".ctm")
 
 
 @dataclass(frozen=True)
@@ -45,27 +53,69 @@ class Span:
     end: float
 
 
-def read_manifest(folder: str | Path) -> list[Utterance]:
-    """The recordings of a folder, in its manifest's order, or sorted by path.
+def read_manifest(source: str | Path) -> list[Utterance]:
+    """The recordings of a manifest, in its order, or of a folder, sorted by path.
+
+    Args:
+        source: A manifest, or a folder with or without one.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or neither a manifest nor a recording in it.
-        ValueError: If a line of the manifest is not an object with a path.
+        FileNotFoundError: If there is no such file or folder, or neither a manifest nor a recording in it.
+        ValueError: If a line of the manifest has no path, a table lacks its columns, or a transcript is no text.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder of recordings: {folder}")
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return [
-            Utterance(id=str(path.relative_to(folder)), path=path, speaker=path.parent.name)
-            for path in find_recordings(folder)
-        ]
+    source = Path(source)
+    if source.is_file():
+        return _read_file(source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"no such folder of recordings: {source}")
+    if (source / MANIFEST).is_file():
+        return _read_file(source / MANIFEST)
     return [
-        _read_line(line, f"{manifest}, line {number}", folder)
-        for number, line in enumerate(manifest.read_text().split("\n"), start=1)
-        if line.strip()
+        Utterance(
+            id=str(path.relative_to(source)),
+            path=path,
+            speaker=path.parent.name,
+            text=_text_beside(path),
+            alignment=_beside(path, ALIGNMENT_SUFFIXES),
+        )
+        for path in find_recordings(source)
     ]
+
+
+def _read_file(manifest: Path) -> list[Utterance]:
+    suffix = manifest.suffix.lower()
+    try:
+        if suffix in TABLE_DELIMITERS:
+            with open(manifest, encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, delimiter=TABLE_DELIMITERS[suffix], restkey="")
+                return [_utterance(row, f"{manifest}, line {reader.line_num}", manifest.parent) for row in reader]
+        if suffix == ".jsonl":
+            lines = manifest.read_text(encoding="utf-8").split("\n")
+            return [
+                _read_line(line, f"{manifest}, line {number}", manifest.parent)
+                for number, line in enumerate(lines, start=1)
+                if line.strip()
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{manifest} must be a manifest in UTF-8 ({error}).") from error
+    raise ValueError(
+        f"{manifest} must be a folder or a manifest in .jsonl, .csv or .tsv, not {suffix or 'without a suffix'}."
+    )
+
+
+def _beside(recording: Path, suffixes: tuple[str, ...]) -> Path | None:
+    candidates = (recording.with_suffix(suffix) for suffix in suffixes)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _text_beside(recording: Path) -> str | None:
+    path = _beside(recording, TEXT_SUFFIXES)
+    if path is None:
+        return None
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a transcript in UTF-8 ({error}).") from error
 
 
 def read_words(alignment: Path) -> list[Span]:
@@ -103,15 +153,29 @@ def _span(entry: dict, label: str) -> Span:
 def _read_line(line: str, name: str, folder: Path) -> Utterance:
     try:
         entry = json.loads(line)
-        path = folder / entry["path"]
-        alignment = folder / entry["alignment"] if entry.get("alignment") else None
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{name}: expected a json object with a path, got {line[:60]!r}.") from error
+    except json.JSONDecodeError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name}: expected an object with a path, got {line[:60]!r}.")
+    return _utterance(entry, name, folder)
+
+
+def _utterance(entry: dict[str, Any], name: str, folder: Path) -> Utterance:
+    given = next((entry[column] for column in PATH_COLUMNS if entry.get(column)), None)
+    alignment = entry.get("alignment") or None
+    if not isinstance(given, str) or not isinstance(alignment, str | None):
+        raise ValueError(f"{name}: expected an object with a path, got {json.dumps(entry)[:60]!r}.")
+    path = folder / given
+
+    def text_of(column: str) -> str | None:
+        value = entry.get(column)
+        return None if value is None or value == "" else str(value)
+
     return Utterance(
-        id=str(entry["path"] if entry.get("id") is None else entry["id"]),
+        id=text_of("id") or given,
         path=path,
-        speaker=str(path.parent.name if entry.get("speaker") is None else entry["speaker"]),
-        text=entry.get("text"),
-        licence=entry.get("licence"),
-        alignment=alignment,
+        speaker=text_of("speaker") or path.parent.name,
+        text=text_of("text"),
+        licence=text_of("licence"),
+        alignment=None if alignment is None else folder / alignment,
     )
