@@ -71,6 +71,11 @@ def test_token_ids_are_the_tokenizers(qwen, qwen_folder):
     assert [states.token_ids for states in qwen.states(TEXTS)] == tokenizer(TEXTS).input_ids
 
 
+def test_special_token_that_stands_in_a_text_is_read_as_characters(qwen):
+    (states,) = qwen.states(["a<|endoftext|>b"])
+    assert 0 not in states.token_ids and states.offsets[:3] == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_empty_text_has_no_tokens(qwen):
     (states,) = qwen.states([""])
     assert states.token_ids == states.offsets == [] and states.hidden.shape == (0, 16)

@@ -91,14 +91,15 @@ class QwenTeacher:
         """What the model makes of each text, as if it were alone; in the order given.
 
         Args:
-            texts: Any number, of any lengths; an empty one has no tokens.
+            texts: Any number, of any lengths; an empty one has no tokens. What looks like a special token
+                (`<|endoftext|>`) is read as the characters that it is written in.
 
         Raises:
             ValueError: If a text is longer than the model takes; the message names its place in `texts`.
         """
         if not texts:
             return []
-        encoded = self._tokenizer(list(texts), return_offsets_mapping=True, verbose=False)
+        encoded = self._tokenizer(list(texts), return_offsets_mapping=True, split_special_tokens=True, verbose=False)
         token_ids: list[list[int]] = encoded["input_ids"]
         self._check_lengths(texts, token_ids)
         hidden = [torch.zeros(0, self.dim) for _ in texts]
