@@ -27,7 +27,8 @@ from mimi_bridge import MimiBridgeModel
 from mimi_bridge.audio import SPEECH_VARIABLE, load_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.manifest import Utterance, read_manifest, read_words
-from mimi_bridge.data.teachers import SpeechTeacher, TextTeacher
+from mimi_bridge.data.speech_teacher import WavLMTeacher
+from mimi_bridge.data.text_teacher import QwenTeacher
 from mimi_bridge.data.tokens import token_spans
 from mimi_bridge.embedded import SMALL_CODEC
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
@@ -67,8 +68,8 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        text_teacher = TextTeacher(arguments.text_teacher, layer=arguments.text_layer)
-        speech_teacher = SpeechTeacher(_random_wavlm(work / "wavlm"))
+        text_teacher = QwenTeacher(arguments.text_teacher, layer=arguments.text_layer, dtype="float32")
+        speech_teacher = WavLMTeacher(_random_wavlm(work / "wavlm"))
         convert(arguments.source, work / "bridge", qwen_dim=text_teacher.dim, wavlm_dim=WAVLM_DIM)
         model = MimiBridgeModel.from_pretrained(work / "bridge").eval()
         utterances = [u for u in read_manifest(arguments.speech) if u.alignment is not None]
@@ -106,7 +107,7 @@ def _random_wavlm(folder: Path) -> str:
 
 
 @torch.inference_mode()
-def _row(utterance: Utterance, model: MimiBridgeModel, text: TextTeacher, speech: SpeechTeacher) -> dict:
+def _row(utterance: Utterance, model: MimiBridgeModel, text: QwenTeacher, speech: WavLMTeacher) -> dict:
     rate, frame_size = model.config.sampling_rate, model.config.frame_size
     audio = load_audio(utterance.path, rate)
     audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))
@@ -121,9 +122,9 @@ def _row(utterance: Utterance, model: MimiBridgeModel, text: TextTeacher, speech
         "audio_for_listening": audio,
         "latents": latents[0].clone(),
         "target_latents": target[0].clone(),
-        "qwen_hidden": states.hidden.clone(),
+        "qwen_hidden": states.hidden,
         "token_spans": spans.clamp(max=latents.shape[1] / model.config.frame_rate),
-        "wavlm_features": speech.features(audio[None], rate, latents.shape[1])[0].clone(),
+        "wavlm_features": speech.features([audio], rate)[0],
     }
 
 

@@ -27,7 +27,7 @@ from mimi_bridge.data.alignment import PocketsphinxAligner
 from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest, read_phones
-from mimi_bridge.data.teachers import SpeechTeacher
+from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training.codec_training import CodecTraining, Phase
 
@@ -112,7 +112,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         arguments.discriminator_filters,
         arguments.seed,
         accelerator,
-        teacher=SpeechTeacher(arguments.teacher, accelerator.device) if arguments.teacher else None,
+        teacher=WavLMTeacher(arguments.teacher, device=accelerator.device) if arguments.teacher else None,
         initial=initial,
     )
     checkpoint = arguments.output / "checkpoint.pt"

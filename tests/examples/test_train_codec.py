@@ -274,11 +274,11 @@ def test_teacher_that_is_given_teaches(arguments, handlers, monkeypatch):
         def __init__(self, name: str, device: torch.device):
             self.name = name
 
-        def features(self, audio: torch.Tensor, sampling_rate: int, num_frames: int) -> torch.Tensor:
-            assert self.name == "silence"
-            return torch.ones(len(audio), num_frames, self.dim)
+        def batch_features(self, audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+            assert self.name == "silence" and sampling_rate == 24_000
+            return torch.ones(len(audio), audio.shape[-1] // 1920, self.dim)
 
-    monkeypatch.setattr(train_codec, "SpeechTeacher", Silence)
+    monkeypatch.setattr(train_codec, "WavLMTeacher", Silence)
     arguments.teacher = "silence"
     train_codec.train(arguments, Accelerator(cpu=True))
     assert list(curve(arguments.output, "train/teacher")) == [1, 2, 3, 4]

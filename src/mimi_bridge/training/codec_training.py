@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import MimiConfig, MimiModel
 
 from ..data.corpus import CropBatch, SpeechCorpus
-from ..data.teachers import SpeechTeacher
+from ..data.speech_teacher import WavLMTeacher
 from ..distillation import masked_cosine_distance
 from ..losses.adversarial import (
     MultiScaleSpectrogramDiscriminator,
@@ -87,7 +87,7 @@ class CodecTraining:
         discriminator_filters: int,
         seed: int,
         accelerator: Accelerator,
-        teacher: SpeechTeacher | None = None,
+        teacher: WavLMTeacher | None = None,
         initial: MimiModel | None = None,
     ):
         torch.manual_seed(seed)  # every process begins with the same weights
@@ -217,7 +217,7 @@ class CodecTraining:
         losses, side = {}, output.latents.sum() * 0.0
         labelled = batch.labelled.to(side.device)
         if self.teacher is not None:
-            features = self.teacher.features(audio, self.corpus.sampling_rate, self.num_frames)
+            features = self.teacher.batch_features(audio, self.corpus.sampling_rate)
             losses["teacher"] = masked_cosine_distance(output.readout, features, torch.ones_like(labelled))
             side = side + TEACHER_WEIGHT * losses["teacher"]
         elif labelled.any():
