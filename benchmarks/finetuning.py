@@ -12,11 +12,13 @@ import os
 import resource
 import sys
 import tempfile
+from collections.abc import Callable
 from copy import deepcopy
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
@@ -26,13 +28,15 @@ from convert_kyutai import convert
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.audio import SPEECH_VARIABLE, load_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.data.manifest import Utterance, read_manifest, read_words
+from mimi_bridge.data.manifest import Utterance, read_manifest, read_phones, read_words
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.data.text_teacher import QwenTeacher
 from mimi_bridge.data.tokens import token_spans
 from mimi_bridge.embedded import SMALL_CODEC
+from mimi_bridge.frames import lay_out_tokens
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+from mimi_bridge.training.beginning import ridge_regression
 
 WAVLM_DIM = 64
 LISTENED = 16  # held-out recordings that are decoded
@@ -46,6 +50,7 @@ VARIANTS: dict[str, dict] = {  # by name, what is not as in the first
     "content from least squares": {"content_init": "least-squares"},
     "gradient, least squares": {"codebook_update": "gradient", "content_init": "least-squares"},
     "cosine distances": {"distance": "cosine"},
+    "ten times the rates": {"learning_rate": 1e-3},
 }
 
 
@@ -87,6 +92,7 @@ def main() -> None:
             f"{speakers[0]} speakers, measured on {minutes[1]:.0f} minutes of {speakers[1]} others; text teacher "
             f"{text_teacher.dim}-d. Mimi itself: mel distance {_mel(model, listened):.3f}.\n"
         )
+        _print_ceilings(train, held_out, {u.id: u for u in utterances}, model.config.frame_rate)
         print("| variant | qwen | constant | wavlm | constant | mel at 0 | 25 % | 50 % | end | usage c/p/a | CPU s |")
         print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
         for name, changes in VARIANTS.items():
@@ -126,6 +132,42 @@ def _row(utterance: Utterance, model: MimiBridgeModel, text: QwenTeacher, speech
         "token_spans": spans.clamp(max=latents.shape[1] / model.config.frame_rate),
         "wavlm_features": speech.features([audio], rate)[0],
     }
+
+
+def _print_ceilings(
+    train: list[dict], held_out: list[dict], utterances: dict[str, Utterance], frame_rate: float
+) -> None:
+    """What a frame can tell of the language model: from its latents, and from the phones that are said in it."""
+    phones = {name: read_phones(u.alignment) for name, u in utterances.items() if u.alignment is not None}
+    names = sorted({phone.label for spans in phones.values() for phone in spans})
+
+    def phone_shares(row: dict) -> Tensor:
+        number = {name: index for index, name in enumerate(names)}
+        edges = torch.arange(len(row["latents"]) + 1) / frame_rate
+        shares = torch.zeros(len(row["latents"]), len(names))
+        for phone in phones[row["id"]]:
+            overlap = edges[1:].clamp(max=phone.end) - edges[:-1].clamp(min=phone.start)
+            shares[:, number[phone.label]] += overlap.clamp(min=0) * frame_rate
+        return shares
+
+    def gathered(rows: list[dict], inputs: Callable[[dict], Tensor]) -> tuple[Tensor, Tensor]:
+        pairs = []
+        for row in rows:
+            frame_mask = torch.ones(1, len(row["latents"]), dtype=torch.bool)
+            hidden, spans = row["qwen_hidden"][None], row["token_spans"][None]
+            targets, mask = lay_out_tokens(hidden, frame_mask, frame_rate, spans=spans)
+            pairs.append((inputs(row)[mask[0]].double(), targets[0, mask[0]].double()))
+        x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return x, y
+
+    for what, inputs in (("latents", lambda row: row["latents"]), ("phones", phone_shares)):
+        (x, y), (unseen, wanted) = (gathered(rows, inputs) for rows in (train, held_out))
+        mean, std = y.mean(dim=0), y.std(dim=0)
+        fit = ridge_regression(x - x.mean(dim=0), (y - mean) / std)
+        wanted = (wanted - mean) / std
+        error, constant = ((unseen - x.mean(dim=0)) @ fit - wanted).square().mean(), wanted.square().mean()
+        print(f"The best linear map from a frame's {what}: {error:.4f}, the constant {constant:.4f}", end="")
+        print(f" ({100 * (error / constant - 1):+.2f} %).\n", flush=True)
 
 
 @torch.inference_mode()
@@ -194,10 +236,11 @@ def _run(
     trainer.data_collator = MimiBridgeCollator.for_model(model.config)
     result = trainer.evaluate()
 
-    def shown(key: str) -> str:
-        return f"{result[f'eval_{key}']:.3f}" if f"eval_{key}" in result else "-"
+    def shown(teacher: str) -> str:
+        loss, constant = result[f"eval_loss_{teacher}"], result[f"eval_constant_{teacher}"]
+        return f"{loss:.4f} ({100 * (loss / constant - 1):+.2f} %) | {constant:.4f}"
 
-    distances = " | ".join(shown(key) for key in ("loss_qwen", "constant_qwen", "loss_wavlm", "constant_wavlm"))
+    distances = " | ".join(shown(teacher) for teacher in ("qwen", "wavlm"))
     listening = " | ".join(f"{mels[step]:.3f}" for step in quarters)
     usage = "/".join(f"{100 * result[f'eval_usage_{head}']:.0f}" for head in ("content", "prosody", "acoustic"))
     print(

@@ -1,6 +1,7 @@
 """`MimiBridgeModel`: transformers' Mimi with three heads, whole recordings, padded batches, gradients, loading."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -185,6 +186,118 @@ def test_loss_of_a_padded_batch_ignores_what_stands_in_the_padding(tiny_model, p
     assert torch.equal(tiny_model(batch, mask, wavlm_features=poisoned).loss, silent)
 
 
+# Latents that were computed before
+
+
+BATCHES = pytest.mark.parametrize("batch_of", ["one recording", "a padded batch"])
+BOTH_MODES = pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+
+
+@pytest.fixture
+def sounds(batch_of, voiced_audio, padded):
+    """Audio and its padding mask: whole frames without padding, or five recordings that end inside frames."""
+    return {"one recording": (voiced_audio, torch.ones(1, 48_000).bool()), "a padded batch": padded}[batch_of]
+
+
+def both_ways(model, audio, mask, **options):
+    """Forward with audio and, with a model that is as the first was before, with its latents."""
+    other = deepcopy(model)
+    latents, frame_mask = other.get_latents(audio, mask), other.get_audio_codes_mask(mask)
+    return model(audio, mask, **options), other(latents=latents, frame_mask=frame_mask, **options), (model, other)
+
+
+@BATCHES
+@BOTH_MODES
+def test_forward_with_latents_gives_what_forward_with_their_audio_does(tiny_model, sounds, training):
+    num_frames = tiny_model.get_audio_codes_mask(sounds[1]).shape[1]
+    teacher = teachers_of(sounds[1], num_frames)
+    with_audio, with_latents, models = both_ways(tiny_model.train(training), *sounds, **teacher)
+    names = ("loss", "audio_codes", "audio_codes_mask", "latents", "quantized", "content", "prosody", "acoustic")
+    assert [name for name in names if not torch.equal(with_latents[name], with_audio[name])] == []
+    assert len(with_audio.losses) == 5
+    assert all(torch.equal(with_latents.losses[name], loss) for name, loss in with_audio.losses.items())
+    states = [model.quantizer.state_dict() for model in models]  # in training the codebooks have moved, alike
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@BATCHES
+def test_audio_decoded_from_latents_is_that_of_forward_with_audio_in_whole_frames(tiny_model, sounds):
+    audio, mask = sounds
+    with_audio, with_latents, _ = both_ways(tiny_model, audio, mask, output_audio=True)
+    num_samples, num_frames = audio.shape[-1], with_latents.audio_codes.shape[-1]
+    assert with_latents.audio_values.shape[-1] == num_frames * FRAME
+    cut = with_latents.audio_values[..., :num_samples].masked_fill(~mask[:, None], 0.0)
+    assert torch.equal(cut, with_audio.audio_values)
+
+
+def test_all_latents_are_real_when_there_is_no_frame_mask(tiny_model, voiced_audio):
+    latents = tiny_model.get_latents(voiced_audio)
+    masked = tiny_model(latents=latents, frame_mask=torch.ones(latents.shape[:2]).bool())
+    assert torch.equal(tiny_model(latents=latents).audio_codes, masked.audio_codes)
+
+
+def test_nan_in_padding_of_latents_changes_nothing(tiny_model, padded):
+    latents, frame_mask = tiny_model.get_latents(*padded), tiny_model.get_audio_codes_mask(padded[1])
+    poisoned = latents.masked_fill(~frame_mask[:, :, None], torch.nan)
+    outputs = [tiny_model(latents=each, frame_mask=frame_mask, output_audio=True) for each in (latents, poisoned)]
+    assert torch.equal(outputs[0].audio_codes, outputs[1].audio_codes)
+    assert torch.equal(outputs[0].audio_values, outputs[1].audio_values)
+
+
+@pytest.mark.parametrize(
+    "given, output_audio, decodes",
+    [("audio", None, True), ("latents", None, False), ("audio", False, False), ("latents", True, True)],
+)
+def test_audio_is_decoded_by_default_from_audio_alone_and_otherwise_when_asked_for(
+    tiny_model, voiced_audio, given, output_audio, decodes
+):
+    sound = {"input_values": voiced_audio} if given == "audio" else {"latents": tiny_model.get_latents(voiced_audio)}
+    output = tiny_model(**sound, output_audio=output_audio)
+    assert (output.audio_values is not None) == decodes
+    assert torch.equal(output.audio_codes, tiny_model.encode(voiced_audio).audio_codes)
+
+
+def test_audio_asked_of_a_model_without_a_decoder_is_refused(tiny_model, voiced_audio):
+    tiny_model.decoder = None
+    with pytest.raises(ValueError, match="loaded without its decoder"):
+        tiny_model(voiced_audio, output_audio=True)
+
+
+def test_latents_need_no_encoder(tiny_model, voiced_audio):
+    latents, expected = tiny_model.get_latents(voiced_audio), tiny_model(voiced_audio).audio_codes
+    tiny_model.encoder = None
+    assert torch.equal(tiny_model(latents=latents).audio_codes, expected)
+
+
+def test_gradient_reaches_latents_that_are_given(tiny_model, voiced_audio):
+    latents = tiny_model.get_latents(voiced_audio).detach().requires_grad_()
+    tiny_model.train()(latents=latents).loss.backward()
+    assert (latents.grad.abs().sum(dim=-1) > 0).all()
+
+
+def test_latents_together_with_audio_are_refused(tiny_model, voiced_audio):
+    with pytest.raises(ValueError, match="exactly one of input_values .* got both audio and latents"):
+        tiny_model(voiced_audio, latents=tiny_model.get_latents(voiced_audio))
+
+
+def test_wavlm_mask_takes_recordings_without_features_out_of_the_model_s_loss(tiny_model, padded):
+    features, has_features = torch.randn(5, 32, 20), torch.tensor([True, False, True, False, True])
+    wavlm_mask = has_features[:, None].expand(5, 32)
+    poisoned = features.masked_fill(~has_features[:, None, None], torch.nan)
+    output = tiny_model(*padded, wavlm_features=poisoned, wavlm_mask=wavlm_mask)
+    alone = [
+        tiny_model(*(part[row : row + 1] for part in padded), wavlm_features=features[row : row + 1]).distances
+        for row in (0, 2, 4)
+    ]
+    total = sum(row["wavlm"].loss * row["wavlm"].num_frames for row in alone)
+    assert int(output.distances["wavlm"].num_frames) == 5 + 10 + 32
+    torch.testing.assert_close(output.losses["wavlm"], total / (5 + 10 + 32), rtol=1e-4, atol=0)
+
+
+def test_distances_are_none_without_a_teacher(tiny_model, voiced_audio):
+    assert tiny_model.train()(voiced_audio).distances is None
+
+
 # Gradients
 
 
@@ -223,6 +336,44 @@ def test_loading_gives_back_every_tensor_and_the_same_codes(saved, tiny_model, s
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
     assert torch.equal(loaded.encode(speech[None]).audio_codes, tiny_model.encode(speech[None]).audio_codes)
+
+
+def fresh_model(config):
+    """A model with other weights than any test's."""
+    torch.manual_seed(99)
+    return MimiBridgeModel(config).eval()
+
+
+def test_load_state_dict_takes_the_flat_keys_of_a_checkpoint(saved, tiny_model, tiny_config):
+    flat, tree = load_file(saved / "model.safetensors"), tiny_model.state_dict()
+    halves = ("encoder.layers.", "encoder_transformer.", "downsample.", "decoder.layers.", "decoder_transformer.")
+    assert all(any(key.startswith(half) for key in flat.keys() - tree.keys()) for half in (*halves, "upsample."))
+    before = set(flat)
+    model = fresh_model(tiny_config)
+    model.load_state_dict(flat)
+    assert all(torch.equal(value, tree[key]) for key, value in model.state_dict().items())
+    assert set(flat) == before  # what was given is left as it was
+
+
+def test_load_state_dict_still_takes_the_model_s_own_keys(tiny_model, tiny_config):
+    model = fresh_model(tiny_config)
+    model.load_state_dict(tiny_model.state_dict())
+    assert all(torch.equal(value, tiny_model.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["encoder.layers.99.conv.weight", "decoder_tempo.weight", "layers.0.conv.weight"])
+def test_load_state_dict_refuses_a_foreign_key_beside_flat_ones(saved, tiny_config, key):
+    flat = load_file(saved / "model.safetensors") | {key: torch.zeros(1)}
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict"):
+        fresh_model(tiny_config).load_state_dict(flat)
+
+
+def test_loading_restores_a_teacher_s_statistics(tiny_model, tmp_path):
+    mean, std = torch.randn(24), torch.rand(24) + 0.5
+    tiny_model.quantizer.proj_qwen.set_statistics(mean, std)
+    tiny_model.save_pretrained(tmp_path)
+    bridge = AutoModel.from_pretrained(tmp_path).quantizer.proj_qwen
+    assert torch.equal(bridge.mean, mean) and torch.equal(bridge.std, std)
 
 
 def test_loading_restores_buffers_that_no_checkpoint_holds(saved, tiny_model):
@@ -397,6 +548,17 @@ def teachers(num_frames: int) -> dict[str, torch.Tensor]:
         "qwen_hidden": torch.randn(1, 3, 24, generator=generator),
         "durations": torch.tensor([[4, 1, num_frames - 8]]),
         "wavlm_features": torch.randn(1, num_frames, 20, generator=generator),
+    }
+
+
+def teachers_of(padding_mask: torch.Tensor, num_frames: int) -> dict[str, torch.Tensor]:
+    """Random teachers for a padded batch: three tokens that fit into the shortest recording's frames."""
+    generator, batch_size = torch.Generator().manual_seed(1), len(padding_mask)
+    shortest = -(-int(padding_mask.sum(dim=-1).min()) // FRAME)
+    return {
+        "qwen_hidden": torch.randn(batch_size, 3, 24, generator=generator),
+        "durations": torch.tensor([[shortest // 2, 0, shortest - shortest // 2]]).expand(batch_size, -1),
+        "wavlm_features": torch.randn(batch_size, num_frames, 20, generator=generator),
     }
 
 

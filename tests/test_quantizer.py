@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mimi_bridge import CausalBridgeQuantizer
-from mimi_bridge.frames import mask_from_lengths
+from mimi_bridge.frames import mask_from_lengths, pool_to_frames
 
 CODEC_DIM, QWEN_DIM, WAVLM_DIM, CODEBOOK_SIZE = 16, 12, 10, 32
 HEADS = ("head_content", "head_prosody", "acoustic_residual")
@@ -359,6 +359,83 @@ def test_features_at_50_hz_give_the_loss_of_pooled_ones(quantizer, batch):
     torch.testing.assert_close(at_50_hz, pooled)
 
 
+WAVLM_MASKS = {
+    "a row without": [[True] * 9, [False] * 9],
+    "frames without": [[True, False, True, True, False, False, True, True, True], [False, True, True] * 3],
+    "padding too": [[False] * 9, [True] * 9],  # the second sample's last three frames are padding
+}
+
+
+@pytest.mark.parametrize("wavlm_mask", WAVLM_MASKS.values(), ids=WAVLM_MASKS)
+@pytest.mark.parametrize("at_50_hz", [False, True], ids=["12.5 Hz", "50 Hz"])
+def test_wavlm_loss_is_the_mean_over_real_frames_that_have_features_alone(quantizer, batch, wavlm_mask, at_50_hz):
+    wavlm_mask = torch.tensor(wavlm_mask)
+    if at_50_hz:
+        batch["wavlm_features"] = torch.randn(2, 35, WAVLM_DIM)
+    features = pool_to_frames(batch["wavlm_features"], batch["frame_mask"]) if at_50_hz else batch["wavlm_features"]
+    output = quantizer(**batch, wavlm_mask=wavlm_mask)
+    errors = [
+        (quantizer.proj_wavlm((output.content + output.prosody)[sample, frame]) - features[sample, frame]).square()
+        for sample, frame in (wavlm_mask & batch["frame_mask"]).nonzero().tolist()
+    ]
+    torch.testing.assert_close(output.losses["wavlm"], torch.stack(errors).mean())
+    assert int(output.distances["wavlm"].num_frames) == len(errors)
+
+
+def test_sample_without_wavlm_features_gets_no_gradient_from_their_loss_and_changes_no_bit_of_it(quantizer, batch):
+    batch |= {"x": batch["x"].requires_grad_(), "wavlm_mask": torch.tensor([[True], [False]]).expand(2, 9)}
+    clean = quantizer(**batch).losses["wavlm"]
+    clean.backward()
+    assert batch["x"].grad[0].any() and not batch["x"].grad[1].any()
+    batch["wavlm_features"][1] = torch.nan
+    assert torch.equal(quantizer(**batch).losses["wavlm"], clean)
+
+
+def test_wavlm_loss_is_0_over_0_frames_when_no_sample_has_features(quantizer, batch):
+    output = quantizer.train()(**batch, wavlm_mask=torch.zeros(2, 9).bool())
+    assert (output.losses["wavlm"].item(), int(output.distances["wavlm"].num_frames)) == (0.0, 0)
+
+
+def test_all_real_frames_have_wavlm_features_when_no_mask_says_otherwise(quantizer, batch):
+    with_mask = quantizer(**batch, wavlm_mask=torch.ones(2, 9).bool()).losses["wavlm"]
+    assert torch.equal(with_mask, quantizer(**batch).losses["wavlm"])
+
+
+@BOTH_MODES
+def test_distances_hold_each_teacher_s_loss_frames_and_standardised_targets(quantizer, batch, training):
+    for bridge in (quantizer.proj_qwen, quantizer.proj_wavlm):
+        bridge.set_statistics(torch.randn(bridge.out_features), torch.rand(bridge.out_features) + 0.5)
+    output = quantizer.train(training)(**batch)
+    aligned = [
+        torch.repeat_interleave(batch["qwen_hidden"][sample], durations, dim=0)
+        for sample, durations in enumerate(batch["durations"])
+    ]
+    rows = {"qwen": torch.cat(aligned), "wavlm": batch["wavlm_features"][batch["frame_mask"]]}
+    assert output.distances.keys() == rows.keys()
+    for name, distance in output.distances.items():
+        bridge = getattr(quantizer, f"proj_{name}")
+        standard = ((rows[name] - bridge.mean) / bridge.std).double()
+        expected = [*standard.sum(dim=0).tolist(), standard.square().sum().item(), len(standard)]
+        assert distance.loss is output.losses[name]
+        assert int(distance.num_frames) == len(standard)
+        assert distance.target_sums.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("teacher", ["qwen", "wavlm"])
+def test_distances_are_of_the_teachers_that_were_given(quantizer, batch, teacher):
+    names = ("qwen_hidden", "durations") if teacher == "qwen" else ("wavlm_features",)
+    given = {name: batch[name] for name in ("x", "frame_mask", *names)}
+    assert quantizer(**given).distances.keys() == {teacher}
+    assert not quantizer.train()(batch["x"]).distances
+
+
+def test_teacher_s_statistics_move_the_loss_to_the_standardised_teacher(quantizer, batch):
+    mean, std = torch.randn(QWEN_DIM), torch.rand(QWEN_DIM) + 0.5
+    expected = quantizer(**batch | {"qwen_hidden": (batch["qwen_hidden"] - mean) / std}).losses["qwen"]
+    quantizer.proj_qwen.set_statistics(mean, std)
+    torch.testing.assert_close(quantizer(**batch).losses["qwen"], expected)
+
+
 @pytest.fixture(scope="module", params=["small", pytest.param("specification", marks=pytest.mark.full_size)])
 def learning_curves(request) -> dict[str, list[float]]:
     """Losses over 150 steps of the quantizer alone on one batch with random teachers and ragged durations."""
@@ -532,6 +609,10 @@ def test_sample_gets_the_codes_that_it_gets_alone_when_it_is_padded(quantizer, b
         (
             {"wavlm_features": torch.zeros(1, 36, 10)},
             "wavlm_features must have one row for each of the 2 samples, got 1",
+        ),
+        (
+            {"wavlm_mask": torch.ones(2, 36, dtype=torch.bool)},
+            r"wavlm_mask must have one value for each of the \(2, 9\) \(batch, frames\), got \(2, 36\)",
         ),
         ({"frame_mask": torch.zeros(2, 9, dtype=torch.bool)}, "frame_mask marks no frame as real"),
         ({"qwen_hidden": None}, "durations and token_spans say where qwen_hidden belongs, but it was not given"),

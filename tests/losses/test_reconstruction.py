@@ -177,6 +177,64 @@ def test_distance_can_be_trained_with_after_it_was_measured_in_inference_mode():
     assert audio.grad.abs().max() > 0
 
 
+LENGTHS = [400, 130, 256, 16]  # samples; hops of 16 and 32 begin at their multiples, some exactly at an end
+
+
+@pytest.fixture
+def ragged() -> tuple[Tensor, Tensor]:
+    """Four recordings of two channels, decoded and original, silent after their ends."""
+    pair = 0.3 * torch.randn(2, 4, 2, 400, generator=torch.Generator().manual_seed(0))
+    pair[0, 1] *= 3  # so that rows differ in their distance
+    real = torch.arange(400) < torch.tensor(LENGTHS)[:, None, None]
+    return tuple(pair * real)
+
+
+def slow_ragged_distance(audio: Tensor, reference: Tensor, lengths: list[int]) -> float:
+    """Each recording alone, cut to its length: mean over hops that begin in it, weighted by its samples."""
+    total = 0.0
+    for decoded, original, length in zip(audio, reference, lengths, strict=True):
+        for window, num_mels in SMALL.items():
+            for channel in range(audio.shape[1]):
+                cut = (sound[None, channel : channel + 1, :length] for sound in (decoded, original))
+                one, other = (log_mel(sound, RATE, window, num_mels)[0] for sound in cut)
+                hops = [n for n in range(one.shape[1]) if n * window // 4 < length]
+                error = sum((one[:, n] - other[:, n]).abs().mean().item() for n in hops) / len(hops)
+                total += length * error / audio.shape[1] / len(SMALL)
+    return total / sum(lengths)
+
+
+def test_distance_of_a_ragged_batch_is_the_mean_of_each_alone_weighted_by_its_length(ragged):
+    distance = multi_scale_mel_distance(*ragged, RATE, SMALL, torch.tensor(LENGTHS))
+    assert distance.item() == pytest.approx(slow_ragged_distance(*ragged, LENGTHS), rel=1e-5)
+
+
+@pytest.mark.parametrize("padding", [1, 7, 500])
+def test_distance_with_lengths_does_not_depend_on_how_far_a_batch_is_padded(ragged, padding):
+    lengths = torch.tensor(LENGTHS)
+    longer = [torch.nn.functional.pad(sound, (0, padding)) for sound in ragged]
+    found, expected = (multi_scale_mel_distance(*pair, RATE, SMALL, lengths) for pair in (longer, ragged))
+    torch.testing.assert_close(found, expected)
+
+
+def test_distance_with_lengths_is_the_same_in_any_batches_once_weighted_by_length(ragged):
+    lengths = torch.tensor(LENGTHS)
+    shares = [
+        multi_scale_mel_distance(*(sound[part] for sound in ragged), RATE, SMALL, lengths[part]) * lengths[part].sum()
+        for part in (slice(0, 1), slice(1, 4))
+    ]
+    whole = multi_scale_mel_distance(*ragged, RATE, SMALL, lengths)
+    torch.testing.assert_close(sum(shares) / lengths.sum(), whole)
+    assert not torch.isclose(multi_scale_mel_distance(*ragged, RATE, SMALL), whole, rtol=0.1)
+
+
+def test_gradient_with_lengths_reaches_the_samples_that_count(ragged):
+    audio, lengths = ragged[0].clone().requires_grad_(), torch.tensor(LENGTHS)
+    multi_scale_mel_distance(audio, ragged[1], RATE, SMALL, lengths).backward()
+    for gradient, length in zip(audio.grad, LENGTHS, strict=True):
+        assert (gradient[:, :length] != 0).all()
+        assert not gradient[:, length + 128 :].any()  # no window of a hop that counts reaches so far
+
+
 def test_spectral_convergence_is_0_for_equal_audio_1_for_silence_and_half_for_half_as_loud():
     audio = torch.randn(2, 1, 8192, generator=torch.Generator().manual_seed(0))
     figures = [spectral_convergence(scale * audio, audio).item() for scale in (1.0, 0.0, 0.5)]

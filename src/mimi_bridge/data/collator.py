@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import resample
+from ..audio import load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for, pool_to_frames
 
-AUDIO_KEYS = ("audio", "input_values")
+AUDIO_KEYS = ("audio", "input_values", "audio_path")
 
 
 @dataclass
@@ -42,8 +42,8 @@ class MimiBridgeCollator:
     A row is a dict with
 
     - `audio`: `{"array", "sampling_rate"}` as in `datasets`, resampled if need be; or `input_values`, samples at the
-      model's rate, `(samples,)`; or `latents`, `(frames, hidden_size)`, with `target_latents` if the original Mimi's
-      quantized ones are known;
+      model's rate, `(samples,)`, as floats or in 16 bits; or `audio_path`, a file; or `latents`, `(frames,
+      hidden_size)`, with `target_latents` if the original Mimi's quantized ones are known;
     - `qwen_hidden`, `(tokens, qwen_dim)`, with `token_spans` in seconds, `(tokens, 2)`, or `durations` in frames,
       `(tokens,)`, and `token_mask`, `(tokens,)`, where some tokens are silence; all may be missing or None;
     - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None.
@@ -122,14 +122,20 @@ class MimiBridgeCollator:
     def _audio(self, row: dict[str, Any], name: str) -> Tensor:
         given = next((row[key] for key in AUDIO_KEYS if row.get(key) is not None), None)
         if given is None:
-            raise ValueError(f"{name} holds neither audio, input_values nor latents; its columns are {sorted(row)}.")
+            raise ValueError(
+                f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}."
+            )
+        if isinstance(given, str):
+            return load_audio(given, self.sampling_rate)[0]
         rate = self.sampling_rate
         if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
             samples = given.get_all_samples()
             given, rate = samples.data, samples.sample_rate
         elif isinstance(given, dict):
             given, rate = given["array"], given["sampling_rate"]
-        audio = np.asarray(given, dtype=np.float32)
+        audio = np.asarray(given)
+        scale = -float(np.iinfo(audio.dtype).min) if audio.dtype == np.int16 else 1.0
+        audio = audio.astype(np.float32) / np.float32(scale)
         if audio.ndim == 2:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:

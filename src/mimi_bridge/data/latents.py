@@ -11,11 +11,49 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .collator import AUDIO_KEYS, MimiBridgeCollator
 
 ROWS_AT_ONCE = 16
+
+
+class OriginalLatents:
+    """What the original Mimi makes of recordings, before and after its quantizer.
+
+    Args:
+        model: Freshly converted, so that its prosody and acoustic heads are the original's.
+        device: Where it runs.
+
+    Attributes:
+        dim: Size of the latents.
+
+    Raises:
+        ValueError: If the model's content head has been trained already.
+    """
+
+    def __init__(self, model: MimiBridgeModel, device: torch.device | str = "cpu"):
+        if bool(model.quantizer.head_content.project_out.weight.any()):
+            raise ValueError(
+                "the model's content head has been trained, so its other heads are not the original Mimi's any more; "
+                "cache with the model that conversion/convert_kyutai.py wrote."
+            )
+        self._model = model.eval().to(device)
+        self.dim: int = model.config.hidden_size
+
+    @torch.inference_mode()
+    def __call__(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents of a recording, `(1, samples)`, and their quantized ones.
+
+        Returns:
+            Both `(frames, dim)`, float32, on the CPU.
+        """
+        samples = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self._model.config.frame_size))
+        quantizer = self._model.quantizer
+        latents = self._model.get_latents(samples[None].to(self._model.device))
+        target = quantizer.head_prosody(latents).quantized + quantizer.acoustic_residual(latents).quantized
+        return latents[0].float().cpu(), target[0].float().cpu()
 
 
 def cache_latents(
@@ -39,26 +77,17 @@ def cache_latents(
     """
     if output.exists():
         raise FileExistsError(f"{output} exists already; choose another folder.")
-    quantizer = model.quantizer
-    if bool(quantizer.head_content.project_out.weight.any()):
-        raise ValueError(
-            "the model's content head has been trained, so its other heads are not the original Mimi's any more; "
-            "cache with the model that conversion/convert_kyutai.py wrote."
-        )
+    original = OriginalLatents(model, device)
     collate = MimiBridgeCollator.for_model(model.config)
-    model = model.eval().to(device)
     numbers = np.dtype(dtype)
 
-    @torch.inference_mode()
     def add(rows: dict[str, list]) -> dict[str, list]:
         latents, targets = [], []
         for values in zip(*rows.values(), strict=True):
             row = dict(zip(rows, values, strict=True))
             audio = collate([{key: row[key] for key in (*AUDIO_KEYS, "id") if key in row}])
-            found = model.get_latents(audio["input_values"].to(device))
-            target = quantizer.head_prosody(found).quantized + quantizer.acoustic_residual(found).quantized
-            latents.append(found[0].cpu().numpy().astype(numbers))
-            targets.append(target[0].cpu().numpy().astype(numbers))
+            for kept, found in zip((latents, targets), original(audio["input_values"][0]), strict=True):
+                kept.append(found.numpy().astype(numbers))
         return {"latents": latents, "target_latents": targets}
 
     audio_columns = [name for name in dataset.column_names if name in AUDIO_KEYS]

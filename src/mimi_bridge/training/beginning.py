@@ -21,7 +21,9 @@ from .objective import batch_frame_mask
 
 ROWS_AT_ONCE = 8
 MOST_PASSES = 10  # over the data, when its recordings are cropped
-RIDGE = 1e-3  # of the latents' mean power: what keeps least squares from dividing by nothing
+RIDGES = tuple(10.0**power for power in range(-4, 3))  # of the latents' mean variance, to choose from
+HELD_OUT = 5  # every so many blocks of frames are kept aside to choose it
+BLOCK = 500  # frames: some recordings
 FIRST_SHARE = 0.05  # of the latents' deviation: how loud a content head from least squares begins
 
 
@@ -186,9 +188,10 @@ def begin_with_least_squares(
     head, bridge = quantizer.head_content, quantizer.proj_qwen
     targets, places = survey.teachers["qwen"]
     x = survey.latents[places].double()
+    mean = x.mean(dim=0)
+    x = x - mean
     y = bridge.standardise(targets).double()
-    power = x.square().mean()
-    fit = torch.linalg.solve(x.T @ x / len(x) + RIDGE * power * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y / len(x))
+    fit = ridge_regression(x, y)
     _, strengths, directions = torch.linalg.svd(x @ fit, full_matrices=False)
     dim = head.project_in.weight.shape[0]
     kept = directions[:dim].T  # (teacher_dim, codebook_dim), fewer if the teacher is smaller
@@ -203,5 +206,27 @@ def begin_with_least_squares(
     head.project_in.weight.copy_(way_in[:, :, None])
     head.project_out.weight.copy_((scale * way_out)[:, :, None])
     bridge.weight.copy_(reader @ way_out.T / scale)
-    bridge.bias.zero_()
+    bridge.bias.copy_(-reader @ (way_in @ mean))
     return begin_with_k_means(quantizer, survey, frames_per_step, generator)
+
+
+def ridge_regression(x: Tensor, y: Tensor) -> Tensor:
+    """The linear map from `x` to `y` that does best on frames it was not fitted to.
+
+    Args:
+        x: `(frames, dim)`, of mean 0.
+        y: `(frames, targets)`.
+
+    Returns:
+        `(dim, targets)`, fitted to all frames with the ridge that did best when a fifth of them was kept aside.
+    """
+    block = max(1, min(BLOCK, len(x) // (2 * HELD_OUT)))
+    aside = torch.arange(len(x), device=x.device) // block % HELD_OUT == HELD_OUT - 1
+    trained = [_ridge_fit(x[~aside], y[~aside], ridge) for ridge in RIDGES]
+    errors = [float((y[aside] - x[aside] @ fit).square().mean()) for fit in trained]
+    return _ridge_fit(x, y, RIDGES[errors.index(min(errors))])
+
+
+def _ridge_fit(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+    floor = ridge * x.square().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(x.T @ x / len(x) + floor, x.T @ y / len(x))
