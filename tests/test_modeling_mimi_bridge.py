@@ -567,3 +567,10 @@ def rewrite(folder, change) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_latents_without_a_mask_are_all_real():
+    torch.manual_seed(0)
+    model = MimiBridgeModel(MimiBridgeConfig(**TINY))
+    latents = torch.randn(2, 5, model.config.hidden_size)
+    assert torch.equal(model(latents=latents).audio_codes_mask, torch.ones(2, 5, dtype=torch.bool))

@@ -265,6 +265,8 @@ class MimiBridgeModel(MimiModel):
             audio, frame_mask = self._whole_frames(input_values, padding_mask)
             encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
             latents, encoder_past_key_values = encoded.latents.transpose(1, 2), encoded.past_key_values
+        elif frame_mask is None and latents is not None:
+            frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
         heads = self.quantizer(
             latents,
             qwen_hidden,

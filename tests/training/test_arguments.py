@@ -134,3 +134,20 @@ def test_arguments_made_from_the_dictionary_have_the_same_rates(tmp_path):
     again = MimiBridgeTrainingArguments(**args.to_dict())
     assert again.rates == args.rates
     assert again.to_dict() == args.to_dict()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"adversarial_weight": -1.0}, "adversarial_weight must be at least 0, got -1.0"),
+        ({"mel_weight": float("inf")}, "mel_weight must be at least 0, got inf"),
+        ({"revive_every": -3}, "revive_every must be at least 0, got -3"),
+        ({"init_frames": 0}, "init_frames must be at least 1, got 0"),
+        ({"head_learning_rates": '{"codec": null}'}, "learning rate of codec must be at least 0, got None"),
+        ({"head_learning_rates": {"codec": "fast"}}, "learning rate of codec must be at least 0, got 'fast'"),
+        ({"head_learning_rates": {"codec": float("inf")}}, "learning rate of codec must be at least 0, got inf"),
+    ],
+)
+def test_number_that_makes_no_sense_is_refused_by_name(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        MimiBridgeTrainingArguments(str(tmp_path), **options)

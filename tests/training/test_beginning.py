@@ -375,7 +375,7 @@ def test_start_by_least_squares_is_a_small_share_as_loud_as_the_latents(quantize
 
 
 def test_start_by_least_squares_without_text_is_refused(quantizer, survey):
-    message = r"content_init='least-squares' needs qwen_hidden in the training data, which has none; use 'k-means'\."
+    message = r"needs frames of the training data with different qwen_hidden, and has none; use 'k-means'\."
     with pytest.raises(ValueError, match=message):
         begin_with_least_squares(quantizer, Survey(survey.latents, {}, 10.0), FRAMES_PER_STEP, seeded())
 
@@ -383,3 +383,18 @@ def test_start_by_least_squares_without_text_is_refused(quantizer, survey):
 def test_start_by_k_means_needs_no_teacher(quantizer, survey):
     begin_with_k_means(quantizer, Survey(survey.latents, {}, 10.0), FRAMES_PER_STEP, seeded())
     assert len(quantizer.encode(survey.latents[None])[0, 0].unique()) >= 0.9 * CODEBOOK_SIZE
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(0, 5), torch.ones(100, 5)], ids=["none", "all the same"])
+def test_start_by_least_squares_needs_states_that_differ(targets):
+    quantizer = CausalBridgeQuantizer(8, 5, 3, num_acoustic_codebooks=2, codebook_size=16, codebook_dim=4)
+    survey = Survey(torch.randn(100, 8), {"qwen": (targets, torch.arange(len(targets)))}, 10.0)
+    with pytest.raises(ValueError, match="needs frames of the training data with different qwen_hidden"):
+        begin_with_least_squares(quantizer, survey, 10, torch.Generator().manual_seed(0))
+
+
+def test_start_by_least_squares_refuses_codebooks_wider_than_the_latents():
+    quantizer = CausalBridgeQuantizer(8, 5, 3, num_acoustic_codebooks=2, codebook_size=16, codebook_dim=12)
+    survey = Survey(torch.randn(100, 8), {"qwen": (torch.randn(100, 5), torch.arange(100))}, 10.0)
+    with pytest.raises(ValueError, match="needs a codebook_dim of at most 8, the latents' size, got 12"):
+        begin_with_least_squares(quantizer, survey, 10, torch.Generator().manual_seed(0))

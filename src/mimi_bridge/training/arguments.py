@@ -5,6 +5,7 @@ The defaults are the specification's rates (content, prosody and bridges 1e-4, a
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -77,10 +78,13 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         self.rates = learning_rates(self.learning_rate, self.head_learning_rates or {})
         _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
         _check_choice("content_init", self.content_init, CONTENT_INITS)
-        for name in ("qwen_weight", "wavlm_weight", "commitment_weight", "mel_weight", "latents_weight"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}; 0 switches that loss off.")
+        for name in ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial"):
+            value = getattr(self, f"{name}_weight")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}_weight must be at least 0, got {value}; 0 switches that loss off.")
+        for name, least in (("revive_every", 0), ("init_frames", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         for name in ("residual_weight_end", "residual_weight_ratio", "revive_below", "collapse_below"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")

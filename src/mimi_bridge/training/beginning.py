@@ -74,7 +74,7 @@ def take_survey(
         if latents is None:
             latents = model.get_latents(batch["input_values"], batch.get("padding_mask"))
         taker.add(latents, batch_frame_mask(batch, model), batch)
-        if taker.num_frames >= num_frames:
+        if taker.num_frames >= max(num_frames, model.config.codebook_size):
             break
     model.train(was_training)
     if taker.num_frames < model.config.codebook_size:
@@ -179,29 +179,36 @@ def begin_with_least_squares(
         The perplexity of the codes.
 
     Raises:
-        ValueError: If no frame has a language model's state, or there are fewer frames than entries.
+        ValueError: If frames have no language model's states, or all the same, the codebook is wider than the
+            latents, or there are fewer frames than entries.
     """
-    if "qwen" not in survey.teachers:
-        raise ValueError(
-            "content_init='least-squares' needs qwen_hidden in the training data, which has none; use 'k-means'."
-        )
     head, bridge = quantizer.head_content, quantizer.proj_qwen
-    targets, places = survey.teachers["qwen"]
+    targets, places = survey.teachers.get("qwen", (torch.zeros(0), torch.zeros(0)))
+    if len(targets) == 0 or not bool((targets != targets[0]).any()):
+        raise ValueError(
+            "content_init='least-squares' needs frames of the training data with different qwen_hidden, and has none; "
+            "use 'k-means'."
+        )
+    dim = head.project_in.weight.shape[0]
+    if dim > quantizer.codec_dim:
+        raise ValueError(
+            f"content_init='least-squares' needs a codebook_dim of at most {quantizer.codec_dim}, the latents' size, "
+            f"got {dim}; use 'k-means'."
+        )
     x = survey.latents[places].double()
     mean = x.mean(dim=0)
     x = x - mean
     y = bridge.standardise(targets).double()
     fit = ridge_regression(x, y)
     _, strengths, directions = torch.linalg.svd(x @ fit, full_matrices=False)
-    dim = head.project_in.weight.shape[0]
     kept = directions[:dim].T  # (teacher_dim, codebook_dim), fewer if the teacher is smaller
     size = kept.shape[1]
-    way_in = torch.zeros(dim, x.shape[1], dtype=x.dtype)
+    way_in = x.new_zeros(dim, x.shape[1])
     way_in[:size] = (fit @ kept).T
-    way_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0]
+    way_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0].to(x.device)
     loudness = (strengths[:size].square().sum() / len(x)).sqrt()
     scale = FIRST_SHARE * x.square().sum(dim=1).mean().sqrt() / loudness
-    reader = torch.zeros(bridge.out_features, dim, dtype=x.dtype)
+    reader = x.new_zeros(bridge.out_features, dim)
     reader[:, :size] = kept
     head.project_in.weight.copy_(way_in[:, :, None])
     head.project_out.weight.copy_((scale * way_out)[:, :, None])

@@ -4,6 +4,7 @@ Rates are the groups' own, so that a schedule, which multiplies them all, keeps 
 biases, norms and layer scales do not. What has the rate 0 is frozen: no gradient, no moving average, no decay.
 """
 
+import math
 from typing import Any
 
 from torch import nn
@@ -27,16 +28,16 @@ def learning_rates(learning_rate: float, other: dict[str, float]) -> dict[str, f
         other: Rates that are not so, by part.
 
     Raises:
-        ValueError: If there is no such part, or a rate is negative.
+        ValueError: If there is no such part, or a rate is no number, negative or infinite.
     """
     unknown = sorted(set(other) - set(PARTS))
     if unknown:
         raise ValueError(f"head_learning_rates names {', '.join(unknown)}, but the parts are {', '.join(PARTS)}.")
-    rates = {part: float(other.get(part, share * learning_rate)) for part, share in SHARES.items()}
+    rates = {part: other.get(part, share * learning_rate) for part, share in SHARES.items()}
     for part, rate in rates.items():
-        if not rate >= 0:
-            raise ValueError(f"the learning rate of {part} must be at least 0, got {rate}; 0 freezes it.")
-    return rates
+        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise ValueError(f"the learning rate of {part} must be at least 0, got {rate!r}; 0 freezes it.")
+    return {part: float(rate) for part, rate in rates.items()}
 
 
 def freeze(model: nn.Module, rates: dict[str, float]) -> None:
