@@ -21,8 +21,8 @@ from transformers import MimiModel
 
 from mimi_bridge import small_codec
 from mimi_bridge.audio import SPEECH_VARIABLE, load_audio
-from mimi_bridge.data.alignment import PocketsphinxAligner
 from mimi_bridge.data.manifest import Utterance, read_manifest
+from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
 from mimi_bridge.spectrogram import save_spectrograms

@@ -23,10 +23,10 @@ from tqdm import tqdm
 from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
-from mimi_bridge.data.alignment import PocketsphinxAligner
 from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest, read_phones
+from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training.codec_training import CodecTraining, Phase

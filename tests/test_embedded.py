@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModel, MimiModel
 
 from mimi_bridge import small_codec
-from mimi_bridge.data.alignment import PocketsphinxAligner
+from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript
 from mimi_bridge.evaluation.metrics import codebook_usage
 from mimi_bridge.synthesis import SENTENCES, synthesize

@@ -1,4 +1,5 @@
-"""espeak-ng as a program that speaks to stdout: `python espeak_process.py TEXT VOICE WORDS_PER_MINUTE`.
+"""espeak-ng as a program: `python espeak_process.py TEXT VOICE WORDS_PER_MINUTE` speaks to stdout, and
+`python espeak_process.py --phonemes` writes, for each line of stdin, how it is said.
 
 The library keeps state from one utterance to the next, so that the same text sounds a little different each time; a
 process for each utterance makes speech repeatable. Only ctypes and the wheel `espeakng-loader` are imported here.
@@ -13,6 +14,7 @@ import sys
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 RATE_WORDS_PER_MINUTE = 1  # an espeak_PARAMETER
 CHARACTERS_UTF8 = 1
+PHONEMES_IPA = 2
 NO_SUCH_VOICE = 3  # exit status
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -41,5 +43,21 @@ def main(text: str, voice: str, words_per_minute: str) -> int:
     return 0
 
 
+def phonemes() -> int:
+    """For each line of stdin, one to stdout: how American English says it, in the phonetic alphabet."""
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), 0)
+    library.espeak_SetVoiceByName(b"en-us")
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    for line in sys.stdin.buffer.read().split(b"\n"):
+        rest, said = ctypes.c_char_p(line), []
+        while rest.value:  # a clause at a time
+            said.append(library.espeak_TextToPhonemes(ctypes.byref(rest), CHARACTERS_UTF8, PHONEMES_IPA) or b"")
+        sys.stdout.buffer.write(b" ".join(said).replace(b"\n", b" ") + b"\n")
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(phonemes() if sys.argv[1:] == ["--phonemes"] else main(*sys.argv[1:]))

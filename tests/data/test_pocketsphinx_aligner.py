@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mimi_bridge.data.alignment import PocketsphinxAligner, normalized_words
+from mimi_bridge.data import pocketsphinx_aligner
+from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner, normalized_words
 from mimi_bridge.synthesis import synthesize
 
 TEXT = "Please put the blue folder on my desk before the meeting starts."
@@ -65,20 +66,52 @@ def test_alignment_is_the_same_after_another_recording(aligner, alignment, recor
 
 
 def test_aligner_goes_on_after_a_search_that_failed_half_way(aligner, alignment, recording, monkeypatch):
-    def fail(samples):
+    def fail(decoder, samples):
         raise RuntimeError("Failed to stop utterance processing")
 
     with monkeypatch.context() as failing:
-        failing.setattr(aligner, "_decode", fail)
+        failing.setattr(pocketsphinx_aligner, "_decode", fail)
         assert aligner.align(recording, 24_000, TEXT) is None
     again = aligner.align(recording, 24_000, TEXT)
     assert [word.label for word in again.words] == [word.label for word in alignment.words]
 
 
-def test_words_that_the_dictionary_lacks_are_named(aligner, recording):
-    assert aligner.unknown_words("The xqzw weighs 43 pounds.") == ["43", "xqzw"]
-    with pytest.raises(ValueError, match="words of the dictionary only, got 43, xqzw"):
-        aligner.align(recording, 24_000, "The xqzw weighs 43 pounds.")
+@pytest.mark.parametrize("decoder", ["same", "new"])
+def test_words_that_the_dictionary_lacks_are_placed_as_written(aligner, monkeypatch, decoder):
+    said = "Quettabyte and forty three pounds were sent to mister Xylofrax before noon."
+    written = "“Quettabyte” and 43 pounds 😀 were sent to mister Xylofrax, before noon."
+    recording = synthesize(said, "en-us")
+    assert aligner.unknown_words(written) == ["43", "quettabyte", "xylofrax"]
+    if decoder == "new":
+        aligner.align(recording, 24_000, written)
+        aligner._decoder = aligner._new_decoder()
+    found = aligner.align(recording, 24_000, written)
+    labels = [word.label for word in found.words]
+    assert labels == [
+        "Quettabyte",
+        "and",
+        "43",
+        "pounds",
+        "were",
+        "sent",
+        "to",
+        "mister",
+        "Xylofrax",
+        "before",
+        "noon",
+    ]
+    reference = {word.label: word for word in aligner.align(recording, 24_000, said).words}
+    for word in found.words:
+        if word.label in reference:
+            assert word.start == pytest.approx(reference[word.label].start, abs=0.05), word.label
+    number = found.words[labels.index("43")]
+    assert number.start == pytest.approx(reference["forty"].start, abs=0.05)
+    assert number.end == pytest.approx(reference["three"].end, abs=0.05)
+
+
+def test_what_nobody_says_is_passed_over(aligner, alignment, recording):
+    found = aligner.align(recording, 24_000, "😀 " + TEXT.replace("folder", "folder 你好 —"))
+    assert [word.label for word in found.words] == [word.label for word in alignment.words]
 
 
 def test_text_without_a_word_is_refused(aligner, recording):
