@@ -49,7 +49,13 @@ class MimiBridgeModel(MimiModel):
 
     config: MimiBridgeConfig
     _no_split_modules = ["CausalBridgeQuantizer", "MimiTransformerLayer"]
-    _keep_in_fp32_modules_strict = ["_codebook"]
+    _keep_in_fp32_modules_strict = [
+        "_codebook",
+        "proj_qwen.mean",
+        "proj_qwen.std",
+        "proj_wavlm.mean",
+        "proj_wavlm.std",
+    ]
 
     def __init__(self, config: MimiBridgeConfig):
         super().__init__(config)
@@ -258,6 +264,8 @@ class MimiBridgeModel(MimiModel):
                 audio_values=decoded.audio_values,
                 decoder_past_key_values=decoded.decoder_past_key_values,
             )
+        if latents is not None and padding_mask is not None:
+            raise ValueError("padding_mask goes with input_values; latents take frame_mask, (batch, frames).")
         if (input_values is None) == (latents is None):
             got = "neither" if latents is None else "both audio and latents"
             raise ValueError(f"pass exactly one of input_values (audio), latents and audio_codes; got {got}.")

@@ -67,6 +67,8 @@ class CausalBridgeQuantizer(nn.Module):
         self.residual_weight = residual_weight
         self.loss_weights = {"commitment": 1.0, "codebook": 1.0, "qwen": 1.0, "wavlm": 1.0, **(loss_weights or {})}
         distances = {"qwen": "mse", "wavlm": "mse", **(distances or {})}
+        if set(distances) != {"qwen", "wavlm"} or not set(distances.values()) <= {"mse", "cosine"}:
+            raise ValueError(f"distances must give 'mse' or 'cosine' for qwen and wavlm, got {distances}.")
 
         sizes = (codec_dim, codebook_dim, codebook_size)
         self.head_content = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
-from mimi_bridge.audio import resample
+from mimi_bridge.audio import load_audio, resample, save_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.frames import lay_out_tokens, num_frames_for, pool_to_frames
 
@@ -124,6 +125,22 @@ def test_audio_of_another_rate_is_resampled(form):
     batch = new_collator()([{"audio": audio}])
     assert torch.equal(batch["input_values"][0], resample(SOUND, 50, RATE))
     assert batch["input_values"].shape[-1] == 80
+
+
+@pytest.mark.parametrize("dtype, scale", [(np.int16, 2**15), (np.float32, 1), (np.float64, 1)])
+def test_samples_in_16_bits_are_scaled_to_1_and_floats_are_left(dtype, scale):
+    given = (np.array([-1.0, 0.5, 0.0, -0.25]) * scale).astype(dtype)
+    found = new_collator()([{"input_values": given}])["input_values"]
+    assert found[0, 0, :4].tolist() == [-1.0, 0.5, 0.0, -0.25]
+
+
+@pytest.mark.parametrize("rate", [RATE, 50])
+def test_audio_is_read_from_its_path_at_any_rate(tmp_path, rate):
+    path = tmp_path / "sound.wav"
+    save_audio(path, torch.from_numpy(SOUND)[None] / 2, rate)
+    batch = new_collator()([{"audio_path": str(path)}])
+    assert torch.equal(batch["input_values"][0], load_audio(path, RATE))
+    np.testing.assert_allclose(batch["input_values"][0], resample(SOUND / 2, rate, RATE), atol=1e-4)
 
 
 def test_model_s_own_rate_and_frame_are_taken_from_its_config(tiny_config):
@@ -392,7 +409,7 @@ TOKENS_OF_TWO = {"qwen_hidden": states(2), "durations": [1, 1]}
         ({"id": "a7", "text": "x"}, r"row 'a7' holds neither audio.* its columns are \['id', 'text'\]"),
         (
             {"input_values": np.zeros((1, 2, 9))},
-            r"audio of row 1 of the batch must be samples, .* got shape \(1, 2, 9\)",
+            r"audio of row 1 of the batch must be samples, .* got \(1, 2, 9\)",
         ),
         ({"id": 3, "input_values": []}, "audio of row '3' holds no audio"),
         ({"input_values": [0.0, math.nan]}, "audio of row 1 of the batch holds NaN or infinity"),
@@ -415,7 +432,7 @@ TOKENS_OF_TWO = {"qwen_hidden": states(2), "durations": [1, 1]}
         ),
         (
             audio_row(9) | {"qwen_hidden": states(2), "token_spans": [0.0, 0.1]},
-            r"token_spans of row 1 of the batch must have 2 axes, got shape \(2,\)",
+            r"token_spans of row 1 of the batch must have the shape \(any, 2\), got shape \(2,\)",
         ),
         (
             audio_row(9) | {"qwen_hidden": states(1), "token_spans": [[0.0, math.inf]]},
@@ -473,3 +490,41 @@ def test_batch_of_no_rows_is_refused():
 def test_crop_that_holds_no_frame_is_refused(crop_seconds):
     with pytest.raises(ValueError, match=rf"crop_seconds must hold a frame of 0\.080 s, got {crop_seconds}"):
         new_collator(crop_seconds)
+
+
+@pytest.mark.parametrize("form", [None, "numpy", "torch"])
+def test_samples_in_16_bits_are_scaled_however_the_data_set_gives_them(form):
+    features = Features({"input_values": List(Value("int16"))})
+    row = Dataset.from_dict({"input_values": [[16384, -32768]]}, features=features).with_format(form)[0]
+    batch = MimiBridgeCollator(24_000, 1920)([row])
+    assert batch["input_values"][0, 0, :3].tolist() == [0.5, -1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"durations": [1, 2], "token_mask": [1]}, "token_mask of row 0 .* each of its 2 tokens"),
+        ({"durations": [0.9, 1.9]}, "durations of row 0 .* must be whole frames"),
+        ({"durations": [3, -2]}, "durations of row 0 .* none negative"),
+        ({"token_spans": [[0.2, 0.1], [0.2, 0.3]]}, "token_spans of row 0 .* start <= end"),
+        ({"token_spans": [[-1, 0.1], [0.2, 0.3]]}, "token_spans of row 0 .* from 0 on"),
+        ({"token_spans": [[0, 0.1], [0.2, 0.35]]}, "the tokens of row 0 of the batch reach beyond its 4 frames"),
+    ],
+)
+@pytest.mark.parametrize("crop_seconds", [None, 0.16])
+def test_tokens_that_cannot_be_are_refused_even_where_they_are_cropped_away(crop_seconds, wrong, message):
+    collate = MimiBridgeCollator(24_000, 1920, crop_seconds)
+    row = {"latents": torch.zeros(4, 5), "qwen_hidden": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=message):
+        collate([row | wrong])
+
+
+@pytest.mark.parametrize("crop_seconds", [0.01, -1.0])
+def test_crop_without_a_frame_is_refused(crop_seconds):
+    with pytest.raises(ValueError, match="crop_seconds must hold a frame"):
+        MimiBridgeCollator(24_000, 1920, crop_seconds)
+
+
+def test_row_without_tokens_is_a_row_without_text():
+    row = {"latents": torch.zeros(4, 5), "qwen_hidden": [], "token_spans": []}
+    assert "qwen_hidden" not in MimiBridgeCollator(24_000, 1920)([row])

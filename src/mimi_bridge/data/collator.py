@@ -5,6 +5,8 @@ and rows without may share a batch. A crop begins and ends between frames. A tok
 part of its time that lies inside.
 """
 
+import io
+import os
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import load_audio, resample
+from ..audio import decode_audio, load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for, pool_to_frames
 
+FULL_SCALE = 2.0**15  # of samples in 16 bits
+MOST_CHANNELS = 16
+SPAN_TOLERANCE = 1e-3  # seconds; the model itself allows no more
 AUDIO_KEYS = ("audio", "input_values", "audio_path")
 
 
@@ -63,7 +68,7 @@ class MimiBridgeCollator:
         self.sampling_rate, self.frame_size, self.seed = sampling_rate, frame_size, seed
         self.frame_rate = sampling_rate / frame_size
         self.crop_frames = None if crop_seconds is None else int(crop_seconds * self.frame_rate + 1e-6)
-        if self.crop_frames == 0:
+        if self.crop_frames is not None and self.crop_frames < 1:
             raise ValueError(f"crop_seconds must hold a frame of {1 / self.frame_rate:.3f} s, got {crop_seconds}.")
         self.epoch = 0
 
@@ -101,6 +106,8 @@ class MimiBridgeCollator:
         name = f"row {str(row['id'])!r}" if row.get("id") is not None else f"row {number} of the batch"
         if row.get("latents") is not None:
             latents = _tensor(row["latents"], f"latents of {name}", 2)
+            if len(latents) == 0:
+                raise ValueError(f"latents of {name} must have at least one frame, got none.")
             parsed = _Row(name, len(latents), latents=latents)
             if row.get("target_latents") is not None:
                 parsed.target_latents = _tensor(row["target_latents"], f"target_latents of {name}", 2)
@@ -125,25 +132,29 @@ class MimiBridgeCollator:
             raise ValueError(
                 f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}."
             )
-        if isinstance(given, str):
+        if isinstance(given, str | os.PathLike):
             return load_audio(given, self.sampling_rate)[0]
         rate = self.sampling_rate
         if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
             samples = given.get_all_samples()
             given, rate = samples.data, samples.sample_rate
-        elif isinstance(given, dict):
+        elif isinstance(given, dict) and given.get("array") is not None:
             given, rate = given["array"], given["sampling_rate"]
+        elif isinstance(given, dict) and given.get("bytes") is not None:
+            return decode_audio(io.BytesIO(given["bytes"]), self.sampling_rate, f"audio of {name}")[0]
+        elif isinstance(given, dict) and given.get("path") is not None:
+            return load_audio(given["path"], self.sampling_rate)[0]
         audio = np.asarray(given)
-        scale = -float(np.iinfo(audio.dtype).min) if audio.dtype == np.int16 else 1.0
+        scale = FULL_SCALE if np.issubdtype(audio.dtype, np.integer) else 1.0  # `datasets` may widen 16 bits to 64
         audio = audio.astype(np.float32) / np.float32(scale)
-        if audio.ndim == 2:
+        if audio.ndim == 2 and audio.shape[0] <= MOST_CHANNELS:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:
-            raise ValueError(f"audio of {name} must be samples, (samples,), got shape {audio.shape}.")
+            raise ValueError(f"audio of {name} must be samples, (samples,) or (channels, samples), got {audio.shape}.")
         return resample(audio, int(rate), self.sampling_rate, name=f"audio of {name}")[0]
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
-        if row.get("qwen_hidden") is None:
+        if row.get("qwen_hidden") is None or len(row["qwen_hidden"]) == 0:
             return
         name = parsed.name
         hidden = _tensor(row["qwen_hidden"], f"qwen_hidden of {name}", 2)
@@ -151,12 +162,17 @@ class MimiBridgeCollator:
         if (durations is None) == (spans is None):
             raise ValueError(f"{name} has qwen_hidden and needs durations or token_spans beside it, exactly one.")
         if durations is not None:
-            parsed.durations = torch.as_tensor(np.asarray(durations)).long()
-            placed = parsed.durations
+            placed = np.asarray(durations)
+            if placed.ndim != 1 or (placed.size and not np.issubdtype(placed.dtype, np.integer)) or (placed < 0).any():
+                raise ValueError(f"durations of {name} must be whole frames, (tokens,), none negative, got {placed}.")
+            parsed.durations = torch.as_tensor(placed.astype(np.int64))
             too_long = int(placed.sum()) > parsed.num_frames
         else:
-            parsed.token_spans = placed = _tensor(spans, f"token_spans of {name}", 2)
-            too_long = len(placed) > 0 and float(placed.max()) * self.frame_rate > parsed.num_frames + 0.5
+            placed = parsed.token_spans = _tensor(spans, f"token_spans of {name}", 2, width=2)
+            if bool((placed[:, 1] < placed[:, 0]).any()) or bool((placed < -SPAN_TOLERANCE).any()):
+                raise ValueError(f"token_spans of {name} must be start and end in seconds, start <= end, from 0 on.")
+            latest = parsed.num_frames / self.frame_rate + SPAN_TOLERANCE
+            too_long = bool((placed > latest).any())
         if len(placed) != len(hidden):
             raise ValueError(f"{name} has {len(hidden)} vectors of qwen_hidden, but {len(placed)} places in time.")
         if too_long:
@@ -167,6 +183,11 @@ class MimiBridgeCollator:
         parsed.qwen_hidden = hidden
         if row.get("token_mask") is not None:
             parsed.token_mask = torch.as_tensor(np.asarray(row["token_mask"])).bool()
+            if parsed.token_mask.shape != (len(hidden),):
+                raise ValueError(
+                    f"token_mask of {name} must say something of each of its {len(hidden)} tokens, got shape "
+                    f"{tuple(parsed.token_mask.shape)}."
+                )
 
     def _crop(self, row: _Row) -> _Row:
         if self.crop_frames is None or row.num_frames <= self.crop_frames:
@@ -260,6 +281,9 @@ def _collate_wavlm(rows: list[_Row], num_frames: int) -> dict[str, Tensor]:
     given = [row.wavlm_features for row in rows if row.wavlm_features is not None]
     if not given:
         return {}
+    sizes = {values.shape[1] for values in given}
+    if len(sizes) > 1:
+        raise ValueError(f"wavlm_features of one batch must have one size, got {sorted(sizes)}.")
     nothing = given[0].new_zeros(0, given[0].shape[1])
     features = [nothing if row.wavlm_features is None else row.wavlm_features for row in rows]
     lengths = torch.tensor([len(values) for values in features])
@@ -269,11 +293,14 @@ def _collate_wavlm(rows: list[_Row], num_frames: int) -> dict[str, Tensor]:
     }
 
 
-def _tensor(values: Any, name: str, ndim: int) -> Tensor:
+def _tensor(values: Any, name: str, ndim: int, width: int | None = None) -> Tensor:
     tensor = torch.as_tensor(np.asarray(values))
     tensor = tensor.float() if tensor.is_floating_point() or tensor.numel() == 0 else tensor.double().float()
-    if tensor.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(tensor.shape)}.")
+    if tensor.shape == (0,) and width is not None:  # an empty list of a data set
+        tensor = tensor.reshape(0, width)
+    if tensor.ndim != ndim or (width is not None and tensor.shape[1] != width):
+        axes = f"{ndim} axes" if width is None else f"the shape (any, {width})"
+        raise ValueError(f"{name} must have {axes}, got shape {tuple(tensor.shape)}.")
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} hold NaN or infinity; compute them again, or drop the row.")
     return tensor

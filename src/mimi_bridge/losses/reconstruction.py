@@ -40,9 +40,14 @@ def multi_scale_mel_distance(
         A scalar, 0 for equal audio; 0.1 is a mean error of 0.87 dB.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or a length is none of the rows'.
     """
     _check(audio, reference)
+    num_samples = audio.shape[-1]
+    if lengths is not None and not (
+        lengths.shape == audio.shape[:1] and 0 < lengths.min() <= lengths.max() <= num_samples
+    ):
+        raise ValueError(f"lengths must be 1 to {num_samples} samples for each of {len(audio)} rows, got {lengths}.")
     scales = (num_mels or NUM_MELS).items()
     distances = []
     for window, bands in scales:
