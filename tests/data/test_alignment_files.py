@@ -261,7 +261,7 @@ def test_json_needs_no_phones(tmp_path):
     "text, message",
     [
         ("{", "must be a json with words"),
-        ('{"words": [{"word": "hi", "start": 0}]}', "must be a json with words .*KeyError..end"),
+        ('{"words": [{"word": "hi", "start": 0}]}', "must be a json with words, .*KeyError..end"),
         ('{"words": [{"word": null, "start": 0, "end": 1}]}', "a label must be a text, got None"),
         ('{"words": [{"word": "hi", "start": 0, "end": NaN}]}', "'hi' must run forward in seconds, got 0 to nan"),
     ],
