@@ -1,5 +1,7 @@
 """Speech whose words have exact times."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_words_follow_each_other_inside_the_recording_and_pauses_belong_to_none(
     audio, words = spoken
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= audio.shape[-1] / 24_000
-    mill, after = next((a, b) for a, b in zip(words, words[1:], strict=False) if a.label == "mill")
+    mill, after = next((a, b) for a, b in pairwise(words) if a.label == "mill")
     assert after.start - mill.end > 0.1
     pause = audio[0, round((mill.end + 0.02) * 24_000) : round((after.start - 0.02) * 24_000)]
     assert pause.abs().mean() < 0.05 * audio.abs().mean()

@@ -8,7 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mimi_bridge.data.manifest import Span
 from mimi_bridge.data.tokens import spoken_share, token_spans
+from mimi_bridge.frames import num_frames_for, spans_to_durations, spans_to_frame_weights
 from mimi_bridge.spoken_words import speak_words
+from mimi_bridge.synthesis import SENTENCES
 from tiny_teachers import write_tiny_qwen
 
 HELLO = [Span("hello", 0.5, 1.0), Span("world", 1.2, 1.7)]
@@ -244,3 +246,21 @@ def test_tokens_of_synthetic_speech_are_where_its_words_are_said(tokenizer, text
                             word.start + (inside[-1] + 1 - word.first) * seconds,
                         ],
                     )
+
+
+def test_rounding_to_whole_frames_loses_tokens_of_fast_speech_and_overlap_loses_none(tokenizer):
+    tokens_with_time = lost_by_rounding = lost_by_overlap = 0
+    for text in SENTENCES[:3]:
+        audio, spoken = speak_words(text, words_per_minute=230)
+        frame_mask = torch.ones(1, num_frames_for(audio.shape[-1], 1920), dtype=torch.bool)
+        words = [Span(word.label, word.start, word.end) for word in spoken]
+        got = token_spans(text, tokens(tokenizer, text), words)[None]
+        has_time = got[0, :, 1] > got[0, :, 0]
+        durations, token_mask = spans_to_durations(got, frame_mask, 12.5)
+        assert durations.sum() == frame_mask.sum()
+        weights = spans_to_frame_weights(got, frame_mask, 12.5).sum(dim=1)[0]
+        tokens_with_time += int(has_time.sum())
+        lost_by_rounding += int((durations[token_mask] == 0)[has_time].sum())
+        lost_by_overlap += int((weights == 0)[has_time].sum())
+    print(f"of {tokens_with_time} tokens rounding loses {lost_by_rounding}, overlap {lost_by_overlap}")
+    assert lost_by_overlap == 0 and lost_by_rounding > tokens_with_time / 20
