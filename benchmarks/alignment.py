@@ -3,22 +3,28 @@
 
     python benchmarks/alignment.py
     python benchmarks/alignment.py --ctc facebook/wav2vec2-base-960h
+    python benchmarks/alignment.py --speech FOLDER --every 3
 
 Prints two tables in markdown: errors of word starts and ends by aligner and voice, through characters as the tokens
 get them, and whether the score tells right texts from wrong ones. Words that espeak-ng says as one ("out of") have no
-known boundary and are left out. Needs the extras `demo` and `align`.
+known boundary and are left out. With `--speech` only the second table, of real recordings. Needs the extras `demo` and
+`align`.
 """
 
 import argparse
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mimi_bridge.audio import load_audio
 from mimi_bridge.data.alignment import Aligner
+from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.data.tokens import token_spans
+from mimi_bridge.evaluation.intelligibility import like_sized_transcripts
 from mimi_bridge.spoken_words import SpokenWord, speak_words
 from mimi_bridge.synthesis import SENTENCES
 
@@ -83,11 +89,23 @@ def main() -> None:
     parser.add_argument("--ctc", action="append", default=[], metavar="MODEL", help="also a CTC model; repeatable")
     parser.add_argument("--voices", nargs="+", default=VOICES, help="of espeak-ng")
     parser.add_argument("--texts", type=int, default=len(TEXTS), metavar="N", help="only the first N")
+    parser.add_argument("--speech", type=Path, metavar="FOLDER", help="real recordings with transcripts instead")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth of these")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     aligners = {"pocketsphinx": _pocketsphinx} | {name: lambda name=name: _ctc(name) for name in arguments.ctc}
-    spoken = {voice: _speak(voice, TEXTS[: arguments.texts]) for voice in arguments.voices}
-    print_results({name: measure(make(), spoken) for name, make in aligners.items()})
+    if arguments.speech is None:
+        spoken = {voice: _speak(voice, TEXTS[: arguments.texts]) for voice in arguments.voices}
+    else:
+        spoken = {"real": _read(arguments.speech, arguments.every)}
+    results, least_scores = {}, {}
+    for name, make in aligners.items():
+        aligner = make()
+        least_scores[name] = aligner.least_score
+        results[name] = {voice: measure(aligner, recordings) for voice, recordings in spoken.items()}
+    if arguments.speech is None:
+        print_errors(results)
+    print_scores(results, least_scores)
 
 
 def _pocketsphinx() -> Aligner:
@@ -102,24 +120,28 @@ def _ctc(name: str) -> Aligner:
     return CtcAligner(name)
 
 
-Spoken = tuple[str, Tensor, list[SpokenWord]]
+Spoken = tuple[str, Tensor, list[SpokenWord], str]  # text, audio, words, another text
 
 
 def _speak(voice: str, texts: tuple[str, ...]) -> list[Spoken]:
-    return [(text, *speak_words(text, voice, RATE, speed)) for text in texts for speed in SPEEDS]
+    said = [(text, *speak_words(text, voice, RATE, speed)) for text in texts for speed in SPEEDS]
+    return [(*one, said[(number + 2 * len(SPEEDS) + 1) % len(said)][0]) for number, one in enumerate(said)]
 
 
-def measure(aligner: Aligner, spoken: dict[str, list[Spoken]]) -> dict[str, Result]:
-    """Results by voice, and the aligner's `least_score` under the name of none."""
-    results = {}
-    for voice, recordings in spoken.items():
-        results[voice] = result = Result()
-        for number, (text, audio, words) in enumerate(recordings):
-            result.add(_measure_one(aligner, text, audio, words))
-            wrong = recordings[(number + 2 * len(SPEEDS) + 1) % len(recordings)][0]
-            found = aligner.align(audio, RATE, wrong)
-            result.wrong_scores.append(None if found is None else found.score)
-    return results | {"": Result(scores=[aligner.least_score])}
+def _read(folder: Path, every: int) -> list[Spoken]:
+    utterances = [utterance for utterance in read_manifest(folder)[::every] if utterance.text]
+    texts = [utterance.text for utterance in utterances]
+    return [(u.text, load_audio(u.path, RATE), [], like_sized_transcripts(u.text, texts, 1)[0]) for u in utterances]
+
+
+def measure(aligner: Aligner, recordings: list[Spoken]) -> Result:
+    """Align each recording with its text and with another."""
+    result = Result()
+    for text, audio, words, wrong in recordings:
+        result.add(_measure_one(aligner, text, audio, words))
+        found = aligner.align(audio, RATE, wrong)
+        result.wrong_scores.append(None if found is None else found.score)
+    return result
 
 
 def _measure_one(aligner: Aligner, text: str, audio: Tensor, words: list[SpokenWord]) -> Result:
@@ -137,34 +159,38 @@ def _measure_one(aligner: Aligner, text: str, audio: Tensor, words: list[SpokenW
     return result
 
 
-def print_results(results: dict[str, dict[str, Result]]) -> None:
-    """Two tables in markdown."""
-    print(
-        "| aligner | voice | words | aligned | start: median, p90 | within 50 ms | end: median, p90 | within 50 ms |",
-        end="",
-    )
-    print(" lean of start, end | real time |\n|---|---|---|---|---|---|---|---|---|---|")
-    totals = {}
+def print_errors(results: dict[str, dict[str, Result]]) -> None:
+    """How far word boundaries are from the truth, by aligner and voice, in markdown."""
+    print("| aligner | voice | words | aligned | start: median, p90 | within 50 ms | end: median, p90 |", end="")
+    print(" within 50 ms | lean of start, end | real time |\n|---|---|---|---|---|---|---|---|---|---|")
     for name, by_voice in results.items():
-        totals[name] = total = Result()
         for voice, result in by_voice.items():
-            if voice:
-                total.add(result)
-                print(_row(name, voice, result))
-        print(_row(name, "**all**", total))
-    print("\n| aligner | score of right texts: median, p5 | of wrong ones: median, p95 | least score |", end="")
-    print(" right kept | wrong kept |\n|---|---|---|---|---|---|")
-    for name, total in totals.items():
-        (least,) = results[name][""].scores
+            print(_row(name, voice, result))
+        print(_row(name, "**all**", _together(by_voice)))
+    print()
+
+
+def print_scores(results: dict[str, dict[str, Result]], least_scores: dict[str, float]) -> None:
+    """Whether scores tell right texts from wrong ones, by aligner, in markdown."""
+    print("| aligner | score of right texts: median, lowest | of wrong ones: median, highest | no way for |", end="")
+    print(" least score | right kept | wrong kept |\n|---|---|---|---|---|---|---|")
+    for name, least in least_scores.items():
+        total = _together(results[name])
         right, wrong = ([s for s in scores if s is not None] for scores in (total.scores, total.wrong_scores))
-        kept = [
-            sum(s >= least for s in some) / len(of)
-            for some, of in ((right, total.scores), (wrong, total.wrong_scores))
-        ]
+        kept = [sum(score >= least for score in scores) / len(total.scores) for scores in (right, wrong)]
+        nowhere = [1 - len(scores) / len(total.scores) for scores in (right, wrong)]
         print(
-            f"| {name} | {np.median(right):.1f}, {np.quantile(right, 0.05):.1f} | {np.median(wrong):.1f}, "
-            f"{np.quantile(wrong, 0.95):.1f} | {least:g} | {kept[0]:.1%} of {len(total.scores)} | {kept[1]:.1%} |"
+            f"| {name} | {np.median(right):.1f}, {min(right):.1f} | {np.median(wrong):.1f}, {max(wrong):.1f} | "
+            f"{nowhere[0]:.1%} right, {nowhere[1]:.1%} wrong | {least:g} | {kept[0]:.1%} of {len(total.scores)} | "
+            f"{kept[1]:.1%} |"
         )
+
+
+def _together(by_voice: dict[str, Result]) -> Result:
+    total = Result()
+    for result in by_voice.values():
+        total.add(result)
+    return total
 
 
 def _row(name: str, voice: str, result: Result) -> str:
