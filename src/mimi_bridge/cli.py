@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         options.run(options)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
         print(f"mimi-bridge: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -40,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="convert a Mimi, load it, encode and decode speech",
-        description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the "
-        "codes and a spectrogram.",
+        help="convert a Mimi, encode and decode speech, fine-tune, report",
+        description="Convert a Mimi checkpoint, load the result, encode and decode speech, fine-tune it for a minute "
+        "on speech that is made, and report what each head carries.",
     )
     demo.add_argument(
         "--source",
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--speech", help=f"a recording or a folder of them (default: ${SPEECH_VARIABLE}, else made by espeak-ng)"
     )
+    demo.add_argument("--no-training", action="store_true", help="stop after encoding and decoding")
     demo.add_argument("--output", default="demo", help="folder for everything it writes (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
@@ -105,7 +106,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo  # needs the extra `demo`, which the other commands do without
 
-    run_demo(Path(options.output), options.source, options.speech)
+    run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
 
 
 @torch.inference_mode()
