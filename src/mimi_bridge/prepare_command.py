@@ -1,13 +1,15 @@
 """The command `mimi-bridge prepare`: its arguments, and what it says at the end."""
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
-from .data.settings import COLUMNS, Settings
+from .data.settings import AUDIO_CHOICES, COLUMNS, Settings
 
-MOST_NAMED = 20  # recordings that were left out, on the screen
+MOST_NAMED = 20  # recordings, on the screen
+NEEDED = ("datasets", "accelerate")
 
 
 def add_prepare(commands: Any) -> None:
@@ -23,8 +25,12 @@ def add_prepare(commands: Any) -> None:
     prepare.add_argument(
         "source", help="a folder of recordings (transcripts beside them in .txt or .lab), a manifest, or a data set"
     )
-    prepare.add_argument("-o", "--output", required=True, help="folder to write; must not exist")
+    prepare.add_argument("-o", "--output", required=True, help="folder to write")
+    prepare.add_argument(
+        "--allow-outside", action="store_true", help="take what a manifest names outside its own folder"
+    )
     source = prepare.add_argument_group("of a data set of `datasets`")
+    source.add_argument("--config", metavar="NAME", help="of a data set on the Hub that has several")
     source.add_argument("--split", help="default: train")
     for what in COLUMNS:
         source.add_argument(f"--{what}-column", metavar="NAME", help=f"which holds its {what}; default: a usual name")
@@ -43,9 +49,32 @@ def add_prepare(commands: Any) -> None:
         "'given' for none (default: %(default)s)",
     )
     aligning.add_argument("--realign", action="store_true", help="align even what comes with an alignment")
+    aligning.add_argument(
+        "--least-score",
+        type=float,
+        metavar="X",
+        help="do not believe an alignment below it; default: what the aligner says; -inf believes all",
+    )
+    aligning.add_argument(
+        "--require-tokens",
+        action="store_true",
+        help="leave out recordings without transcript, of a low score, or that cannot be aligned (default: they are "
+        "kept without tokens, for their speech features, and listed)",
+    )
     prepare.add_argument("--latents", metavar="MODEL", help="store this converted model's latents, too")
-    prepare.add_argument("--samples", action="store_true", help="store audio (16 bits, 24 kHz), not paths")
-    prepare.add_argument("--max-seconds", type=float, default=defaults.max_seconds, help="(default: %(default)g)")
+    prepare.add_argument(
+        "--audio",
+        default=defaults.audio,
+        choices=AUDIO_CHOICES,
+        help="what is stored of it: 'path'; 'samples', 16 bits at 24 kHz; 'none', beside latents; 'auto': paths of "
+        "files, samples of a data set (default: %(default)s)",
+    )
+    prepare.add_argument(
+        "--min-seconds", type=float, metavar="S", default=defaults.min_seconds, help="(default: %(default)g)"
+    )
+    prepare.add_argument(
+        "--max-seconds", type=float, metavar="S", default=defaults.max_seconds, help="(default: %(default)g)"
+    )
     prepare.add_argument("--num-proc", type=_positive, default=1, metavar="N", help="processes (default: 1)")
     prepare.add_argument("--recordings-per-shard", type=_positive, default=defaults.recordings_per_shard, metavar="N")
     prepare.add_argument("--device", help="default: a GPU if there is one")
@@ -60,25 +89,25 @@ def _positive(text: str) -> int:
     return number
 
 
-def needs_datasets() -> None:
-    """Raise ModuleNotFoundError, with what to do, if `datasets` is not installed."""
-    try:
-        import datasets  # noqa: F401
-    except ModuleNotFoundError as error:
+def _raise_if_not_installed() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
         raise ModuleNotFoundError(
-            "data sets need the package datasets; run pip install 'mimi-bridge[train]'."
-        ) from error
+            f"preparing data needs the package {missing[0]}; run pip install 'mimi-bridge[train,align]'."
+        )
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    needs_datasets()
+    _raise_if_not_installed()
     from .data.preparation import prepare
 
     layer = options.speech_layer
     settings = Settings(
         source=options.source,
+        config=options.config,
         split=options.split,
         columns={what: name for what in COLUMNS if (name := getattr(options, f"{what}_column")) is not None},
+        allow_outside=options.allow_outside,
         text_teacher=None if options.text_teacher == "none" else options.text_teacher,
         text_layer=options.text_layer,
         final_norm=not options.no_final_norm,
@@ -86,18 +115,25 @@ def _prepare(options: argparse.Namespace) -> None:
         speech_layer=int(layer) if layer is not None and layer.lstrip("-").isdigit() else layer,
         aligner=options.aligner,
         realign=options.realign,
+        least_score=options.least_score,
+        require_tokens=options.require_tokens,
         latents_model=options.latents,
-        samples=options.samples,
+        audio=options.audio,
         dtype=options.dtype,
+        min_seconds=options.min_seconds,
         max_seconds=options.max_seconds,
         recordings_per_shard=options.recordings_per_shard,
     )
     report = prepare(settings, Path(options.output), options.num_proc, options.device)
     if report is None:  # not the first process
         return
-    for name, reason in report.dropped[:MOST_NAMED]:
-        print(f"left out: {name}: {reason}", file=sys.stderr)
-    if len(report.dropped) > MOST_NAMED:
-        print(f"... and {len(report.dropped) - MOST_NAMED} more; report.json has all", file=sys.stderr)
-    kept, left_out = report.num_recordings, len(report.dropped)
-    print(f"{options.output}: {kept} recordings, {report.hours:.2f} hours; {left_out} left out")
+    for title, pairs in {"left out": report.dropped, "kept": report.remarks}.items():
+        for name, reason in pairs[:MOST_NAMED]:
+            print(f"{title}: {name}: {reason}", file=sys.stderr)
+        if len(pairs) > MOST_NAMED:
+            print(f"... and {len(pairs) - MOST_NAMED} more {title}; report.json has all", file=sys.stderr)
+    with_tokens = "" if settings.text_teacher is None else f", {report.num_with_tokens} of them with tokens"
+    print(
+        f"{options.output}: {report.num_recordings} recordings{with_tokens}, {report.hours:.2f} hours; "
+        f"{len(report.dropped)} left out"
+    )

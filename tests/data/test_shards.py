@@ -3,13 +3,13 @@
 import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Features, List, Value, load_from_disk
 
-from mimi_bridge.data import shards as shards_module
 from mimi_bridge.data.running_statistics import RunningStatistics
 from mimi_bridge.data.shards import ShardedDataset, ShardNote
 
@@ -18,12 +18,12 @@ PLAN = {"source": "here", "layer": 3}
 
 
 def write(dataset: ShardedDataset, shard: int, num_rows: int = 4) -> None:
-    note, statistics = ShardNote(dropped=[(f"{shard}-bad", "no audio")]), RunningStatistics(3)
+    note, statistics = ShardNote(dropped=[(f"{shard}-bad", "no audio")]), {"qwen": RunningStatistics(3)}
 
     def rows():
         for row in range(num_rows):
             states = np.random.default_rng((shard, row)).standard_normal((row, 3)).astype(np.float16)
-            statistics.add(states)
+            statistics["qwen"].add(states)
             note.seconds += 1.5
             yield {"id": f"{shard}-{row}", "states": states}
 
@@ -39,7 +39,7 @@ def whole(folder: Path, order: list[int]) -> dict[str, str]:
     dataset.begin()
     for shard in order:
         write(dataset, shard)
-    dataset.finish({"hours": 1})
+    dataset.finish({"hours": 1}, ["qwen"])
     return contents(folder / "data")
 
 
@@ -64,13 +64,14 @@ def test_another_object_goes_on_where_the_first_was(tmp_path):
     first = ShardedDataset(tmp_path / "data", PLAN, 3)
     first.begin()
     write(first, 1)
-    (first.partial / "data-00002-of-00003.arrow.4711").write_bytes(b"what a killed process was at")
+    (first.partial / "data/data-00002-of-00003.arrow.4711.growing").write_bytes(b"what a killed process was at")
+    (first.partial / "data/plan.json.4711.growing").write_bytes(b"and another")
     second = ShardedDataset(tmp_path / "data", PLAN, 3)
     second.begin()
     assert second.missing() == [0, 2]
     for shard in second.missing():
         write(second, shard)
-    second.finish({"hours": 1})
+    second.finish({"hours": 1}, ["qwen"])
     assert contents(tmp_path / "data") == whole(tmp_path / "whole", [0, 1, 2])
 
 
@@ -81,7 +82,8 @@ def test_what_was_left_out_is_kept_with_its_reason(tmp_path):
     write(dataset, 1)
     assert [note.dropped for note in dataset.notes()] == [[["0-bad", "no audio"]], [["1-bad", "no audio"]]]
     assert sum(note.num_rows for note in dataset.notes()) == 8
-    assert dataset.statistics().weight == 2 * (0 + 1 + 2 + 3)
+    dataset.finish({}, ["qwen"])
+    assert RunningStatistics.load(tmp_path / "data/qwen_statistics.safetensors").weight == 2 * (0 + 1 + 2 + 3)
 
 
 def test_shard_without_rows_leaves_no_file(tmp_path):
@@ -100,10 +102,10 @@ def test_shard_that_fails_half_way_leaves_nothing_and_the_others_stay(tmp_path, 
     write(dataset, 0)
     before = contents_below(dataset.partial)
 
-    def full(path: Path) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards_module, "_flush", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         OSError, match=r"shard 1 of .*data\.partial could not be written \(No space left on device\); what"
     ):
@@ -121,10 +123,69 @@ def test_other_plan_for_what_was_begun_is_refused_by_what_differs(tmp_path):
     ShardedDataset(tmp_path / "data", PLAN, 2).begin()
     with pytest.raises(ValueError, match="was begun in another way .layer 3, now 4.; go on with the same command"):
         ShardedDataset(tmp_path / "data", PLAN | {"layer": 4}, 2).begin()
-    assert json.loads((tmp_path / "data.partial/plan.json").read_text()) == PLAN
+    assert json.loads((tmp_path / "data.partial/data/plan.json").read_text()) == PLAN
 
 
-def test_folder_that_is_there_is_never_touched(tmp_path):
+@pytest.mark.parametrize("plan", [None, PLAN | {"layer": 4}])
+def test_folder_of_something_else_is_never_touched(tmp_path, plan):
     (tmp_path / "data").mkdir()
-    with pytest.raises(FileExistsError, match="exists already"):
-        ShardedDataset(tmp_path / "data", PLAN, 2)
+    if plan is not None:
+        (tmp_path / "data/plan.json").write_text(json.dumps(plan))
+    with pytest.raises(FileExistsError, match="exists already.*; choose another --output"):
+        ShardedDataset(tmp_path / "data", PLAN, 2).is_finished()
+
+
+def test_what_is_finished_is_known_by_its_plan(tmp_path):
+    assert not ShardedDataset(tmp_path / "data", PLAN, 2).is_finished()
+    whole(tmp_path, [0, 1])
+    again = ShardedDataset(tmp_path / "data", PLAN, 2)
+    assert again.is_finished() and again.report() == {"hours": 1}
+
+
+def test_kill_at_any_step_on_disk_loses_nothing_and_doubles_nothing(tmp_path):
+    """A process that ends before its first, second, third ... step, and one that ends what it left."""
+    (tmp_path / "whole").mkdir()
+    expected = whole(tmp_path / "whole", [0, 1, 2])
+    for step in range(1, 100):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        killed = in_child(make, folder, step)
+        if not killed:
+            break
+        assert not in_child(make, folder, None)
+        assert contents(folder / "data") == expected
+        assert not (folder / "data.partial").exists()
+    assert 20 < step < 100
+
+
+def make(folder: Path, last_step: int | None) -> None:
+    steps, fsync = iter(range(1, 1000)), os.fsync
+    for name in ("replace", "fsync", "unlink", "mkdir", "rmdir"):
+
+        def step(*given, _do=getattr(os, name), **more):
+            if next(steps) == last_step:
+                os._exit(9)
+            return None if _do is fsync else _do(*given, **more)  # a kill loses nothing of what the system has
+
+        setattr(os, name, step)
+    dataset = ShardedDataset(folder / "data", PLAN, 3)
+    if not dataset.is_finished():
+        dataset.begin()
+        for shard in dataset.missing():
+            write(dataset, shard)
+        dataset.finish({"hours": 1}, ["qwen"])
+
+
+def in_child(work, *given) -> bool:
+    """Whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work(*given)
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9

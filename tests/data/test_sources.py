@@ -43,7 +43,8 @@ def test_folder_is_a_source(folder):
     source = open_source(str(folder))
     assert isinstance(source, FileSource)
     assert [source.utterance(n).text for n in range(len(source))] == ["text 0", "text 1", "text 2"]
-    assert torch.equal(source.audio(1, RATE)[0], torch.from_numpy(tone(1)))
+    samples, rate = source.audio(1, RATE)
+    assert torch.equal(samples[0], torch.from_numpy(tone(1))) and rate == RATE
 
 
 def test_manifest_is_a_source(folder):
@@ -64,14 +65,15 @@ def test_saved_data_set_is_a_source_of_what_its_usual_columns_hold(tmp_path, tex
         ("00000001", None, "8"),
         ("00000002", "c", "9"),
     ]
-    assert torch.equal(source.audio(2, RATE)[0], torch.from_numpy(tone(2)))
+    assert torch.equal(source.audio(2, RATE)[0][0], torch.from_numpy(tone(2)))
 
 
 def test_columns_of_a_data_set_may_have_any_name(tmp_path):
     named = dataset(said=["a", "b", "c"], text=["x", "y", "z"]).rename_column("audio", "sound")
     source = DatasetSource(named, {"audio": "sound", "text": "said"})
     assert source.utterance(1).text == "b"
-    assert torch.equal(source.audio(1, RATE)[0], torch.from_numpy(tone(1)))
+    samples, rate = source.audio(1, RATE)
+    assert torch.equal(samples[0], torch.from_numpy(tone(1))) and rate == RATE
 
 
 def test_split_is_chosen(tmp_path):
@@ -89,9 +91,41 @@ def test_fingerprint_changes_with_the_list_alone(folder):
     assert open_source(str(folder)).fingerprint() != before
 
 
+def test_manifests_recordings_may_lie_outside_its_folder_only_if_that_is_allowed(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "b.wav").symlink_to(folder / "ann/1.wav")
+    paths = [str(folder / "ann/0.wav"), "../x/../ann/0.wav", "b.wav"]
+    (elsewhere / "list.jsonl").write_text(
+        "\n".join(json.dumps({"path": path, "id": str(n)}) for n, path in enumerate(paths))
+    )
+    source = open_source(str(elsewhere / "list.jsonl"))
+    for index in (0, 1):
+        with pytest.raises(ValueError, match="lies outside the manifest's folder"):
+            source.audio(index, RATE)
+    assert torch.equal(source.audio(2, RATE)[0][0], torch.from_numpy(tone(1)))
+    anywhere = open_source(str(elsewhere / "list.jsonl"), allow_outside=True)
+    assert torch.equal(anywhere.audio(0, RATE)[0][0], torch.from_numpy(tone(0)))
+
+
+def test_recording_that_is_too_long_is_refused_before_it_is_decoded(folder, monkeypatch):
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("was decoded"))
+    with pytest.raises(ValueError, match=r"it lasts 0\.2 s, but max_seconds is 0\.1"):
+        open_source(str(folder)).audio(0, RATE, max_seconds=0.1)
+
+
+def test_id_on_the_hub_may_hold_a_point(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *given, **more: asked.append((given, more)) or dataset())
+    open_source("someone/speech-v1.5", config="clean", split="dev")
+    assert asked == [(("someone/speech-v1.5", "clean"), {"split": "dev"})]
+
+
 @pytest.mark.parametrize(
     "make, error, message",
     [
+        (lambda p: DatasetSource(Dataset.from_dict({"audio": [[0.1, 0.2]]})), ValueError, "'audio' must hold audio or"),
+        (lambda p: DatasetSource(dataset().select([])), ValueError, "at least one recording, got none"),
+        (lambda p: open_source(str(p), config="clean"), ValueError, "is no data set on the Hub"),
         (lambda p: open_source(str(p / "nothing.csv")), FileNotFoundError, "no such folder of recordings, manifest"),
         (lambda p: open_source(str(p), split="train"), ValueError, "is no data set of `datasets`, so it has neither"),
         (

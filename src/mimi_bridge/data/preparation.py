@@ -4,23 +4,25 @@ The recordings are divided into shards, the shards among the processes. What a s
 and on the settings alone: a run that was killed goes on where it was, and ends with the bytes it would have had.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
 import torch
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from .rows import RowMaker
-from .running_statistics import RunningStatistics
 from .settings import Settings
 from .shards import ShardedDataset, ShardNote
-from .sources import open_source
+from .sources import Source, open_source
 
 PROCESSES_WAIT = timedelta(days=30)  # for the slowest of them
 
@@ -31,24 +33,29 @@ class Report:
 
     Attributes:
         num_recordings: In the data set.
+        num_with_tokens: How many of them have tokens with a place in time.
         hours: Of speech in it.
         dropped: Id and reason of each recording that was left out.
+        remarks: Id of a recording that is in it, and what is to be said of it.
     """
 
     num_recordings: int
+    num_with_tokens: int
     hours: float
     dropped: list[tuple[str, str]]
+    remarks: list[tuple[str, str]]
 
 
 def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | None = None) -> Report | None:
     """Make a data set that `MimiBridgeCollator` reads; a run that was killed goes on when it is started again.
 
     Under `torchrun` or `accelerate launch` each process takes its share of the shards, on its own device. On a CPU
-    every process has one thread, so that numbers do not depend on how many there are.
+    every process has one thread, so that numbers do not depend on how many there are. What is finished is left as it
+    is, and its report returned.
 
     Args:
         settings: What is wanted.
-        output: Folder of the data set; must not exist.
+        output: Folder of the data set.
         num_proc: Processes on this device.
         device: Default: a GPU if there is one, of each process its own.
 
@@ -56,85 +63,131 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
         None on all processes but the first.
 
     Raises:
-        OSError: If the source is not there, the output is, or the disk is full.
-        ValueError: If a setting fits nothing, or no recording is left.
-        RuntimeError: If a process dies.
+        OSError: If the source is not there, something else is where the output belongs, the disk is full, or a process
+            dies.
+        ValueError: If a setting fits nothing, or no recording is of use.
     """
     from accelerate import PartialState
 
     processes = PartialState(timeout=PROCESSES_WAIT)
-    source = open_source(settings.source, settings.split, settings.columns)
+    source = open_source(
+        settings.source, settings.config, settings.split, settings.columns, settings.allow_outside
+    )
     num_shards = -(-len(source) // settings.recordings_per_shard)
     dataset = ShardedDataset(output, asdict(settings) | {"recordings": source.fingerprint()}, num_shards)
-    dataset.begin()
-    shards = [shard for shard in dataset.missing() if shard % processes.num_processes == processes.process_index]
-    total = sum(len(_recordings_of(shard, settings, len(source))) for shard in shards)
-    with tqdm(total=total, unit="recording", desc="preparing", disable=not processes.is_main_process) as progress:
-        for count in _write_shards(shards, settings, dataset, device or str(processes.device), num_proc):
-            progress.update(count)
-    processes.wait_for_everyone()
-    return _finish(settings, dataset) if processes.is_main_process else None
+    if not dataset.is_finished():
+        dataset.begin()
+        missing = dataset.missing()
+        processes.wait_for_everyone()  # so that all see the same
+        ours = missing[processes.process_index :: processes.num_processes]
+        work = _Work(settings, source, dataset, device or str(processes.device))
+        with _progress(work, ours, processes.process_index) as progress:
+            work.write(ours, num_proc, progress.update)
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            _finish(work)
+    return Report(**dataset.report()) if processes.is_main_process else None
 
 
-def _write_shards(
-    shards: list[int], settings: Settings, dataset: ShardedDataset, device: str, num_proc: int
-) -> Iterator[int]:
-    # Yields how many recordings are done with, now and then.
-    if num_proc == 1:
-        if shards:
-            torch.set_num_threads(1)
-            maker = RowMaker(settings, device)
-            for shard in shards:
-                yield _write_shard(shard, maker, dataset)
-        return
-    pool = ProcessPoolExecutor(num_proc, get_context("spawn"), _start, (settings, device, dataset))
-    try:
-        yield from pool.map(_write_shard_in_process, shards)
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process died, perhaps for want of memory; what was written is kept: give the same command again, with "
-            "a smaller --num-proc."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+@dataclass(frozen=True)
+class _Work:
+    """What each process is told."""
+
+    settings: Settings
+    source: Source
+    dataset: ShardedDataset
+    device: str
+
+    def recordings_of(self, shard: int) -> range:
+        first = shard * self.settings.recordings_per_shard
+        return range(first, min(first + self.settings.recordings_per_shard, len(self.source)))
+
+    def write(self, shards: list[int], num_proc: int, advance: Callable[[int], object]) -> None:
+        """Write shards; `advance` is told how many more recordings are done with."""
+        if shards and num_proc == 1:
+            with _one_thread():
+                maker = RowMaker(self.settings, self.source, self.device)
+                for shard in shards:
+                    self.write_shard(shard, maker, advance)
+        elif shards:
+            for count in self._counts_of_pool(shards, num_proc):
+                advance(count)
+
+    def write_shard(self, shard: int, maker: RowMaker, advance: Callable[[int], object]) -> int:
+        note, statistics = ShardNote(), maker.statistics()
+        rows = maker.rows(self.recordings_of(shard), note, statistics, advance)
+        self.dataset.write(shard, rows, maker.features(), note, statistics)
+        return len(self.recordings_of(shard))
+
+    def _counts_of_pool(self, shards: list[int], num_proc: int) -> Iterator[int]:
+        num_proc = min(num_proc, len(shards))
+        pool = ProcessPoolExecutor(num_proc, get_context("spawn"), _start, (self,))
+        try:
+            yield from pool.map(_write_shard, shards)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process died, perhaps for want of memory; what was written is kept: give the same command again, "
+                "with a smaller --num-proc."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _write_shard(shard: int, maker: RowMaker, dataset: ShardedDataset) -> int:
-    note, statistics = ShardNote(), RunningStatistics(maker.text_dim or 1)
-    recordings = _recordings_of(shard, maker.settings, len(maker.source))
-    dataset.write(shard, maker.rows(recordings, note, statistics), maker.features(), note, statistics)
-    return len(recordings)
+_of_process: dict[str, tuple[_Work, RowMaker]] = {}
 
 
-_of_process: dict[str, Any] = {}
-
-
-def _start(settings: Settings, device: str, dataset: ShardedDataset) -> None:
+def _start(work: _Work) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
-    _of_process.update(maker=RowMaker(settings, device), dataset=dataset)
+    _of_process["it"] = work, RowMaker(work.settings, work.source, work.device)
 
 
-def _write_shard_in_process(shard: int) -> int:
-    return _write_shard(shard, _of_process["maker"], _of_process["dataset"])
+def _end_with_parent() -> None:
+    # A pool's processes would wait for work for ever if the first one was killed.
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
-def _recordings_of(shard: int, settings: Settings, num_recordings: int) -> range:
-    first = shard * settings.recordings_per_shard
-    return range(first, min(first + settings.recordings_per_shard, num_recordings))
+def _write_shard(shard: int) -> int:
+    work, maker = _of_process["it"]
+    return work.write_shard(shard, maker, lambda count: None)
 
 
-def _finish(settings: Settings, dataset: ShardedDataset) -> Report:
-    notes = dataset.notes()
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _progress(work: _Work, ours: list[int], process_index: int) -> tqdm:
+    num_missing = sum(len(work.recordings_of(shard)) for shard in work.dataset.missing())
+    done = len(work.source) - num_missing
+    total = done + sum(len(work.recordings_of(shard)) for shard in ours)
+    return tqdm(total=total, initial=done, unit="recording", desc="preparing", disable=process_index > 0)
+
+
+def _finish(work: _Work) -> None:
+    settings, notes = work.settings, work.dataset.notes()
     report = Report(
         num_recordings=sum(note.num_rows for note in notes),
+        num_with_tokens=sum(note.num_with_tokens for note in notes),
         hours=sum(note.seconds for note in notes) / 3600,
-        dropped=[(name, reason) for note in notes for name, reason in note.dropped],
+        dropped=[pair for note in notes for pair in note.dropped],
+        remarks=[pair for note in notes for pair in note.remarks],
     )
     if not report.num_recordings:
         name, reason = report.dropped[0]
         raise ValueError(
             f"none of the {len(report.dropped)} recordings of {settings.source} is of use; the first, {name}, is not "
-            f"because {reason}. Delete {dataset.partial} before another try."
+            f"because: {reason}. Delete {work.dataset.partial} before another try."
         )
-    dataset.finish(asdict(report))
-    return report
+    teachers = {"qwen": settings.text_teacher, "wavlm": settings.speech_teacher}
+    work.dataset.finish(asdict(report), [name for name, teacher in teachers.items() if teacher is not None])

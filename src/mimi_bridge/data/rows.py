@@ -1,11 +1,12 @@
 """One row of a prepared data set: a recording, its tokens with their states and their time, its features by frame.
 
-A recording that cannot be used is left out with its reason, and the rest goes on. A row depends on its recording and
-on the settings alone.
+A recording that cannot be used is left out with its reason, one whose tokens cannot be placed in time is kept without
+them or left out, as is wished, and the rest goes on. A row depends on its recording and on the settings; by the error
+of rounding also on those that shared a forward pass with it, which are always the same of its shard.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from ..configuration_mimi_bridge import MimiBridgeConfig
-from ..frames import num_frames_for
+from ..frames import lay_out_tokens, num_frames_for
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .alignment import Aligner, Alignment
 from .alignment_check import check_alignment
@@ -23,27 +24,32 @@ from .latents import OriginalLatents
 from .manifest import Utterance
 from .running_statistics import RunningStatistics
 from .settings import GIVEN, POCKETSPHINX, Settings
-from .shards import ShardNote
-from .sources import Source, open_source
+from .shards import ROWS_AT_ONCE, ShardNote
+from .sources import DatasetSource, Source
 from .speech_teacher import WavLMTeacher
 from .text_teacher import QwenTeacher, TextStates
 from .tokens import token_spans
 
-ROWS_AT_ONCE = 16
 RATE, FRAME_SIZE = MimiBridgeConfig().sampling_rate, MimiBridgeConfig().frame_size
 FRAME_RATE = RATE / FRAME_SIZE
+LEAST_RATE = 16_000  # Hz; what is recorded at less lacks what speech models listen to
+NO_SCORE = -np.inf
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
 class _Recording:
     utterance: Utterance
-    audio: Tensor  # (1, samples)
+    audio: Tensor = field(default_factory=lambda: torch.zeros(1, 0))  # (1, samples)
     alignment: Alignment | None = None
+    least_score: float = NO_SCORE
     states: TextStates | None = None
     spans: Tensor | None = None  # (tokens, 2), seconds
     features: Tensor | None = None  # (frames, wavlm_dim)
-    reason: str | None = None  # why it is of no use
+    without_tokens: str | None = None  # why
+    dropped: str | None = None  # why
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -59,17 +65,23 @@ class RowMaker:
 
     Args:
         settings: What is wanted.
+        source: Where recordings come from.
         device: Where models run.
 
     Raises:
-        OSError: If a model or the source is not to be had.
+        OSError: If a model is not to be had.
         ValueError: If a setting fits nothing.
     """
 
-    def __init__(self, settings: Settings, device: str):
-        self.settings, self._device = settings, device
-        self.source: Source = open_source(settings.source, settings.split, settings.columns)
-        self._text = self._speech = self._latents = self._aligner = None
+    def __init__(self, settings: Settings, source: Source, device: str):
+        self.settings, self.source, self._device = settings, source, device
+        self._stores_samples = settings.audio == "samples" or (
+            settings.audio == "auto" and isinstance(source, DatasetSource)
+        )
+        self._text: QwenTeacher | None = None
+        self._speech: WavLMTeacher | None = None
+        self._latents: OriginalLatents | None = None
+        self._aligner: Aligner | None = None
         if settings.text_teacher is not None:
             self._text = QwenTeacher(
                 settings.text_teacher, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
@@ -77,7 +89,7 @@ class RowMaker:
         if settings.speech_teacher is not None:
             self._speech = WavLMTeacher(
                 settings.speech_teacher,
-                settings.speech_layer,
+                settings.speech_layer,  # type: ignore[arg-type]  # the settings have checked that a text is "mean"
                 device=device,
                 dtype=settings.dtype,
                 max_seconds=settings.max_seconds + 1,
@@ -88,10 +100,10 @@ class RowMaker:
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
             self._latents = OriginalLatents(model, device)
 
-    @property
-    def text_dim(self) -> int | None:
-        """Size of the language model's states."""
-        return None if self._text is None else self._text.dim
+    def statistics(self) -> dict[str, RunningStatistics]:
+        """Empty ones, of each teacher's targets, frame by frame."""
+        teachers = {"qwen": self._text, "wavlm": self._speech}
+        return {name: RunningStatistics(teacher.dim) for name, teacher in teachers.items() if teacher is not None}
 
     def features(self) -> Any:
         """The columns, as `datasets.Features`."""
@@ -101,7 +113,8 @@ class RowMaker:
             return List(List(Value(dtype), length=dim))
 
         columns = {"id": Value("string"), "speaker": Value("string"), "text": Value("string")}
-        columns |= {"input_values": List(Value("int16"))} if self.settings.samples else {"audio_path": Value("string")}
+        if self.settings.audio != "none":
+            columns |= {"input_values": List(Value("int16"))} if self._stores_samples else {"audio_path": Value("string")}
         columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
         if self._text is not None:
             word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
@@ -113,88 +126,135 @@ class RowMaker:
             columns |= {name: vectors(self._latents.dim) for name in ("latents", "target_latents")}
         return Features(columns)
 
-    def rows(self, recordings: Sequence[int], note: ShardNote, statistics: RunningStatistics) -> Iterator[dict]:
+    def rows(
+        self,
+        recordings: Sequence[int],
+        note: ShardNote,
+        statistics: dict[str, RunningStatistics],
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[dict[str, Any]]:
         """The rows of some recordings, in order, without those that are of no use.
 
         Args:
             recordings: Their numbers in the source.
             note: Is told how much speech there is, and what is left out.
-            statistics: Counts token states in, each by its time in frames.
+            statistics: Count in the targets of each frame that has one.
+            advance: Is told how many more recordings are done with.
         """
         for first in range(0, len(recordings), ROWS_AT_ONCE):
             block = [self._read(index) for index in recordings[first : first + ROWS_AT_ONCE]]
-            self._add_states([recording for recording in block if recording.alignment is not None])
-            self._add_features([recording for recording in block if recording.reason is None])
+            self._add_tokens([recording for recording in block if recording.dropped is None])
+            self._add_features([recording for recording in block if recording.dropped is None])
             for recording in block:
-                if recording.reason is not None:
-                    note.dropped.append((recording.utterance.id, recording.reason))
+                name = recording.utterance.id
+                if recording.dropped is not None:
+                    note.dropped.append((name, recording.dropped))
                     continue
+                note.remarks += [(name, remark) for remark in recording.remarks]
                 note.seconds += recording.seconds
-                if recording.states is not None and recording.spans is not None:
-                    statistics.add(recording.states.hidden, recording.spans.diff(dim=1)[:, 0] * FRAME_RATE)
-                yield self._row(recording)
+                note.num_with_tokens += recording.states is not None
+                row = self._row(recording)
+                _count(row, recording.num_frames, statistics)
+                yield row
+            advance(len(block))
 
     def _read(self, index: int) -> _Recording:
-        recording = _Recording(self.source.utterance(index), torch.zeros(1, 0))
-        most = self.settings.max_seconds
+        recording, settings = _Recording(self.source.utterance(index)), self.settings
         try:
-            recording.audio = self.source.audio(index, RATE)
-            if recording.seconds > most:
-                raise ValueError(f"it is {recording.seconds:.0f} s long, and max_seconds is {most:g}")
-            if recording.utterance.text and self._text is not None:
-                recording.alignment = self._align(recording)
-            elif self._speech is None:
-                raise ValueError("it has no transcript, and there is no speech teacher")
+            recording.audio, rate = self.source.audio(index, RATE, settings.max_seconds)
+            if recording.seconds < settings.min_seconds:
+                raise ValueError(f"it lasts {recording.seconds:.3f} s, but min_seconds is {settings.min_seconds:g}")
+            if settings.audio != "none" and not self._stores_samples and not recording.utterance.path.is_file():
+                raise ValueError("it lies in no file of its own whose path could be stored; store samples")
         except (OSError, ValueError) as error:
-            recording.reason = str(error)
+            recording.dropped = _reason(error)
+        else:
+            if rate < LEAST_RATE:
+                recording.remarks.append(f"recorded at {rate} Hz, so it holds nothing above {rate // 2} Hz")
         return recording
 
-    def _align(self, recording: _Recording) -> Alignment:
-        utterance = recording.utterance
-        if utterance.alignment is not None and not self.settings.realign:
-            return read_alignment(utterance.alignment, utterance.id)
-        if self.settings.aligner == GIVEN:
-            raise ValueError("it has no alignment, and aligner is 'given'")
-        if self._aligner is None:
-            self._aligner = _aligner(self.settings.aligner, self._device)
-        found = self._aligner.align(recording.audio, RATE, utterance.text or "")
-        if found is None:
-            raise ValueError("the aligner cannot lay the text over it; is it what is said?")
-        return found
-
-    def _add_states(self, recordings: list[_Recording]) -> None:
+    def _add_tokens(self, recordings: list[_Recording]) -> None:
         if self._text is None:
             return
-        texts = [recording.utterance.text or "" for recording in recordings]
-        for recording, states in zip(recordings, _all_or_each(self._text.states, texts), strict=True):
-            if isinstance(states, Exception):
-                recording.reason = str(states)
+        for recording in recordings:
+            self._align(recording)
+        aligned = [recording for recording in recordings if recording.alignment is not None]
+        texts = [recording.utterance.text or "" for recording in aligned]
+        for recording, states in zip(aligned, _all_or_each(self._text.states, texts), strict=True):
+            recording.without_tokens = self._place(recording, states)
+        for recording in recordings:
+            if recording.without_tokens is None:
                 continue
-            assert recording.alignment is not None
-            spans = token_spans(recording.utterance.text or "", states.offsets, recording.alignment.words)
-            recording.spans = spans.clamp(max=recording.num_frames / FRAME_RATE)
-            recording.reason = check_alignment(recording.alignment, recording.spans, recording.seconds)
+            if self._speech is None or self.settings.require_tokens:
+                recording.dropped = recording.without_tokens
+            else:
+                recording.remarks.append(f"without tokens: {recording.without_tokens}")
+
+    def _align(self, recording: _Recording) -> None:
+        utterance, settings = recording.utterance, self.settings
+        if utterance.text is None or not utterance.text.strip():
+            empty = "it has no transcript" if utterance.text is None else "its transcript is empty"
+            recording.without_tokens = utterance.problem or empty
+            return
+        is_given = utterance.alignment is not None and not settings.realign
+        if not is_given and settings.aligner == GIVEN:
+            recording.without_tokens = "it has no alignment, and aligner is 'given'"
+            return
+        if not is_given and self._aligner is None:
+            self._aligner = _aligner(settings.aligner, self._device)
+        try:
+            if is_given:
+                assert utterance.alignment is not None
+                recording.alignment = read_alignment(utterance.alignment, utterance.id)
+            else:
+                assert self._aligner is not None
+                recording.alignment = self._aligner.align(recording.audio, RATE, utterance.text)
+                recording.least_score = self._aligner.least_score
+        except (OSError, ValueError) as error:
+            recording.without_tokens = _reason(error)
+        else:
+            if recording.alignment is None:
+                recording.without_tokens = "its text cannot be laid over it; is it what is said?"
+        if settings.least_score is not None:
+            recording.least_score = settings.least_score
+
+    def _place(self, recording: _Recording, states: TextStates | ValueError) -> str | None:
+        # Give it its states and their spans, or say why not.
+        if isinstance(states, ValueError):
+            return _reason(states)
+        if not bool(torch.isfinite(states.hidden).all()):
+            return "its states hold NaN or infinity; compute them in another dtype, such as float32"
+        assert recording.alignment is not None
+        text = recording.utterance.text or ""
+        spans = token_spans(text, states.offsets, recording.alignment.words)
+        wrong = check_alignment(
+            recording.alignment, spans, recording.seconds, text=text, least_score=recording.least_score
+        )
+        if wrong is None:
+            recording.spans = spans.clamp(0, recording.num_frames / FRAME_RATE)
             recording.states = states
+        return wrong
 
     def _add_features(self, recordings: list[_Recording]) -> None:
         if self._speech is None:
             return
         speech = self._speech
         audio = [recording.audio for recording in recordings]
-        for recording, features in zip(
-            recordings, _all_or_each(lambda a: speech.features(a, RATE), audio), strict=True
-        ):
-            if isinstance(features, Exception):
-                recording.reason = str(features)
+        found = _all_or_each(lambda some: speech.features(some, RATE), audio)
+        for recording, features in zip(recordings, found, strict=True):
+            if isinstance(features, ValueError):
+                recording.dropped = _reason(features)
+            elif not bool(torch.isfinite(features).all()):
+                recording.dropped = "its features hold NaN or infinity; compute them in another dtype, such as float32"
             else:
                 recording.features = features
 
     def _row(self, recording: _Recording) -> dict[str, Any]:
         utterance, alignment, states = recording.utterance, recording.alignment, recording.states
         row: dict[str, Any] = {"id": utterance.id, "speaker": utterance.speaker, "text": utterance.text}
-        if self.settings.samples:
+        if self._stores_samples:
             row["input_values"] = (recording.audio[0] * 2**15).round().clamp(-(2**15), 2**15 - 1).short().numpy()
-        else:
+        elif self.settings.audio != "none":
             row["audio_path"] = str(utterance.path.absolute())
         row |= {"seconds": recording.seconds, "num_frames": recording.num_frames}
         if self._text is not None:
@@ -211,6 +271,17 @@ class RowMaker:
         return row
 
 
+def _count(row: dict[str, Any], num_frames: int, statistics: dict[str, RunningStatistics]) -> None:
+    # As training sees it: a frame's target is the mean of its tokens, by their share of its time.
+    if row.get("qwen_hidden") is not None:
+        hidden, spans = (torch.from_numpy(row[name]).float()[None] for name in ("qwen_hidden", "token_spans"))
+        frame_mask = torch.ones(1, num_frames, dtype=torch.bool)
+        targets, has_target = lay_out_tokens(hidden, frame_mask, FRAME_RATE, spans=spans)
+        statistics["qwen"].add(targets[has_target])
+    if row.get("wavlm_features") is not None:
+        statistics["wavlm"].add(row["wavlm_features"])
+
+
 def _aligner(name: str, device: str) -> Aligner:
     if name == POCKETSPHINX:
         from .pocketsphinx_aligner import PocketsphinxAligner
@@ -221,16 +292,20 @@ def _aligner(name: str, device: str) -> Aligner:
     return CtcAligner(name, device=device)
 
 
-def _all_or_each(work: Callable[[list], list], items: list) -> list:
+def _all_or_each(work: Callable[[list[T]], list[R]], items: list[T]) -> list[R | ValueError]:
     """What comes of all at once; or, if one is refused, of each alone, with the refusal in its place."""
     if not items:
         return []
     try:
-        return work(items)
+        return [*work(items)]
     except ValueError as error:
         if len(items) == 1:
             return [error]
         return [found for item in items for found in _all_or_each(work, [item])]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _half(values: Tensor) -> np.ndarray:

@@ -1,22 +1,25 @@
 """A data set of `datasets` on disk, written shard by shard: each whole or not at all, in any order, by any number of
 processes, over any number of starts, and always with the same bytes.
 
-While it grows it lies beside its place, in a folder that ends in `.partial`, with the plan it was begun with. A shard
-counts as written once its note lies beside it, which is the last thing that is put there.
+While it grows it lies beside its place, in a folder that ends in `.partial`: in `data` what it is to be, with the plan
+it was begun with; in `notes` what became of each shard. A shard counts as written once its note is there, which is the
+last thing that is put there.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from .running_statistics import RunningStatistics
+from .whole_files import growing_file, write_whole
 
-PLAN, NOTES, REPORT, STATISTICS = "plan.json", "notes", "report.json", "statistics.safetensors"
+PLAN, REPORT, STATISTICS = "plan.json", "report.json", "statistics.safetensors"
+ROWS_AT_ONCE = 16  # in memory, and in a record batch
 
 
 @dataclass
@@ -25,47 +28,72 @@ class ShardNote:
 
     Attributes:
         num_rows: Rows written.
+        num_with_tokens: How many of them have tokens with a place in time.
         seconds: Of speech in them.
         dropped: Id and reason of each recording that was left out.
+        remarks: Id of a recording that is in it, and what is to be said of it.
     """
 
     num_rows: int = 0
+    num_with_tokens: int = 0
     seconds: float = 0.0
     dropped: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
 
 class ShardedDataset:
     """A data set that is being written.
 
     Args:
-        output: Its folder; must not exist.
+        output: Its folder.
         plan: All that decides about its content, as json.
         num_shards: Shards.
-
-    Raises:
-        FileExistsError: If the folder exists.
-        ValueError: If one was begun there by another plan.
     """
 
-    def __init__(self, output: Path, plan: dict[str, Any], num_shards: int):
-        self.output, self.plan, self.num_shards = output, plan, num_shards
+    def __init__(self, output: Path, plan: Mapping[str, Any], num_shards: int):
+        self.output, self.plan, self.num_shards = output, dict(plan), num_shards
         self.partial = output.with_name(f"{output.name}.partial")
-        if output.exists():
-            raise FileExistsError(f"{output} exists already; choose another --output, or delete it.")
+        self._data, self._notes = self.partial / "data", self.partial / "notes"
+
+    def is_finished(self) -> bool:
+        """Whether it is there, made by this very plan.
+
+        Raises:
+            FileExistsError: If something else is.
+        """
+        if not self.output.exists():
+            return False
+        begun = _read_plan(self.output / PLAN)
+        if begun is None or self._differences(begun):
+            raise FileExistsError(
+                f"{self.output} exists already{_in_brackets(begun and self._differences(begun))}; choose another "
+                "--output, or delete it."
+            )
+        if not self._data.exists():
+            shutil.rmtree(self.partial, ignore_errors=True)  # all that a kill in the last moment left
+        return True
 
     def begin(self) -> None:
-        """Make the folder, or find the one that was begun; any number of processes may."""
-        (self.partial / NOTES).mkdir(parents=True, exist_ok=True)
-        path = self.partial / PLAN
+        """Make the folder, or find the one that was begun; any number of processes may.
+
+        Raises:
+            ValueError: If one was begun there by another plan.
+        """
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._notes.mkdir(exist_ok=True)
+        path = self._data / PLAN
         if not path.is_file():
             write_whole(path, json.dumps(self.plan, indent=1, sort_keys=True).encode())
-        begun = json.loads(path.read_text())
-        different = sorted(key for key in {*begun, *self.plan} if begun.get(key) != self.plan.get(key))
-        if different:
-            was = ", ".join(f"{key} {begun.get(key)!r}, now {self.plan.get(key)!r}" for key in different)
+        differences = self._differences(_read_plan(path) or {})
+        if differences:
             raise ValueError(
-                f"{self.partial} was begun in another way ({was[:300]}); go on with the same command, or delete it."
+                f"{self.partial} was begun in another way{_in_brackets(differences)}; go on with the same command, or "
+                "delete it."
             )
+
+    def _differences(self, begun: dict[str, Any]) -> str:
+        keys = sorted(key for key in {*begun, *self.plan} if begun.get(key) != self.plan.get(key))
+        return ", ".join(f"{key} {begun.get(key)!r}, now {self.plan.get(key)!r}" for key in keys)
 
     def missing(self) -> list[int]:
         """Shards that are not written yet."""
@@ -77,7 +105,7 @@ class ShardedDataset:
         rows: Iterable[dict[str, Any]],
         features: Any,
         note: ShardNote,
-        statistics: RunningStatistics,
+        statistics: Mapping[str, RunningStatistics],
     ) -> None:
         """Write a shard, row by row, and then what is to be known of it.
 
@@ -86,54 +114,45 @@ class ShardedDataset:
             rows: As the features say.
             features: `datasets.Features`.
             note: What became of its recordings; it and `statistics` may grow while rows are taken.
-            statistics: Of its rows.
+            statistics: Of its rows, by name.
 
         Raises:
             OSError: If the disk is full; nothing of the shard is left, and all the others are.
         """
         from datasets.arrow_writer import ArrowWriter
 
-        path = self.partial / self._name(shard)
-        growing = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            with ArrowWriter(features=features, path=str(growing), writer_batch_size=16) as writer:
-                for row in rows:
-                    writer.write(row)
-                    note.num_rows += 1
-                writer.finalize()
-            _flush(growing)
-            os.replace(growing, path)
-            statistics.save(self._note(shard).with_suffix(".safetensors"))
+            with growing_file(self._data / self._name(shard)) as growing:
+                with ArrowWriter(features=features, path=str(growing), writer_batch_size=ROWS_AT_ONCE) as writer:
+                    for row in rows:
+                        writer.write(row)
+                        note.num_rows += 1
+                    writer.finalize()
+            for name, counted in statistics.items():
+                counted.save(self._statistics(shard, name))
             write_whole(self._note(shard), json.dumps(vars(note)).encode())
         except OSError as error:
             raise OSError(
                 f"shard {shard} of {self.partial} could not be written ({error.strerror or error}); what was written "
                 "before is kept: make room, and give the same command again."
             ) from error
-        finally:
-            growing.unlink(missing_ok=True)
 
     def notes(self) -> list[ShardNote]:
         """What became of all recordings, shard by shard."""
         return [ShardNote(**json.loads(self._note(shard).read_text())) for shard in range(self.num_shards)]
 
-    def statistics(self) -> RunningStatistics:
-        """Of all rows."""
-        total, *rest = (
-            RunningStatistics.load(self._note(shard).with_suffix(".safetensors")) for shard in range(self.num_shards)
-        )
-        for statistics in rest:
-            total.merge(statistics)
-        return total
+    def finish(self, report: dict[str, Any], statistics: Iterable[str] = ()) -> None:
+        """Make a data set of the shards, with a report and statistics beside them, and give it its name.
 
-    def finish(self, report: dict[str, Any]) -> None:
-        """Make a data set of the shards, with a report and the statistics beside them, and give it its name."""
+        Args:
+            report: As json.
+            statistics: Names of those that the shards have.
+        """
         from datasets import Dataset, DatasetInfo
 
-        notes = self.notes()
-        filled = [self._name(shard) for shard, note in enumerate(notes) if note.num_rows]
-        for path in self.partial.glob("*.arrow*"):  # empty ones, and what a killed process was at
-            if path.name not in filled:
+        filled = [self._name(shard) for shard, note in enumerate(self.notes()) if note.num_rows]
+        for path in self._data.iterdir():  # empty shards, and what a killed process was at
+            if path.name not in (*filled, PLAN):
                 path.unlink()
         state = {
             "_data_files": [{"filename": name} for name in filled],
@@ -144,34 +163,44 @@ class ShardedDataset:
             "_output_all_columns": False,
             "_split": None,
         }
-        features = Dataset.from_file(str(self.partial / filled[0])).features
-        DatasetInfo(features=features).write_to_directory(str(self.partial))
+        features = Dataset.from_file(str(self._data / filled[0])).features
+        DatasetInfo(features=features).write_to_directory(str(self._data))
         for name, content in {REPORT: report, "state.json": state}.items():
-            write_whole(self.partial / name, json.dumps(content, indent=1).encode())
-        statistics = self.statistics()
-        if statistics.weight > 0:
-            statistics.save(self.partial / STATISTICS)
-        os.replace(self.partial, self.output)
-        shutil.rmtree(self.output / NOTES)
+            write_whole(self._data / name, json.dumps(content, indent=1).encode())
+        for name in statistics:
+            total = self._total(name)
+            if total.weight > 0:
+                total.save(self._data / f"{name}_{STATISTICS}")
+        os.replace(self._data, self.output)
+        shutil.rmtree(self.partial)
+
+    def report(self) -> dict[str, Any]:
+        """The report of a data set that is finished."""
+        return json.loads((self.output / REPORT).read_text())
+
+    def _total(self, name: str) -> RunningStatistics:
+        total, *rest = (RunningStatistics.load(self._statistics(shard, name)) for shard in range(self.num_shards))
+        for counted in rest:
+            total.merge(counted)
+        return total
 
     def _name(self, shard: int) -> str:
         return f"data-{shard:05d}-of-{self.num_shards:05d}.arrow"
 
     def _note(self, shard: int) -> Path:
-        return self.partial / NOTES / f"{shard:05d}.json"
+        return self._notes / f"{shard:05d}.json"
+
+    def _statistics(self, shard: int, name: str) -> Path:
+        return self._notes / f"{shard:05d}.{name}.safetensors"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    growing = path.with_name(f"{path.name}.{os.getpid()}")
+def _read_plan(path: Path) -> dict[str, Any] | None:
     try:
-        growing.write_bytes(content)
-        _flush(growing)
-        os.replace(growing, path)
-    finally:
-        growing.unlink(missing_ok=True)
+        plan = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return plan if isinstance(plan, dict) else None
 
 
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _in_brackets(text: str | None) -> str:
+    return f" ({text[:300]})" if text else ""
