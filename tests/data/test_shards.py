@@ -143,46 +143,48 @@ def test_what_is_finished_is_known_by_its_plan(tmp_path):
 
 
 def test_kill_at_any_step_on_disk_loses_nothing_and_doubles_nothing(tmp_path):
-    """A process that ends before its first, second, third ... step, and one that ends what it left."""
-    (tmp_path / "whole").mkdir()
-    expected = whole(tmp_path / "whole", [0, 1, 2])
+    """A process that ends before its first, second, third ... step, and then one that goes on from there."""
+    make(tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
     for step in range(1, 100):
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        killed = in_child(make, folder, step)
-        if not killed:
+        output = tmp_path / str(step)
+        if not is_killed(lambda output=output, step=step: (end_at(step), make(output))):
             break
-        assert not in_child(make, folder, None)
-        assert contents(folder / "data") == expected
-        assert not (folder / "data.partial").exists()
+        make(output)
+        assert contents(output) == expected
+        assert not (tmp_path / f"{step}.partial").exists()
     assert 20 < step < 100
 
 
-def make(folder: Path, last_step: int | None) -> None:
+def make(output: Path) -> None:
+    dataset = ShardedDataset(output, PLAN, 2)
+    if not dataset.is_finished():
+        dataset.begin()
+        for shard in dataset.missing():
+            write(dataset, shard, num_rows=2)
+        dataset.finish({"hours": 1}, ["qwen"])
+
+
+def end_at(last: int) -> None:
+    """Let this process end before its step of that number."""
     steps, fsync = iter(range(1, 1000)), os.fsync
     for name in ("replace", "fsync", "unlink", "mkdir", "rmdir"):
 
         def step(*given, _do=getattr(os, name), **more):
-            if next(steps) == last_step:
+            if next(steps) == last:
                 os._exit(9)
             return None if _do is fsync else _do(*given, **more)  # a kill loses nothing of what the system has
 
         setattr(os, name, step)
-    dataset = ShardedDataset(folder / "data", PLAN, 3)
-    if not dataset.is_finished():
-        dataset.begin()
-        for shard in dataset.missing():
-            write(dataset, shard)
-        dataset.finish({"hours": 1}, ["qwen"])
 
 
-def in_child(work, *given) -> bool:
-    """Whether it was killed."""
+def is_killed(work) -> bool:
+    """Whether a child that does it ends before it is done."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            work(*given)
+            work()
             status = 0
         finally:
             os._exit(status)

@@ -69,7 +69,8 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
     """
     from accelerate import PartialState
 
-    processes = PartialState(timeout=PROCESSES_WAIT)
+    on_cpu = not torch.accelerator.is_available() if device is None else torch.device(device).type == "cpu"
+    processes = PartialState(cpu=on_cpu, timeout=PROCESSES_WAIT)
     source = open_source(
         settings.source, settings.config, settings.split, settings.columns, settings.allow_outside
     )

@@ -74,18 +74,18 @@ class RowMaker:
     """
 
     def __init__(self, settings: Settings, source: Source, device: str):
-        self.settings, self.source, self._device = settings, source, device
+        self.settings, self.source = settings, source
         self._stores_samples = settings.audio == "samples" or (
             settings.audio == "auto" and isinstance(source, DatasetSource)
         )
         self._text: QwenTeacher | None = None
         self._speech: WavLMTeacher | None = None
         self._latents: OriginalLatents | None = None
-        self._aligner: Aligner | None = None
         if settings.text_teacher is not None:
             self._text = QwenTeacher(
                 settings.text_teacher, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
             )
+            self._aligner = _aligner(settings.aligner, device) if self._is_to_align() else None
         if settings.speech_teacher is not None:
             self._speech = WavLMTeacher(
                 settings.speech_teacher,
@@ -99,6 +99,12 @@ class RowMaker:
             if not isinstance(model, MimiBridgeModel):
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
             self._latents = OriginalLatents(model, device)
+
+    def _is_to_align(self) -> bool:
+        if self.settings.aligner == GIVEN:
+            return False
+        utterances = (self.source.utterance(index) for index in range(len(self.source)))
+        return any(one.text and (one.alignment is None or self.settings.realign) for one in utterances)
 
     def statistics(self) -> dict[str, RunningStatistics]:
         """Empty ones, of each teacher's targets, frame by frame."""
@@ -200,8 +206,6 @@ class RowMaker:
         if not is_given and settings.aligner == GIVEN:
             recording.without_tokens = "it has no alignment, and aligner is 'given'"
             return
-        if not is_given and self._aligner is None:
-            self._aligner = _aligner(settings.aligner, self._device)
         try:
             if is_given:
                 assert utterance.alignment is not None

@@ -6,6 +6,7 @@ it was begun with; in `notes` what became of each shard. A shard counts as writt
 last thing that is put there.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from .running_statistics import RunningStatistics
 from .whole_files import growing_file, write_whole
 
 PLAN, REPORT, STATISTICS = "plan.json", "report.json", "statistics.safetensors"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROWS_AT_ONCE = 16  # in memory, and in a record batch
 
 
@@ -132,9 +134,10 @@ class ShardedDataset:
                 counted.save(self._statistics(shard, name))
             write_whole(self._note(shard), json.dumps(vars(note)).encode())
         except OSError as error:
+            remedy = "make room, and give" if error.errno in FULL else "give"
             raise OSError(
                 f"shard {shard} of {self.partial} could not be written ({error.strerror or error}); what was written "
-                "before is kept: make room, and give the same command again."
+                f"before is kept: {remedy} the same command again."
             ) from error
 
     def notes(self) -> list[ShardNote]:
