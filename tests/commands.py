@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-IMPORTED = ["mimi_bridge.cli", "mimi_bridge.data.preparation", "commands", "accelerate", "datasets", "datasets.arrow_writer"]
+IMPORTED = ["mimi_bridge.cli", "mimi_bridge.data.preparation", "accelerate", "datasets.arrow_writer", "commands"]
 IMPORTED += [f"transformers.models.{name}.modeling_{name}" for name in ("qwen2", "wavlm")]
 
 

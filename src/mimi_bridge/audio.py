@@ -65,9 +65,7 @@ def read_audio(file: str | Path | BinaryIO, name: str, max_seconds: float = math
             return samples.mean(axis=1), recording.samplerate
     except soundfile.LibsndfileError as error:
         what = error.error_string.rstrip(".") or f"its error {error.code}"
-        raise ValueError(
-            f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac."
-        ) from error
+        raise ValueError(f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac.") from error
 
 
 def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:

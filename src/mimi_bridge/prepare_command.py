@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .data.alignment_check import NO_SCORE
 from .data.settings import AUDIO_CHOICES, COLUMNS, Settings
 
 MOST_NAMED = 20  # recordings, on the screen
@@ -51,9 +52,9 @@ def add_prepare(commands: Any) -> None:
     aligning.add_argument("--realign", action="store_true", help="align even what comes with an alignment")
     aligning.add_argument(
         "--least-score",
-        type=float,
+        type=_score,
         metavar="X",
-        help="do not believe an alignment below it; default: what the aligner says; -inf believes all",
+        help="do not believe an alignment below it; 'none' believes all; default: the aligner's own limit",
     )
     aligning.add_argument(
         "--require-tokens",
@@ -87,6 +88,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def _score(text: str) -> float:
+    return NO_SCORE if text == "none" else float(text)
 
 
 def _raise_if_not_installed() -> None:

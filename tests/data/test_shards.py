@@ -167,15 +167,19 @@ def make(output: Path) -> None:
 
 def end_at(last: int) -> None:
     """Let this process end before its step of that number."""
-    steps, fsync = iter(range(1, 1000)), os.fsync
-    for name in ("replace", "fsync", "unlink", "mkdir", "rmdir"):
+    steps = iter(range(1, 1000))
 
-        def step(*given, _do=getattr(os, name), **more):
+    def counted(do):
+        def step(*given, **more):
             if next(steps) == last:
                 os._exit(9)
-            return None if _do is fsync else _do(*given, **more)  # a kill loses nothing of what the system has
+            return do(*given, **more)
 
-        setattr(os, name, step)
+        return step
+
+    os.fsync = lambda descriptor: None  # a kill loses nothing of what the system has
+    for name in ("replace", "fsync", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
 
 
 def is_killed(work) -> bool:

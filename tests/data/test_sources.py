@@ -123,7 +123,11 @@ def test_id_on_the_hub_may_hold_a_point(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda p: DatasetSource(Dataset.from_dict({"audio": [[0.1, 0.2]]})), ValueError, "'audio' must hold audio or"),
+        (
+            lambda p: DatasetSource(Dataset.from_dict({"audio": [[0.1, 0.2]]})),
+            ValueError,
+            "'audio' must hold audio or",
+        ),
         (lambda p: DatasetSource(dataset().select([])), ValueError, "at least one recording, got none"),
         (lambda p: open_source(str(p), config="clean"), ValueError, "is no data set on the Hub"),
         (lambda p: open_source(str(p / "nothing.csv")), FileNotFoundError, "no such folder of recordings, manifest"),

@@ -69,11 +69,9 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
     """
     from accelerate import PartialState
 
-    on_cpu = not torch.accelerator.is_available() if device is None else torch.device(device).type == "cpu"
+    on_cpu = _is_cpu(device) if device is not None else not torch.accelerator.is_available()
     processes = PartialState(cpu=on_cpu, timeout=PROCESSES_WAIT)
-    source = open_source(
-        settings.source, settings.config, settings.split, settings.columns, settings.allow_outside
-    )
+    source = open_source(settings.source, settings.config, settings.split, settings.columns, settings.allow_outside)
     num_shards = -(-len(source) // settings.recordings_per_shard)
     dataset = ShardedDataset(output, asdict(settings) | {"recordings": source.fingerprint()}, num_shards)
     if not dataset.is_finished():
@@ -156,6 +154,13 @@ def _end_with_parent() -> None:
 def _write_shard(shard: int) -> int:
     work, maker = _of_process["it"]
     return work.write_shard(shard, maker, lambda count: None)
+
+
+def _is_cpu(device: str) -> bool:
+    try:
+        return torch.zeros(1, device=device).device.type == "cpu"
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import lay_out_tokens, num_frames_for
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .alignment import Aligner, Alignment
-from .alignment_check import check_alignment
+from .alignment_check import NO_SCORE, check_alignment
 from .alignment_files import read_alignment
+from .columns import row_columns
 from .latents import OriginalLatents
 from .manifest import Utterance
 from .running_statistics import RunningStatistics
@@ -33,7 +34,6 @@ from .tokens import token_spans
 RATE, FRAME_SIZE = MimiBridgeConfig().sampling_rate, MimiBridgeConfig().frame_size
 FRAME_RATE = RATE / FRAME_SIZE
 LEAST_RATE = 16_000  # Hz; what is recorded at less lacks what speech models listen to
-NO_SCORE = -np.inf
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -75,9 +75,9 @@ class RowMaker:
 
     def __init__(self, settings: Settings, source: Source, device: str):
         self.settings, self.source = settings, source
-        self._stores_samples = settings.audio == "samples" or (
-            settings.audio == "auto" and isinstance(source, DatasetSource)
-        )
+        self._stored = settings.audio
+        if settings.audio == "auto":
+            self._stored = "samples" if isinstance(source, DatasetSource) else "path"
         self._text: QwenTeacher | None = None
         self._speech: WavLMTeacher | None = None
         self._latents: OriginalLatents | None = None
@@ -113,31 +113,15 @@ class RowMaker:
 
     def features(self) -> Any:
         """The columns, as `datasets.Features`."""
-        from datasets import Features, List, Value
-
-        def vectors(dim: int, dtype: str = "float16") -> Any:
-            return List(List(Value(dtype), length=dim))
-
-        columns = {"id": Value("string"), "speaker": Value("string"), "text": Value("string")}
-        if self.settings.audio != "none":
-            columns |= {"input_values": List(Value("int16"))} if self._stores_samples else {"audio_path": Value("string")}
-        columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
-        if self._text is not None:
-            word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
-            columns |= {"words": List(word), "alignment_score": Value("float32"), "token_ids": List(Value("int32"))}
-            columns |= {"token_spans": vectors(2, "float32"), "qwen_hidden": vectors(self._text.dim)}
-        if self._speech is not None:
-            columns["wavlm_features"] = vectors(self._speech.dim)
-        if self._latents is not None:
-            columns |= {name: vectors(self._latents.dim) for name in ("latents", "target_latents")}
-        return Features(columns)
+        parts = (self._text, self._speech, self._latents)
+        return row_columns(self._stored, *(None if part is None else part.dim for part in parts))
 
     def rows(
         self,
         recordings: Sequence[int],
         note: ShardNote,
         statistics: dict[str, RunningStatistics],
-        advance: Callable[[int], None] = lambda count: None,
+        advance: Callable[[int], object] = lambda count: None,
     ) -> Iterator[dict[str, Any]]:
         """The rows of some recordings, in order, without those that are of no use.
 
@@ -170,7 +154,7 @@ class RowMaker:
             recording.audio, rate = self.source.audio(index, RATE, settings.max_seconds)
             if recording.seconds < settings.min_seconds:
                 raise ValueError(f"it lasts {recording.seconds:.3f} s, but min_seconds is {settings.min_seconds:g}")
-            if settings.audio != "none" and not self._stores_samples and not recording.utterance.path.is_file():
+            if self._stored == "path" and not recording.utterance.path.is_file():
                 raise ValueError("it lies in no file of its own whose path could be stored; store samples")
         except (OSError, ValueError) as error:
             recording.dropped = _reason(error)
@@ -256,9 +240,9 @@ class RowMaker:
     def _row(self, recording: _Recording) -> dict[str, Any]:
         utterance, alignment, states = recording.utterance, recording.alignment, recording.states
         row: dict[str, Any] = {"id": utterance.id, "speaker": utterance.speaker, "text": utterance.text}
-        if self._stores_samples:
+        if self._stored == "samples":
             row["input_values"] = (recording.audio[0] * 2**15).round().clamp(-(2**15), 2**15 - 1).short().numpy()
-        elif self.settings.audio != "none":
+        elif self._stored == "path":
             row["audio_path"] = str(utterance.path.absolute())
         row |= {"seconds": recording.seconds, "num_frames": recording.num_frames}
         if self._text is not None:
@@ -296,7 +280,7 @@ def _aligner(name: str, device: str) -> Aligner:
     return CtcAligner(name, device=device)
 
 
-def _all_or_each(work: Callable[[list[T]], list[R]], items: list[T]) -> list[R | ValueError]:
+def _all_or_each(work: Callable[[Sequence[T]], Sequence[R]], items: list[T]) -> list[R | ValueError]:
     """What comes of all at once; or, if one is refused, of each alone, with the refusal in its place."""
     if not items:
         return []

@@ -66,10 +66,10 @@ class ShardedDataset:
         if not self.output.exists():
             return False
         begun = _read_plan(self.output / PLAN)
-        if begun is None or self._differences(begun):
+        differences = "" if begun is None else self._differences(begun)
+        if begun is None or differences:
             raise FileExistsError(
-                f"{self.output} exists already{_in_brackets(begun and self._differences(begun))}; choose another "
-                "--output, or delete it."
+                f"{self.output} exists already{_in_brackets(differences)}; choose another --output, or delete it."
             )
         if not self._data.exists():
             shutil.rmtree(self.partial, ignore_errors=True)  # all that a kill in the last moment left
@@ -157,7 +157,7 @@ class ShardedDataset:
         for path in self._data.iterdir():  # empty shards, and what a killed process was at
             if path.name not in (*filled, PLAN):
                 path.unlink()
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in filled],
             "_fingerprint": sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()[:16],
             "_format_columns": None,
@@ -205,5 +205,5 @@ def _read_plan(path: Path) -> dict[str, Any] | None:
     return plan if isinstance(plan, dict) else None
 
 
-def _in_brackets(text: str | None) -> str:
+def _in_brackets(text: str) -> str:
     return f" ({text[:300]})" if text else ""
