@@ -12,6 +12,7 @@ from . import MimiBridgeConfig, MimiBridgeModel, __version__
 from .audio import SPEECH_VARIABLE, load_audio, save_audio
 from .codes import Codes, fingerprint, load_codes, save_codes
 from .embedded import SMALL_CODEC
+from .prepare_command import add_prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
     )
     cache.set_defaults(run=_cache)
+    add_prepare(commands)
     return parser
 
 
