@@ -11,29 +11,36 @@ from mimi_bridge.audio import save_audio
 
 RATE = 24_000
 SYSTEMS = {
-    "original": "Original",
-    "mimi_8": "Mimi, 8 codebooks",
-    "bridge_9": "Bridge, heads 0 to 8",
-    "bridge_2": "Bridge, heads 0 and 1",
-    "bridge_1": "Bridge, head 0",
+    "original": "original",
+    "mimi_8": "stock Mimi, 8 codebooks",
+    "bridge_9": "all 9 codebooks",
+    "bridge_1": "content alone",
+    "bridge_2": "content + prosody",
 }
 INPUTS = {
-    "content": "Content head",
-    "prosody": "Prosody head",
-    "acoustic": "Acoustic heads",
-    "mimi_0": "Mimi’s codebook 0",
-    "latents": "Latents, before quantization",
+    "content": "content",
+    "prosody": "prosody",
+    "acoustic": "acoustic",
+    "all": "all heads",
+    "mimi_1": "Mimi, codebook 0",
 }
 ATTRIBUTES = {
-    "phone": ("accuracy", 0.118, "the phone in the middle of a frame, by forced alignment"),
-    "word": ("accuracy", 0.047, "which of the 50 most frequent words a frame lies in"),
-    "speaker": ("accuracy", 0.167, "which of 6 speakers"),
-    "pitch": ("r2", 0.0, "log F0 of voiced frames"),
-    "energy": ("r2", 0.0, "level in dB"),
+    "phone": ("accuracy", 0.118, "phone of a frame, speakers never heard"),
+    "word": ("accuracy", 0.047, "which of the 20 most common words, a frame, speakers never heard"),
+    "pitch": ("r2", 0.0, "log F0 of voiced frames, speakers never heard"),
+    "pitch_in_speaker": ("r2", 0.0, "log F0 less the speaker's mean, voiced frames, speakers never heard"),
+    "speaker": ("accuracy", 0.167, "speaker of 2 s, other recordings of the same people"),
+}
+METRICS = {
+    "mel": ("mel distance, nepers", False),
+    "si_sdr": ("SI-SDR, dB", True),
+    "stoi": ("STOI, 0 to 1", True),
+    "f0_cents": ("F0 error, cents", False),
+    "voicing_error": ("voicing error, share", False),
 }
 NOT_RUN = {
-    "wer": "no recognizer was named; give one with --asr",
-    "pesq": "the package pesq is not installed; pip install 'mimi-bridge[eval]'",
+    "word_error": "no model was named; --asr names one.",
+    "pesq": "the package pesq is missing.",
 }
 
 
@@ -57,13 +64,14 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
         "num_speakers": 6,
         "seconds": 1234.5,
         "systems": [{"name": name, "label": label} for name, label in SYSTEMS.items()],
+        "metrics": {name: {"what": what, "higher_is_better": better} for name, (what, better) in METRICS.items()},
         "reconstruction": {
             band: {
                 system: {
                     "mel": statistic(0.4, 0.9),
                     "si_sdr": statistic(-5.0, 3.0) if system != "original" else None,
                     "stoi": statistic(0.55, 0.85),
-                    "f0_error": statistic(8.0, 40.0),
+                    "f0_cents": statistic(80.0, 400.0),
                     "voicing_error": statistic(0.05, 0.3) | {"count": 47 if system == "bridge_1" else 48},
                 }
                 for system in SYSTEMS
@@ -76,7 +84,8 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
                 _usage(lot, "content" if codebook == 0 else "prosody" if codebook == 1 else "acoustic", codebook)
                 for codebook in range(9)
             ],
-            "mimi": [_usage(lot, "acoustic" if codebook else "semantic", codebook) for codebook in range(8)],
+            "bits_per_second": {"content": lot(50, 120), "prosody": lot(50, 120), "acoustic": lot(500, 800)},
+            "mimi": [_usage(lot, "mimi", codebook) for codebook in range(8)],
             "overlap_with_mimi": [None, *(lot(0.2, 1.0) for _ in range(8))],
         },
         "probes": {
@@ -97,7 +106,7 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
             },
         },
         "swaps": [],
-        "swap_summary": {"speaker_of_voice": statistic(0.6, 0.9), "f0_correlation": {"content": 0.81, "voice": 0.12}},
+        "swap_summary": {"words_kept": statistic(0.6, 0.9), "f0_follows_voice": statistic(-0.2, 0.4)},
         "examples": [],
     }
     evaluation["probes"]["scores"]["content"]["speaker"]["linear"] = {"mean": 0.171, "low": 0.149, "high": 0.193}
@@ -109,7 +118,7 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
                 "content_of": first["id"],
                 "voice_of": second["id"],
                 "audio": first["audio"]["bridge_2"],
-                "numbers": {"f0_error_hz": lot(5, 30), "speaker_similarity": lot(0, 1)},
+                "numbers": {"words_kept": 1.0, "f0_content_hz": lot(90, 200), "timbre_follows_voice": lot(0, 1)},
             }
         )
     save_evaluation(folder, evaluation)

@@ -81,7 +81,7 @@ def test_nothing_on_the_page_comes_from_elsewhere(page, made):
 def test_what_was_not_run_is_said_with_its_reason(page):
     for name, reason in NOT_RUN.items():
         assert f"{name} {reason}" in page.text
-    assert page.text.index("no recognizer was named") < page.text.index("Linear probe")
+    assert page.text.index("no model was named") < page.text.index("Linear probe")
 
 
 def test_page_has_the_command_and_the_model(page, made):
@@ -147,6 +147,24 @@ def test_evaluation_of_nothing_gives_a_page(tmp_path):
     assert page.text.count("–") >= 4
 
 
+def test_table_of_all_recordings_is_left_out_when_they_are_of_one_band(short):
+    folder, evaluation = short
+    bands = evaluation["reconstruction"]
+    evaluation["reconstruction"] = {"full_band": bands["full_band"], "all": bands["full_band"]}
+    assert "All recordings" not in report(folder, evaluation).text
+    evaluation["reconstruction"] = {"full_band": bands["full_band"], "all": bands["narrow_band"]}
+    assert "All recordings" in report(folder, evaluation).text
+
+
+def test_example_without_pitch_or_codes_says_so(short):
+    folder, evaluation = short
+    evaluation["examples"][0] |= {"f0_hz": {}, "codes": None}
+    text = report(folder, evaluation).text
+    assert "No pitch was measured." in text and "There are no codes." in text
+    evaluation["examples"][0]["f0_hz"] = {"original": [None] * 20}
+    assert "Nothing is voiced." in report(folder, evaluation).text
+
+
 def test_values_that_are_none_or_no_numbers_are_dashes(short):
     folder, evaluation = short
     cells = evaluation["reconstruction"]["full_band"]["mimi_8"]
@@ -158,8 +176,8 @@ def test_values_that_are_none_or_no_numbers_are_dashes(short):
     evaluation["examples"][0]["f0_hz"] = {"original": [None, math.nan, 0.0], "mimi_8": None}
     text = report(folder, evaluation).text
     assert "nan" not in text.lower() and "None" not in text and "inf " not in text
-    row = text[text.index("Mimi, 8 codebooks") :]
-    assert re.match(r"Mimi, 8 codebooks – −?[\d.]+ .*? – ", row)
+    row = text[text.index("stock Mimi, 8 codebooks") :]
+    assert re.match(r"stock Mimi, 8 codebooks – −?[\d.]+ .*? – ", row)
 
 
 def test_examples_after_the_limit_are_named_and_not_embedded(short):

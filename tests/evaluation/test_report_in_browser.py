@@ -80,11 +80,11 @@ def test_page_opens_without_a_complaint_and_asks_for_nothing_else(opened, made):
 def test_sound_really_plays_to_its_end(opened, made):
     press(opened, 0)
     opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.currentTime > 0.3")
-    assert label(opened, 0).startswith("Pause Original")
+    assert label(opened, 0).startswith("Pause original")
     assert sound(opened, 0, "duration") == pytest.approx(made[1]["examples"][0]["seconds"], abs=0.06)
     assert opened.run("return document.querySelector('.playhead').getBoundingClientRect().height") > 100
     opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.paused")
-    assert label(opened, 0).startswith("Play Original")
+    assert label(opened, 0).startswith("Play original")
 
 
 def test_every_sound_can_be_decoded(opened):

@@ -63,6 +63,15 @@ def test_figures_of_a_column_have_the_decimals_of_the_largest():
     assert tables.decimals_of_metrics("all") == {"sdr": 1, "mel": 3}
 
 
+def test_head_of_a_column_is_what_the_evaluation_says_of_the_metric():
+    metrics = {"f0": {"what": "pitch error, cents, of voiced frames", "higher_is_better": False}, "x": {}}
+    tables = Tables(Values({"metrics": metrics}))
+    assert tables.name_of_metric("f0") == "Pitch error"
+    assert tables.unit_of_metric("f0") == "cents, of voiced frames, lower is better"
+    assert (tables.name_of_metric("x"), tables.unit_of_metric("x")) == ("X", "")
+    assert (tables.name_of_metric("y_z"), tables.unit_of_metric("y_z")) == ("Y_z", "")
+
+
 def test_usual_count_is_the_most_common():
     counts = {"a": {"mel": {"count": 3}}, "b": {"mel": {"count": 5}}, "c": {"mel": {"count": 5}}}
     assert Tables(Values({"reconstruction": {"all": counts}})).usual_count("all") == (

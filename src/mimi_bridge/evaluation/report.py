@@ -31,15 +31,14 @@ BAND_NAMES = {
     "narrow_band": "Narrow-band recordings (16 kHz or less)",
     "all": "All recordings",
 }
-METRIC_NAMES = {
-    "mel": ("Mel distance", "lower is better"),
-    "si_sdr": ("SI-SDR", "dB, higher is better"),
-    "stoi": ("STOI", "higher is better"),
-    "pesq": ("PESQ", "1.04 to 4.64, higher is better"),
-    "f0_error": ("F0 error", "lower is better"),
-    "voicing_error": ("Voicing error", "lower is better"),
-    "wer": ("Word error rate", "lower is better"),
-    "utmos": ("UTMOS", "higher is better"),
+NUMBER_NAMES = {
+    "words kept before": "words kept before the swap",
+    "f0 content hz": "F0 of the content, Hz",
+    "f0 voice hz": "F0 of the voice, Hz",
+    "f0 swapped hz": "F0 swapped, Hz",
+    "f0 follows voice": "F0 follows the voice",
+    "f0 contour correlation": "F0 contour, correlation with the content’s",
+    "timbre follows voice": "timbre follows the voice",
 }
 
 
@@ -108,7 +107,7 @@ def render_report(folder: Path, evaluation: dict[str, Any], max_megabytes: float
         probe_names=PROBE_NAMES,
         score_names=SCORE_NAMES,
         band_names=BAND_NAMES,
-        metric_names=METRIC_NAMES,
+        number_names=NUMBER_NAMES,
     )
     return environment.get_template("page.html").render()
 

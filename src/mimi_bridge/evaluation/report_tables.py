@@ -50,6 +50,25 @@ class Tables:
             share = round((mean - chance) / (1 - chance), 3)
         return marks | {"share": share}
 
+    def bands(self) -> list[tuple[str, dict]]:
+        """The tables of reconstruction; without that of all recordings, if it is one band's."""
+        tables = {band: systems for band, systems in (self.values.get("reconstruction") or {}).items() if systems}
+        if len(tables) == 2 and len({str(systems) for systems in tables.values()}) == 1:
+            tables.pop("all", None)
+        return list(tables.items())
+
+    def name_of_metric(self, metric: str) -> str:
+        """What a metric is called at the head of its column: the first words of what the evaluation says it is."""
+        name = str(self.values.get("metrics", metric, "what") or metric).partition(",")[0]
+        return name[:1].upper() + name[1:]
+
+    def unit_of_metric(self, metric: str) -> str:
+        """Its unit, and which way is better."""
+        unit = str(self.values.get("metrics", metric, "what") or "").partition(",")[2].strip()
+        higher = self.values.get("metrics", metric, "higher_is_better")
+        better = "" if higher is None else "higher is better" if higher else "lower is better"
+        return ", ".join(part for part in (unit, better) if part)
+
     def decimals_of_metrics(self, band: str) -> dict[str, int]:
         """The metrics that any system of a band has, and the decimals that suit their largest mean."""
         systems = self.values.get("reconstruction", band)
