@@ -107,6 +107,13 @@ def test_one_sound_stops_another_and_goes_on_from_its_place(opened):
     assert sound(opened, 1, "currentTime", player=1) < 0.4
 
 
+def test_button_pressed_twice_at_once_is_no_error(opened):
+    for _ in range(3):
+        opened.run(f"const button = {PLAYER.format(0, 'button', 1)}; button.click(); button.click();")
+    opened.wait_for(f"return {PLAYER.format(0, 'audio', 1)}.paused")
+    assert opened.log("browser") == []
+
+
 def test_click_into_a_spectrogram_plays_from_there(opened):
     box = f"{PLAYER.format(0, '.spectrogram', 1)}.getBoundingClientRect()"
     opened.run(f"scrollTo(0, {box}.top - 300)")
@@ -141,6 +148,23 @@ def test_page_never_scrolls_sideways_but_wide_tables_do(opened, width):
         "return [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
     )
     assert bool(wide) == (width < 1000)
+
+
+def test_page_with_endless_words_never_scrolls_sideways(browser, short):
+    folder, evaluation = short
+    word = "Donaudampfschifffahrtsgesellschaft" * 10
+    evaluation |= {"model": word, "reference": word, "command": word, "not_run": {word: word}}
+    evaluation["systems"][0]["label"] = evaluation["systems"][1]["label"] = word
+    evaluation["examples"][0] |= {"id": word, "speaker": word, "text": word}
+    evaluation["examples"] *= 2
+    evaluation["swaps"] = [{"content_of": word, "voice_of": word, "audio": word[:200], "numbers": {word: word}}]
+    evaluation["swap_summary"] = {word: 1.0}
+    evaluation["probes"]["attributes"][word] = {"kind": word, "chance": 0.1, "count": 1, "what": word}
+    evaluation["codes"]["bridge"][0]["head"] = word
+    save_evaluation(folder, evaluation)
+    browser.show_as(390, 800, dark=False)
+    browser.open(write_report(folder, max_megabytes=0.1))
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize("dark", [False, True])

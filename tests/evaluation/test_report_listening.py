@@ -3,6 +3,7 @@
 import io
 from base64 import b64decode
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -46,6 +47,20 @@ def test_sound_whose_file_is_missing_is_said_to_be(short):
     assert sounds["stock Mimi, 8 codebooks"].missing == f"no file {example['audio']['mimi_8']}"
     assert sounds["content alone"].missing == "not decoded"
     assert sounds["original"].audio and not sounds["original"].missing
+
+
+@pytest.mark.parametrize(
+    "samples, reason", [(None, "is not audio"), ([], "holds no audio"), ([0.0, np.nan], "holds NaN")]
+)
+def test_sound_that_cannot_be_read_is_said_to_be_and_costs_no_other(short, samples, reason):
+    folder, evaluation = short
+    path = folder / evaluation["examples"][0]["audio"]["original"]
+    path.write_text("no sound")
+    if samples is not None:
+        soundfile.write(path, np.array(samples), SAMPLING_RATE, subtype="FLOAT")
+    sounds = listening(folder, evaluation).examples[0].sounds
+    assert reason in sounds[0].missing and not sounds[0].audio
+    assert all(sound.audio and not sound.missing for sound in sounds[1:])
 
 
 def test_system_that_the_list_lacks_is_shown_by_its_name(short):

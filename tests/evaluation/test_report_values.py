@@ -6,7 +6,7 @@ import pytest
 
 from mimi_bridge.evaluation.report_values import Values, printed
 
-NONE = '<span class="none" aria-label="none">–</span>'
+NONE = '<span class="none">–</span>'
 
 
 def test_figure_says_where_it_was_found():

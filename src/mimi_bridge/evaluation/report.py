@@ -55,7 +55,7 @@ def write_report(folder: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Pa
 
     Raises:
         FileNotFoundError: If there is no `evaluation.json`.
-        ValueError: If it is no evaluation of this format, or a sound in it is none or lies elsewhere.
+        ValueError: If it is no evaluation of this format, or a sound in it lies elsewhere.
     """
     folder = Path(folder)
     page = render_report(folder, read_evaluation(folder / "evaluation.json"), max_megabytes)
@@ -89,14 +89,15 @@ def render_report(folder: Path, evaluation: dict[str, Any], max_megabytes: float
         loader=PAGE, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     script = PAGE.get_source(environment, "page.js")[0]
-    tables = Tables(values)
+    listening = prepare_listening(folder, values, round(max_megabytes * 1e6))
     environment.globals.update(
         get=values.get,
         figure=values.figure,
         number=values.number,
         interval=values.interval,
-        tables=tables,
-        listening=prepare_listening(folder, values, round(max_megabytes * 1e6)),
+        tables=Tables(values),
+        listening=listening,
+        megabytes=f"{sum(figure.num_bytes for figure in listening.examples + listening.swaps) / 1e6:.1f}",
         max_megabytes=f"{max_megabytes:g}",
         script=Markup(script),
         script_hash=Markup("sha256-" + b64encode(sha256(script.encode()).digest()).decode()),

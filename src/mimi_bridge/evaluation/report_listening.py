@@ -103,7 +103,7 @@ def prepare_listening(folder: Path, values: Values, max_bytes: int) -> Listening
         max_bytes: What examples may weigh, and a third of it what swaps may.
 
     Raises:
-        ValueError: If a sound lies outside the folder, or is no audio.
+        ValueError: If a sound lies outside the folder.
     """
     labels = {system["name"]: system.get("label") or system["name"] for system in values.get("systems") or []}
     listening = Listening([], [], {})
@@ -156,8 +156,11 @@ def _figure(
         file = sound_file(folder, path) if path else None
         if file is None:
             sound.missing = f"no file {path}" if path else "not decoded"
-        else:
+            continue
+        try:
             loaded.append((sound, load_audio(file, SAMPLING_RATE)[0]))
+        except ValueError as error:  # one broken sound costs no page
+            sound.missing = str(error).removeprefix(f"{folder}/").rstrip(".")
     seconds = max((len(audio) / SAMPLING_RATE for _, audio in loaded), default=seconds)
     loudest = None
     for sound, audio in loaded:

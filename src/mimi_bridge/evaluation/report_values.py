@@ -50,7 +50,7 @@ class Values:
             return Markup("{}").format(value)
         number = self.number(*keys)
         if number is None:
-            return Markup('<span class="none" aria-label="none">{}</span>').format(DASH)
+            return Markup('<span class="none">{}</span>').format(DASH)
         return Markup('<data data-at="{}">{}</data>').format(pointer(*keys), printed(number, decimals))
 
     def interval(self, *keys: Key, decimals: int | None = None) -> Markup:

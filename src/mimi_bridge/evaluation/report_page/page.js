@@ -41,8 +41,10 @@ function play(player, seconds) {
     before.audio.pause();
   }
   current = player;
-  if (seconds !== undefined) player.audio.currentTime = Math.min(seconds, player.audio.duration || seconds);
-  player.audio.play();
+  const { audio } = player;
+  const go = () => { audio.currentTime = Math.min(seconds, audio.duration); };
+  if (seconds !== undefined) audio.readyState ? go() : audio.addEventListener("loadedmetadata", go, { once: true });
+  audio.play().catch((error) => { if (error.name !== "AbortError") throw error; }); // stopped before it began
 }
 
 function show(player) {
@@ -54,6 +56,6 @@ function show(player) {
   figure.classList.toggle("playing", playing);
   for (const line of lines) line.classList.toggle("on", line.dataset.system === button.dataset.system);
   playhead.hidden = audio.currentTime === 0 && !playing;
-  playhead.style.setProperty("--at", audio.currentTime / Number(figure.dataset.seconds));
+  playhead.style.setProperty("--at", Math.min(1, audio.currentTime / Number(figure.dataset.seconds)));
   if (playing) requestAnimationFrame(() => show(player));
 }
