@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -73,14 +72,6 @@ class Browser:
     def run(self, script: str) -> Any:
         """What a function body returns in the page; promises are awaited."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
-
-    def wait_for(self, script: str, seconds: float = 20.0) -> Any:
-        """Until a function body returns something true."""
-        deadline = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            assert time.monotonic() < deadline, f"not within {seconds} s: {script}"
-            time.sleep(0.05)
-        return value
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
