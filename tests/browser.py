@@ -38,13 +38,15 @@ class Browser:
         self.driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        for line in self.driver.stdout:
-            if "started successfully on port" in line:
-                self.address = f"http://127.0.0.1:{line.split()[-1].rstrip('.')}/session"
-                break
-        options = {"args": [*FLAGS, f"--user-data-dir={self.folder / 'profile'}"], "binary": shutil.which("chromium")}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        try:
+            started = next(line for line in self.driver.stdout if "started successfully on port" in line)
+            self.address = f"http://127.0.0.1:{started.split()[-1].rstrip('.')}/session"
+            chromium = {"args": [*FLAGS, f"--user-data-dir={self.folder}"], "binary": shutil.which("chromium")}
+            wanted = {"goog:chromeOptions": chromium, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+            session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        except BaseException:
+            self._stop()
+            raise
         self.address += "/" + session["sessionId"]
         return self
 
@@ -52,9 +54,12 @@ class Browser:
         try:
             self.ask("DELETE", "")
         finally:
-            self.driver.terminate()
-            self.driver.wait(timeout=10)
-            self.driver.stdout.close()
+            self._stop()
+
+    def _stop(self) -> None:
+        self.driver.terminate()
+        self.driver.wait(timeout=10)
+        self.driver.stdout.close()
 
     def ask(self, method: str, path: str, body: dict | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
