@@ -21,12 +21,10 @@ SLOT_MULTIPLE = 16  # attention kernels like round numbers
 
 @dataclass(frozen=True)
 class TransformerLayer:
-    """The tensors of one layer, which are the model's own, not copies: `(weight, bias)` of each linear map and norm."""
+    """The tensors of one layer: norms and maps with a bias as `(weight, bias)`, maps as `(in, out)`."""
 
     attention_norm: tuple[Tensor, Tensor]
-    query: tuple[Tensor, Tensor | None]
-    key: tuple[Tensor, Tensor | None]
-    value: tuple[Tensor, Tensor | None]
+    query_key_value: tuple[Tensor, Tensor | None]
     attention_out: tuple[Tensor, Tensor | None]
     attention_scale: Tensor
     feedforward_norm: tuple[Tensor, Tensor]
@@ -67,19 +65,18 @@ class Transformer:
         return -(-(self.window - 1 + SPARE_SLOTS) // SLOT_MULTIPLE) * SLOT_MULTIPLE
 
     @property
-    def key_dim(self) -> int:
-        """Size of all heads' keys of one step."""
-        return self.num_key_value_heads * self.head_dim
+    def ring_shape(self) -> tuple[int, int, int]:
+        """Shape of a row's ring in one layer: heads of the keys and then of the values, slots, size."""
+        return 2 * self.num_key_value_heads, self.num_slots, self.head_dim
 
     def __call__(
-        self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, is_active: Tensor | None, has_past: bool
+        self, x: Tensor, keys_values: Tensor, positions: Tensor, is_active: Tensor | None, has_past: bool
     ) -> Tensor:
-        """Run all layers; `keys` and `values` are moved on in place, `positions` are not.
+        """Run all layers; `keys_values` is moved on in place, `positions` are not.
 
         Args:
-            x: `(batch, steps, hidden_size)`; its memory may be written over.
-            keys: `(layers, batch, slots, key_dim)`.
-            values: The same.
+            x: `(batch, steps, hidden_size)`.
+            keys_values: `(layers, batch, *ring_shape)`.
             positions: Steps that each row has seen before, `(batch,)`.
             is_active: False on rows whose keys and values must stay as they are, `(batch,)`; None if there is none.
             has_past: False if no row has seen a step yet.
@@ -87,66 +84,71 @@ class Transformer:
         Returns:
             `(batch, steps, hidden_size)`; of inactive rows it means nothing.
         """
-        num_steps, num_slots = x.shape[1], keys.shape[2]
+        batch_size, num_steps, _ = x.shape
+        num_heads, num_slots, _ = self.ring_shape
         steps = positions[:, None] + torch.arange(num_steps, device=x.device)
         turn = rotary_table(steps, self.inverse_frequencies, self.rotary_scaling, x.dtype)
         reads_ring_alone = num_steps <= num_slots - (self.window - 1)
-        slots = torch.arange(num_slots, device=x.device)
         newest = positions + (num_steps if reads_ring_alone else 0) - 1
-        in_slot = newest[:, None] - torch.remainder(newest[:, None] - slots, num_slots)  # position that a slot holds
-        key_positions = in_slot if reads_ring_alone else torch.cat([in_slot, steps], dim=1) if has_past else steps
+        slots = torch.arange(num_slots, device=x.device)
+        in_slots = newest[:, None] - torch.remainder(newest[:, None] - slots, num_slots)
+        key_positions = in_slots if reads_ring_alone else torch.cat([in_slots, steps], dim=1) if has_past else steps
         bias = window_bias(steps, key_positions, self.window, x.dtype)
-        kept = steps[:, -num_slots:]
-        rows = torch.arange(len(x), device=x.device)[:, None] * num_slots
-        where = (rows + torch.remainder(kept, num_slots)).flatten()
+        rings = torch.arange(batch_size * num_heads, device=x.device).view(batch_size, num_heads, 1) * num_slots
+        where = (rings + torch.remainder(steps[:, None, -num_slots:], num_slots)).flatten()
 
-        for index, layer in enumerate(self.layers):
+        for layer, ring in zip(self.layers, keys_values, strict=True):
             normed = functional.layer_norm(x, x.shape[-1:], *layer.attention_norm, self.norm_epsilon)
-            query, key, value = (functional.linear(normed, *pair) for pair in (layer.query, layer.key, layer.value))
-            query, key = self._turned(query, turn), self._turned(key, turn)
-            ring = keys[index], values[index]
+            query, new = self._split(_linear(normed, *layer.query_key_value), turn)
             if reads_ring_alone:
-                for part, new in zip(ring, (key, value), strict=True):
-                    self._write(part, new, where, is_active)
-                attended = self._attend(query, *ring, bias)
+                self._write(ring, new, where, is_active)
+                attended = self._attend(query, ring, bias)
             else:
-                seen = [torch.cat(pair, dim=1) for pair in zip(ring, (key, value), strict=True)]
-                attended = self._attend(query, *(seen if has_past else (key, value)), bias)
-                for part, new in zip(ring, (key, value), strict=True):
-                    self._write(part, new[:, -num_slots:], where, is_active)
-            x = torch.addcmul(x, functional.linear(attended, *layer.attention_out), layer.attention_scale)
+                attended = self._attend(query, torch.cat([ring, new], dim=2) if has_past else new, bias)
+                self._write(ring, new[:, :, -num_slots:], where, is_active)
+            x = torch.addcmul(x, _linear(attended, *layer.attention_out), layer.attention_scale)
             normed = functional.layer_norm(x, x.shape[-1:], *layer.feedforward_norm, self.norm_epsilon)
-            inner = self.activation(functional.linear(normed, layer.feedforward_in))
-            x = torch.addcmul(x, functional.linear(inner, layer.feedforward_out), layer.feedforward_scale)
+            inner = self.activation(_linear(normed, layer.feedforward_in))
+            x = torch.addcmul(x, _linear(inner, layer.feedforward_out), layer.feedforward_scale)
         return x
 
-    def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def _split(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries, and keys with values, turned to their positions; `(batch, heads, steps, head_dim)` each."""
+        num_turned = self.num_heads + self.num_key_value_heads
+        halves = x.view(*x.shape[:2], -1, 2, self.head_dim // 2)
+        turned = halves[:, :, :num_turned]
         cosines, sines = turn
-        heads = x.view(*x.shape[:2], -1, self.head_dim)
-        return torch.addcmul(heads * cosines, heads.roll(self.head_dim // 2, dims=-1), sines).view(x.shape)
+        turned = torch.addcmul(turned * cosines, turned.flip(3), sines)
+        query, key, value = turned[:, :, : self.num_heads], turned[:, :, self.num_heads :], halves[:, :, num_turned:]
+        return query.flatten(3).transpose(1, 2), torch.cat([key, value], dim=2).flatten(3).transpose(1, 2)
 
     def _write(self, ring: Tensor, new: Tensor, where: Tensor, is_active: Tensor | None) -> None:
-        flat = ring.view(-1, self.key_dim)
+        flat = ring.view(-1, self.head_dim)
         if is_active is not None:
-            old = flat.index_select(0, where).view(new.shape)
-            new = torch.where(is_active[:, None, None], new, old)
-        flat.index_copy_(0, where, new.reshape(-1, self.key_dim))
+            new = torch.where(is_active[:, None, None, None], new, flat.index_select(0, where).view(new.shape))
+        flat.index_copy_(0, where, new.reshape(-1, self.head_dim))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = (
-            part.view(*part.shape[:2], -1, self.head_dim).transpose(1, 2) for part in (query, key, value)
-        )
+    def _attend(self, query: Tensor, keys_values: Tensor, bias: Tensor) -> Tensor:
+        key, value = keys_values.chunk(2, dim=1)
         shares = {} if self.num_heads == self.num_key_value_heads else {"enable_gqa": True}
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **shares)
         return attended.transpose(1, 2).flatten(2)
 
 
-def rotary_table(steps: Tensor, inverse_frequencies: Tensor, scaling: float, dtype: torch.dtype):
-    """Cosines, and sines with the sign that a rotation by halves wants, `(batch, steps, 1, head_dim)` each."""
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    flat = x.view(-1, x.shape[-1])
+    result = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+    return result.view(*x.shape[:-1], -1)
+
+
+def rotary_table(
+    steps: Tensor, inverse_frequencies: Tensor, scaling: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines, and sines with the sign that each half of a head wants, `(batch, steps, 1, 2, head_dim / 2)`."""
     angles = steps[:, :, None].float() * inverse_frequencies.float()
     cosines, sines = angles.cos() * scaling, angles.sin() * scaling
-    pairs = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
-    return tuple(pair[:, :, None].to(dtype) for pair in pairs)
+    pairs = torch.stack([cosines, cosines], dim=2), torch.stack([-sines, sines], dim=2)
+    return pairs[0][:, :, None].to(dtype), pairs[1][:, :, None].to(dtype)
 
 
 def window_bias(query_positions: Tensor, key_positions: Tensor, window: int, dtype: torch.dtype) -> Tensor:

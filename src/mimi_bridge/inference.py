@@ -7,8 +7,7 @@ between them in a CPU's cache; the transformer and the layers near it run on man
 weights once.
 
     state   tails       what the convolutions need of the call before, (batch, size)
-            keys        of the transformer's layers, (layers, batch, slots, size)
-            values      the same
+            keys_values rings of the transformer's layers, (layers, batch, heads, slots, size)
             positions   transformer steps that each row has seen, (batch,); 0 means that the row's stream begins
 
 Source: transformers `MimiEncoderModel` and `MimiDecoderModel`, whose numbers these are up to rounding.
@@ -27,7 +26,7 @@ from .time_major import Convolution, Layer, Upsampling, run, run_in_pieces
 State = dict[str, Tensor]
 
 CHUNK_FRAMES = 125  # frames of a long recording at a time: 10 s, rows together
-PIECE_FRAMES = 1  # frames at a time of the layers at audio rate, on a CPU
+PIECE_FRAMES = 2  # frames at a time of the layers at audio rate, on a CPU
 
 
 def for_inference(function: Callable) -> Callable:
@@ -78,11 +77,9 @@ class Half:
     def new_state(self, batch_size: int) -> State:
         """The state of streams that begin."""
         like, transformer = self.like, self.transformer
-        ring = (len(transformer.layers), batch_size, transformer.num_slots, transformer.key_dim)
         return {
             "tails": like.new_zeros(batch_size, self.tails_size),
-            "keys": like.new_zeros(ring),
-            "values": like.new_zeros(ring),
+            "keys_values": like.new_zeros(len(transformer.layers), batch_size, *transformer.ring_shape),
             "positions": like.new_zeros(batch_size, dtype=torch.long),
         }
 
@@ -92,7 +89,7 @@ class Half:
             return self.new_state(batch_size), False
         working = {**state, "tails": state["tails"].clone()}
         if num_frames * self.steps_per_frame > self.transformer.num_slots - (self.transformer.window - 1):
-            working |= {name: state[name].clone() for name in ("keys", "values")}
+            working["keys_values"] = state["keys_values"].clone()
         return working, True
 
     def _end(self, state: State | None, working: State, num_frames: int, is_active: Tensor | None) -> State:
@@ -135,8 +132,7 @@ class EncoderHalf(Half):
         between = audio.new_empty(batch_size, num_samples // self.near_audio_ratio, self.near_transformer_channels)
         self._run_near_audio(audio.transpose(1, 2), self.frame_size, working, is_first, between)
         hidden = run(self.near_transformer, between, working["tails"], is_first)
-        cache = working["keys"], working["values"], working["positions"]
-        hidden = self.transformer(hidden, *cache, is_active, has_past)
+        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
         latents = self.resampling(hidden, working["tails"], is_first)
         return latents, self._end(state, working, num_frames, is_active)
 
@@ -168,8 +164,7 @@ class DecoderHalf(Half):
         working, has_past = self._begin(state, batch_size, num_frames)
         is_first = working["positions"] == 0
         hidden = self.resampling(latents, working["tails"], is_first)
-        cache = working["keys"], working["values"], working["positions"]
-        hidden = self.transformer(hidden, *cache, is_active, has_past)
+        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
         between = run(self.near_transformer, hidden, working["tails"], is_first)
         audio = latents.new_empty(batch_size, self.channels, num_frames * self.frame_size) if out is None else out
         steps = self.frame_size // self.near_audio_ratio

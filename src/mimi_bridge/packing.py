@@ -1,13 +1,13 @@
 """Laying out the model's weights for inference, and noticing that they have changed.
 
-Only convolutions are copied, a sixth of kyutai/mimi; the transformers use the model's own tensors. A packed half is
-good as long as every module and tensor it was made from is still in its place with the same address and version, which
+Copied is only what gains by it: the convolutions, and the transformers' maps that widen. A packed half is good as long as every module and tensor it was made from is still in its place with the same address and version, which
 is looked up at each call; `thoroughly`, some values of each tensor are compared as well, for who writes through
 `.data`, which counts no version. Packed halves are no part of the model's state: they are neither saved, copied nor
 moved with it, but made again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from .time_major import (
     Residual,
     Upsampling,
     convolution_weight,
+    laid_out,
     transposed_convolution_weight,
     with_offsets,
 )
@@ -114,14 +115,21 @@ class Watch:
 
     def __init__(self, module: nn.Module):
         self._modules = list(module.modules())
-        self._places: list[tuple[dict, str, Any]] = []
+        self._tables: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._entries: list[Any] = []
         for each in self._modules:
             for table in (each._modules, each._parameters, each._buffers):
-                self._places += [(table, name, entry) for name, entry in table.items() if entry is not None]
-        self._tensors = [entry for _, _, entry in self._places if isinstance(entry, Tensor)]
+                for name, entry in table.items():
+                    self._tables.append(table)
+                    self._names.append(name)
+                    self._entries.append(entry)
+        self._hooks = [table for each in self._modules for table in (each._forward_hooks, each._forward_pre_hooks)]
+        self._tensors = [entry for entry in self._entries if isinstance(entry, Tensor)]
         self._memory = [tensor.detach() for tensor in self._tensors]
         self._can_be_watched = not any(tensor.is_inference() for tensor in self._tensors)
-        self._stamp = self._stamped() if self._can_be_watched else ()
+        self._versions = self._current_versions() if self._can_be_watched else []
+        self._addresses = self._current_addresses()
         self._sample = self._sampled()
 
     def check(self) -> None:
@@ -140,28 +148,30 @@ class Watch:
             raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
 
     def finds_all_as_it_was(self, thoroughly: bool) -> bool:
-        """Whether modules and tensors are those that were packed, unchanged."""
+        """Whether modules and tensors are those that were packed, unchanged; without `thoroughly` in some 0.1 ms."""
         return (
             self._can_be_watched
-            and all(table.get(name) is entry for table, name, entry in self._places)
-            and not self._is_hooked()
-            and self._stamp == self._stamped()
-            and (not thoroughly or torch.equal(self._sample, self._sampled()))
+            and all(map(is_, map(dict.get, self._tables, self._names), self._entries))
+            and self._versions == self._current_versions()
+            and self._addresses == self._current_addresses()
+            and not (any(self._hooks) and self._is_hooked())
+            and not (thoroughly and (self._is_hooked() or not torch.equal(self._sample, self._sampled())))
         )
 
     def _weights(self) -> Iterator[Tensor]:
         return (tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter))
 
     def _is_hooked(self) -> bool:
-        return any(
-            each._forward_pre_hooks
-            or "forward" in each.__dict__
-            or (each._forward_hooks and any(hook.__module__ != IDLE_HOOKS for hook in each._forward_hooks.values()))
-            for each in self._modules
+        hooks = (hook for table in self._hooks for hook in table.values())
+        return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(
+            "forward" in each.__dict__ for each in self._modules
         )
 
-    def _stamped(self) -> tuple:
-        return tuple((tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device) for tensor in self._tensors)
+    def _current_versions(self) -> list[int]:
+        return list(map(attrgetter("_version"), self._tensors))
+
+    def _current_addresses(self) -> list[int]:
+        return list(map(Tensor.data_ptr, self._tensors))
 
     @for_inference
     def _sampled(self) -> Tensor:
@@ -300,20 +310,20 @@ def _transformer(module: MimiTransformerModel) -> Transformer:
     if rotary.rope_type != "default":
         raise Unsupported(f"its rotary embedding is of type {rotary.rope_type!r}, not 'default'")
 
-    def pair(linear):
-        return linear.weight, linear.bias
+    def pair(*linears):
+        weights, biases = [each.weight for each in linears], [each.bias for each in linears]
+        weight = laid_out(torch.cat(weights).T) if len(weights) > 1 else weights[0].T
+        return weight, None if biases[0] is None else torch.cat(biases)
 
     layers = [
         TransformerLayer(
-            attention_norm=pair(layer.input_layernorm),
-            query=pair(layer.self_attn.q_proj),
-            key=pair(layer.self_attn.k_proj),
-            value=pair(layer.self_attn.v_proj),
+            attention_norm=(layer.input_layernorm.weight, layer.input_layernorm.bias),
+            query_key_value=pair(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
             attention_out=pair(layer.self_attn.o_proj),
             attention_scale=layer.self_attn_layer_scale.scale,
-            feedforward_norm=pair(layer.post_attention_layernorm),
-            feedforward_in=layer.mlp.fc1.weight,
-            feedforward_out=layer.mlp.fc2.weight,
+            feedforward_norm=(layer.post_attention_layernorm.weight, layer.post_attention_layernorm.bias),
+            feedforward_in=laid_out(layer.mlp.fc1.weight.T),
+            feedforward_out=layer.mlp.fc2.weight.T,
             feedforward_scale=layer.mlp_layer_scale.scale,
         )
         for layer in module.layers
