@@ -13,7 +13,7 @@ weights once.
 Source: transformers `MimiEncoderModel` and `MimiDecoderModel`, whose numbers these are up to rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 
@@ -25,7 +25,8 @@ from .time_major import Convolution, Layer, Upsampling, run, run_in_pieces
 
 State = dict[str, Tensor]
 
-CHUNK_FRAMES = 125  # frames of a long recording at a time: 10 s, rows together
+CHUNK_FRAMES = 125  # frames of a long recording at a time: 10 s
+MAX_FRAMES_AT_ONCE = 1000  # of all rows together
 PIECE_FRAMES = 2  # frames at a time of the layers at audio rate, on a CPU
 
 
@@ -83,6 +84,10 @@ class Half:
             "positions": like.new_zeros(batch_size, dtype=torch.long),
         }
 
+    def copied(self, state: State) -> State:
+        """A copy, for several calls in a row that may fail in the middle."""
+        return {name: value.clone() for name, value in state.items()}
+
     def _begin(self, state: State | None, batch_size: int, num_frames: int) -> tuple[State, bool]:
         """A state to work on, which leaves the given one as good as it was, and whether any row has a past."""
         if state is None:
@@ -102,16 +107,35 @@ class Half:
             "positions": torch.where(is_active, moved, state["positions"]),
         }
 
-    def _run_near_audio(self, x: Tensor, steps_per_frame: int, working: State, is_first: Tensor, out: Tensor) -> None:
+    def _run_near_audio(self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor) -> None:
         piece = PIECE_FRAMES * steps_per_frame
         if x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > piece):
-            run_in_pieces(self.near_audio, x, working["tails"], is_first, piece, out)
+            run_in_pieces(self.near_audio, x, tails, is_first, piece, out)
         else:
-            out.copy_(run(self.near_audio, x, working["tails"], is_first))
+            out.copy_(run(self.near_audio, x, tails, is_first))
+
+    def chunk_frames(self, batch_size: int) -> int:
+        """Frames of a long recording at a time."""
+        return max(1, min(CHUNK_FRAMES, MAX_FRAMES_AT_ONCE // batch_size))
 
 
 class EncoderHalf(Half):
     """Audio to latents."""
+
+    def in_chunks(self, audio: Tensor) -> Iterator[Tensor]:
+        """Latents of a recording of any length, some frames at a time; its last frame is filled up with silence.
+
+        Args:
+            audio: `(batch, channels, samples)`.
+
+        Yields:
+            `(batch, frames, hidden_size)`, as many chunks as it takes.
+        """
+        state = None
+        for chunk in audio.split(self.chunk_frames(len(audio)) * self.frame_size, dim=-1):
+            missing = -chunk.shape[-1] % self.frame_size
+            latents, state = self(state, torch.nn.functional.pad(chunk, (0, missing)) if missing else chunk)
+            yield latents
 
     @for_inference
     def __call__(self, state: State | None, audio: Tensor, is_active: Tensor | None = None) -> tuple[Tensor, State]:
@@ -128,12 +152,12 @@ class EncoderHalf(Half):
         batch_size, _, num_samples = audio.shape
         num_frames = num_samples // self.frame_size
         working, has_past = self._begin(state, batch_size, num_frames)
-        is_first = working["positions"] == 0
+        tails, is_first = working["tails"], working["positions"] == 0
         between = audio.new_empty(batch_size, num_samples // self.near_audio_ratio, self.near_transformer_channels)
-        self._run_near_audio(audio.transpose(1, 2), self.frame_size, working, is_first, between)
-        hidden = run(self.near_transformer, between, working["tails"], is_first)
+        self._run_near_audio(audio.transpose(1, 2), self.frame_size, tails, is_first, between)
+        hidden = run(self.near_transformer, between, tails, is_first)
         hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
-        latents = self.resampling(hidden, working["tails"], is_first)
+        latents = self.resampling(hidden, tails, is_first)
         return latents, self._end(state, working, num_frames, is_active)
 
     @property
@@ -144,6 +168,25 @@ class EncoderHalf(Half):
 
 class DecoderHalf(Half):
     """Latents to audio."""
+
+    def from_chunks(self, chunks: Iterable[Tensor], batch_size: int, num_frames: int) -> Tensor:
+        """Audio of a recording of any length, from its latents some frames at a time.
+
+        Args:
+            chunks: `(batch, frames, hidden_size)` each.
+            batch_size: Rows.
+            num_frames: Of all chunks together.
+
+        Returns:
+            `(batch, channels, num_frames * frame_size)`.
+        """
+        audio = self.like.new_empty(batch_size, self.channels, num_frames * self.frame_size)
+        state, filled = None, 0
+        for latents in chunks:
+            end = filled + latents.shape[1] * self.frame_size
+            _, state = self(state, latents, out=audio[..., filled:end])
+            filled = end
+        return audio
 
     @for_inference
     def __call__(
@@ -162,14 +205,23 @@ class DecoderHalf(Half):
         """
         batch_size, num_frames, _ = latents.shape
         working, has_past = self._begin(state, batch_size, num_frames)
-        is_first = working["positions"] == 0
-        hidden = self.resampling(latents, working["tails"], is_first)
+        tails, is_first = working["tails"], working["positions"] == 0
+        hidden = self.before_transformer(latents, tails, is_first)
         hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
-        between = run(self.near_transformer, hidden, working["tails"], is_first)
-        audio = latents.new_empty(batch_size, self.channels, num_frames * self.frame_size) if out is None else out
-        steps = self.frame_size // self.near_audio_ratio
-        self._run_near_audio(between, steps, working, is_first, audio.transpose(1, 2))
+        audio = self.after_transformer(hidden, tails, is_first, out)
         return audio, self._end(state, working, num_frames, is_active)
+
+    def before_transformer(self, latents: Tensor, tails: Tensor, is_first: Tensor) -> Tensor:
+        """Latents at the transformer's rate, `(batch, steps, hidden_size)`; moves the tails on."""
+        return self.resampling(latents, tails, is_first)
+
+    def after_transformer(self, hidden: Tensor, tails: Tensor, is_first: Tensor, out: Tensor | None = None) -> Tensor:
+        """Audio, `(batch, channels, samples)`, from what the transformer gave; moves the tails on."""
+        between = run(self.near_transformer, hidden, tails, is_first)
+        if out is None:
+            out = hidden.new_empty(len(hidden), self.channels, between.shape[1] * self.near_audio_ratio)
+        self._run_near_audio(between, self.frame_size // self.near_audio_ratio, tails, is_first, out.transpose(1, 2))
+        return out
 
 
 def _in_channels(layer: Layer) -> int:

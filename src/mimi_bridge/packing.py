@@ -1,9 +1,10 @@
 """Laying out the model's weights for inference, and noticing that they have changed.
 
-Copied is only what gains by it: the convolutions, and the transformers' maps that widen. A packed half is good as long as every module and tensor it was made from is still in its place with the same address and version, which
-is looked up at each call; `thoroughly`, some values of each tensor are compared as well, for who writes through
-`.data`, which counts no version. Packed halves are no part of the model's state: they are neither saved, copied nor
-moved with it, but made again.
+Copied is only what gains by it: the convolutions, and the transformers' maps that widen. A packed half is good as long
+as every module and tensor it was made from is still in its place with the same address and version, which is looked up
+at each call; `thoroughly`, some values of each tensor are compared as well, for who writes through `.data`, which
+counts no version. Packed halves are no part of the model's state: they are neither saved, copied nor moved with it,
+but made again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -102,6 +103,19 @@ class PackedHalves:
         self._kept[name] = watch, packed
         return packed
 
+    def require(self, name: str, module: nn.Module, thoroughly: bool = True) -> Any:
+        """As `get`, for what has no other way.
+
+        Raises:
+            ValueError: If the half has no packed form.
+        """
+        packed = self.get(name, module, thoroughly)
+        if isinstance(packed, Unsupported):
+            raise ValueError(
+                f"this model cannot stream, because of its {name}: {packed}. Encode and decode whole recordings."
+            )
+        return packed
+
     def clear(self) -> None:
         """Let go of all packed weights."""
         self._kept.clear()
@@ -143,7 +157,9 @@ class Watch:
         if self._is_hooked():
             raise Unsupported("one of its modules has a hook or a forward of its own")
         activations = {type(each.activation_fn) for each in self._modules if isinstance(each, MimiMLP)}
-        foreign = sorted({type(each).__name__ for each in self._modules if type(each) not in KNOWN_MODULES | activations})
+        foreign = sorted(
+            {type(each).__name__ for each in self._modules if type(each) not in KNOWN_MODULES | activations}
+        )
         if foreign:
             raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
 
@@ -180,18 +196,20 @@ class Watch:
 
 
 @for_inference
-def _pack_encoder(module: MimiEncoderModel) -> EncoderHalf:
-    config, ratios = module.config, list(reversed(module.config.upsampling_ratios))
+def _pack_encoder(module: Any) -> EncoderHalf:
+    config = module.config
     seanet = _seanet(module.encoder_seanet.layers)
     if not isinstance(module.downsample, MimiConv1d):
         raise Unsupported("it has no downsampling")
     layers, tails_size = with_offsets([*seanet, _convolution(module.downsample, activates=False)])
     boundary, ratio = _boundary(layers[:-1], config.frame_size)
+    resampling = layers[-1]
+    assert isinstance(resampling, Convolution)
     return EncoderHalf(
         near_audio=layers[:boundary],
         near_transformer=layers[boundary:-1],
         transformer=_transformer(module.encoder_transformer),
-        resampling=layers[-1],
+        resampling=resampling,
         tails_size=tails_size,
         near_audio_ratio=ratio,
         **_sizes(config),
@@ -199,17 +217,21 @@ def _pack_encoder(module: MimiEncoderModel) -> EncoderHalf:
 
 
 @for_inference
-def _pack_decoder(module: MimiDecoderModel) -> DecoderHalf:
+def _pack_decoder(module: Any) -> DecoderHalf:
     config = module.config
     if not isinstance(module.upsample, MimiConvTranspose1d):
         raise Unsupported("it has no upsampling")
-    layers, tails_size = with_offsets([_transposed(module.upsample, activates=False), *_seanet(module.decoder_seanet.layers)])
+    layers, tails_size = with_offsets(
+        [_transposed(module.upsample, activates=False), *_seanet(module.decoder_seanet.layers)]
+    )
     boundary, ratio = _boundary(layers[:0:-1], config.frame_size)
+    resampling = layers[0]
+    assert not isinstance(resampling, Residual)
     return DecoderHalf(
         near_audio=layers[len(layers) - boundary :],
         near_transformer=layers[1 : len(layers) - boundary],
         transformer=_transformer(module.decoder_transformer),
-        resampling=layers[0],
+        resampling=resampling,
         tails_size=tails_size,
         near_audio_ratio=ratio,
         **_sizes(config),
@@ -220,7 +242,10 @@ def _sizes(config) -> dict[str, int]:
     ratio = 1
     for each in config.upsampling_ratios:
         ratio *= each
-    if ratio * config.latent_stride != config.frame_size or config.frame_size != config.sampling_rate / config.frame_rate:
+    if (
+        ratio * config.latent_stride != config.frame_size
+        or config.frame_size != config.sampling_rate / config.frame_rate
+    ):
         raise Unsupported("its ratios do not make up a frame")
     return {
         "frame_size": config.frame_size,
@@ -241,7 +266,7 @@ def _boundary(layers_from_audio: Sequence[Layer], frame_size: int) -> tuple[int,
     return 0, ratio
 
 
-def _seanet(modules: Iterable[nn.Module]) -> list[Layer]:
+def _seanet(modules: Iterable[Any]) -> list[Layer]:
     layers: list[Layer] = []
     activates = False
     for module in modules:
@@ -264,7 +289,7 @@ def _seanet(modules: Iterable[nn.Module]) -> list[Layer]:
     return layers
 
 
-def _convolution(module: MimiConv1d, activates: bool) -> Convolution:
+def _convolution(module: Any, activates: bool) -> Convolution:
     convolution = module.conv
     if not module.causal or module.pad_mode not in ("constant", "replicate"):
         raise Unsupported(f"a convolution is not causal or padded by {module.pad_mode!r}")
@@ -285,7 +310,7 @@ def _convolution(module: MimiConv1d, activates: bool) -> Convolution:
     return packed
 
 
-def _transposed(module: MimiConvTranspose1d, activates: bool) -> Convolution | Upsampling:
+def _transposed(module: Any, activates: bool) -> Convolution | Upsampling:
     convolution = module.conv
     stride, bias = convolution.stride[0], convolution.bias
     if not module.causal or module.padding_left != 0:
@@ -305,7 +330,7 @@ def _transposed(module: MimiConvTranspose1d, activates: bool) -> Convolution | U
     )
 
 
-def _transformer(module: MimiTransformerModel) -> Transformer:
+def _transformer(module: Any) -> Transformer:
     first, rotary = module.layers[0], module.rotary_emb
     if rotary.rope_type != "default":
         raise Unsupported(f"its rotary embedding is of type {rotary.rope_type!r}, not 'default'")

@@ -9,12 +9,12 @@
                        ├──── row 2 ───┤
     result   windows (steps / stride, kernel · channels) @ weight (kernel · channels, out) + bias
 
-The library under torch wants rows that do not overlap, and copies such a matrix. For few rows that is cheap. Where there
-are many, the product is taken apart: `stride` neighbours at a time do not overlap, so the result is a sum of `kernel /
-stride` products of plain views, each `stride` steps later than the one before, and nothing is copied.
+The library under torch wants rows that do not overlap, and copies such a matrix. For few rows that is cheap. Where
+there are many, the product is taken apart: `stride` neighbours at a time do not overlap, so the result is a sum of
+`kernel / stride` products of plain views, each `stride` steps later than the one before, and nothing is copied.
 
 A transposed convolution of kernel `2 · stride` is the same thing: each input step and the one before it give `stride`
-output steps, so it is a causal convolution of kernel 2 with `stride · out` channels, whose rows are then read as steps.
+output steps, so it is a causal convolution of kernel 2 with `stride · out` channels, its rows then read as steps.
 So the whole memory of a convolution is its tail, and a stream is exact because it continues where the call before
 ended. The transformer's layers want this layout anyway.
 
@@ -149,7 +149,7 @@ class Upsampling:
 
     def __call__(self, x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
         """As `Convolution`: `(batch, steps, channels)` -> `(batch, steps * stride, channels)`."""
-        batch_size, num_steps, channels = x.shape
+        batch_size, _, channels = x.shape
         tail = tails[:, self.offset : self.offset + channels]
         before = torch.cat([tail[:, None], x[:, :-1]], dim=1)
         tail.copy_(x[:, -1])
@@ -208,7 +208,7 @@ def transposed_convolution_weight(weight: Tensor, stride: int, groups: int = 1) 
 
 
 def laid_out(weight: Tensor) -> Tensor:
-    """A matrix `(in, out)` in new memory, its longer axis in a line: products of few rows are then up to twice as fast."""
+    """A matrix `(in, out)` in new memory, its longer axis in a line: up to twice as fast for few rows."""
     return weight.T.contiguous().T if weight.shape[0] > weight.shape[1] else weight.contiguous()
 
 
