@@ -297,7 +297,7 @@ def _convolution(module: Any, activates: bool) -> Convolution:
         raise Unsupported("a convolution has groups or padding of its own")
     packed = Convolution(
         convolution_weight(convolution.weight),
-        convolution.bias,
+        None if convolution.bias is None else convolution.bias.detach(),
         convolution.in_channels,
         kernel=convolution.kernel_size[0],
         stride=convolution.stride[0],
@@ -312,7 +312,8 @@ def _convolution(module: Any, activates: bool) -> Convolution:
 
 def _transposed(module: Any, activates: bool) -> Convolution | Upsampling:
     convolution = module.conv
-    stride, bias = convolution.stride[0], convolution.bias
+    stride = convolution.stride[0]
+    bias = None if convolution.bias is None else convolution.bias.detach()
     if not module.causal or module.padding_left != 0:
         raise Unsupported("a transposed convolution is trimmed on the left, so it is not causal")
     if convolution.kernel_size[0] != 2 * stride or convolution.padding != (0,) or convolution.dilation != (1,):
@@ -336,20 +337,23 @@ def _transformer(module: Any) -> Transformer:
         raise Unsupported(f"its rotary embedding is of type {rotary.rope_type!r}, not 'default'")
 
     def pair(*linears):
-        weights, biases = [each.weight for each in linears], [each.bias for each in linears]
+        weights, biases = [each.weight.detach() for each in linears], [each.bias for each in linears]
         weight = laid_out(torch.cat(weights).T) if len(weights) > 1 else weights[0].T
         return weight, None if biases[0] is None else torch.cat(biases)
 
+    def plain(norm):
+        return norm.weight.detach(), norm.bias.detach()
+
     layers = [
         TransformerLayer(
-            attention_norm=(layer.input_layernorm.weight, layer.input_layernorm.bias),
+            attention_norm=plain(layer.input_layernorm),
             query_key_value=pair(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
             attention_out=pair(layer.self_attn.o_proj),
-            attention_scale=layer.self_attn_layer_scale.scale,
-            feedforward_norm=(layer.post_attention_layernorm.weight, layer.post_attention_layernorm.bias),
+            attention_scale=layer.self_attn_layer_scale.scale.detach(),
+            feedforward_norm=plain(layer.post_attention_layernorm),
             feedforward_in=laid_out(layer.mlp.fc1.weight.T),
-            feedforward_out=layer.mlp.fc2.weight.T,
-            feedforward_scale=layer.mlp_layer_scale.scale,
+            feedforward_out=layer.mlp.fc2.weight.detach().T,
+            feedforward_scale=layer.mlp_layer_scale.scale.detach(),
         )
         for layer in module.layers
     ]
