@@ -5,6 +5,8 @@ A step is a pure function, state in and state out, with the weights inside: it r
 stream. Nothing is checked in it: not whether audio is finite, nor whether codes are in range.
 """
 
+from copy import deepcopy
+
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 
@@ -38,7 +40,7 @@ class DecodeStep(nn.Module):
 
     def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Decode one frame."""
-        audio, state = self.half(_owned(tails, keys_values, positions), self.quantizer.decode(codes).detach())
+        audio, state = self.half(_owned(tails, keys_values, positions), self.quantizer.decode(codes))
         return audio, *(state[name] for name in STATE)
 
 
@@ -55,7 +57,7 @@ def export_encode_step(
     Raises:
         ValueError: If the model cannot stream.
     """
-    step = EncodeStep(model.eval(), num_quantizers)
+    step = EncodeStep(_frozen_copy(model), num_quantizers)
     chunk = step.half.like.new_zeros(batch_size, step.half.channels, step.half.frame_size)
     return _export(step, step.half, chunk, batch_size)
 
@@ -73,7 +75,7 @@ def export_decode_step(
     Raises:
         ValueError: If the model cannot stream.
     """
-    step = DecodeStep(model.eval())
+    step = DecodeStep(_frozen_copy(model))
     num_quantizers = num_quantizers or model.config.num_quantizers
     codes = step.half.like.new_zeros(batch_size, num_quantizers, 1).long()
     return _export(step, step.half, codes, batch_size)
@@ -81,15 +83,12 @@ def export_decode_step(
 
 def _export(step: nn.Module, half: Half, given: Tensor, batch_size: int) -> tuple[ExportedProgram, dict[str, Tensor]]:
     state = half.new_state(batch_size)
-    requires_grad = [parameter for parameter in step.parameters() if parameter.requires_grad]
-    for parameter in requires_grad:
-        parameter.requires_grad_(False)
-    try:
-        program = export(step, (given, *(state[name] for name in STATE)))
-    finally:
-        for parameter in requires_grad:
-            parameter.requires_grad_(True)
-    return program, state
+    return export(step, (given, *(state[name] for name in STATE))), state
+
+
+def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:
+    """A copy, so that the program's weights are its own and the model can be trained on."""
+    return deepcopy(model).eval().requires_grad_(False)
 
 
 def _owned(tails: Tensor, keys_values: Tensor, positions: Tensor) -> State:
