@@ -61,8 +61,8 @@ def main() -> None:
     print(
         f"teachers: {options.text_teacher or options.speech_teacher or SIZES[options.teachers]}; audio: "
         f"{options.audio}; processes: {options.num_proc}\n\n"
-        "| clips | speech, hours | CPU seconds | hours of speech per hour of CPU | peak memory, GiB | on disk, MB | MB "
-        "an hour of speech |\n|---|---|---|---|---|---|---|"
+        "| clips | speech, hours | CPU seconds | hours of speech per hour of CPU | peak memory, GiB | on disk, MB | "
+        "MB an hour of speech |\n|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         teachers = _teachers(options, Path(folder))

@@ -148,7 +148,7 @@ class SurveyTaker:
 def set_teacher_statistics(
     quantizer: CausalBridgeQuantizer, survey: Survey, stored: Mapping[str, RunningStatistics] | None = None
 ) -> None:
-    """Put each teacher's mean and deviation over the frames it speaks of into its bridge: stored ones, or the survey's.
+    """Put each teacher's mean and deviation over its frames into its bridge: stored ones, or the survey's.
 
     Raises:
         ValueError: If stored ones are of another teacher's size.
