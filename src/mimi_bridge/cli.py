@@ -13,6 +13,7 @@ from .audio import SPEECH_VARIABLE, load_audio, save_audio
 from .codes import Codes, fingerprint, load_codes, save_codes
 from .embedded import SMALL_CODEC
 from .evaluate_command import add_evaluate
+from .prepare_command import add_prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         options.run(options)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
         print(f"mimi-bridge: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,9 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="convert a Mimi, load it, encode and decode speech",
-        description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the "
-        "codes and a spectrogram.",
+        help="convert a Mimi, encode and decode speech, fine-tune, report",
+        description="Convert a Mimi checkpoint, load the result, encode and decode speech, fine-tune it for a minute "
+        "on speech that is made, and report what each head carries.",
     )
     demo.add_argument(
         "--source",
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--speech", help=f"a recording or a folder of them (default: ${SPEECH_VARIABLE}, else made by espeak-ng)"
     )
+    demo.add_argument("--no-training", action="store_true", help="stop after encoding and decoding")
     demo.add_argument("--output", default="demo", help="folder for everything it writes (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
@@ -91,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.set_defaults(run=_cache)
     add_evaluate(commands)
+    add_prepare(commands)
     return parser
 
 
@@ -108,7 +111,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo  # needs the extra `demo`, which the other commands do without
 
-    run_demo(Path(options.output), options.source, options.speech)
+    run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
 
 
 @torch.inference_mode()
