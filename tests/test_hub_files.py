@@ -24,10 +24,12 @@ HUB_FILES = (  # each may import only those before it
     "outputs",
     "quantizer",
     "checkpoint",
+    "swapping",
     "modeling_mimi_bridge",
 )
 ALLOWED = {
     "__future__",
+    "collections",
     "copy",
     "dataclasses",
     "functools",

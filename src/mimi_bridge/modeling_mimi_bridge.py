@@ -25,6 +25,7 @@ from .configuration_mimi_bridge import MimiBridgeConfig
 from .frames import frame_mask_from_padding_mask
 from .outputs import MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer
+from .swapping import swap_heads
 from .waveform import silence_padding, whole_frames
 
 
@@ -352,6 +353,11 @@ class MimiBridgeModel(MimiModel):
         elif isinstance(module, TeacherBridge):
             init.zeros_(module.mean)
             init.ones_(module.std)
+
+    def swap_heads(self, audio_codes: Tensor, other_codes: Tensor, heads: tuple[str, ...] = ("acoustic",)) -> Tensor:
+        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`."""
+        num_codebooks = {name: len(head.codebooks) for name, head in self.quantizer.heads.items()}
+        return swap_heads(audio_codes, other_codes, num_codebooks, heads)
 
 
 keep_mimi_layout("MimiBridgeModel")
