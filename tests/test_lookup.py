@@ -36,9 +36,11 @@ def test_nearest_entry_is_chosen_by_eye(search):
     assert search(vectors, codebook).tolist() == [[0, 1], [2, 0]]
 
 
-def test_codes_equal_a_search_in_float64_and_transformers_own(codebook, vectors):
+@pytest.mark.parametrize("size", [SIZE, 2 * lookup.GROUP, 5 * lookup.GROUP + 3])
+def test_codes_equal_a_search_in_float64_and_transformers_own(vectors, size):
+    codebook = torch.randn(size, DIM)
     codes = nearest_entries(vectors, codebook)
-    assert codes.unique().numel() > SIZE // 2
+    assert codes.unique().numel() > min(size, 200) // 2
     assert torch.equal(codes, nearest_in_double(vectors, codebook))
     assert torch.equal(codes, nearest_like_transformers(vectors, codebook))
 
@@ -81,6 +83,16 @@ def test_search_is_in_float32_where_vectors_and_codebook_are_not(vectors):
     assert nearest_entries(torch.ones(1, 1, DIM, dtype=torch.bfloat16), codebook).item() == 1
     half = torch.randn(SIZE, DIM).bfloat16()
     assert torch.equal(LookupTable().nearest(vectors, half), nearest_in_double(vectors, half.float()))
+
+
+@pytest.mark.parametrize("num_rows", [1, lookup.FEW, 50])
+@pytest.mark.parametrize("size", [1, 9, lookup.GROUP, 3 * lookup.GROUP])
+def test_least_two_are_the_first_two_of_the_sorted_row(num_rows, size):
+    scores = torch.randn(num_rows, size)
+    values, indices = torch.cat([scores, torch.full((num_rows, 1), torch.inf)], dim=1).sort(dim=-1)
+    least, index, second = lookup._least_two(scores.clone())
+    assert torch.equal(torch.cat([least, second], dim=1), values[:, :2])
+    assert torch.equal(index, indices[:, :1])
 
 
 # --- what is kept of a codebook ---
