@@ -334,6 +334,7 @@ def test_ten_training_forwards_give_the_codes_losses_and_codebooks_of_the_librar
 def test_processes_that_share_a_codebook_are_summed_where_the_library_sums_them(head, latents):
     library = deepcopy(head)
     for store in (*head.stores, *library.stores):
+        store.use_ddp = True
         store.all_reduce_fn = lambda tensor: tensor.mul_(3)  # as if two more processes had seen the very same
     learn_by_the_library(library, latents, None)
     head(latents)

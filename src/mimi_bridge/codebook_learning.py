@@ -85,7 +85,8 @@ class CodebookLearner:
                 store.cluster_size.lerp_(counts[None], 1 - self.decay)
                 store.embed_avg.copy_(store.embed * store.cluster_size[..., None])
                 continue
-            _move_to_averages(store, sums, counts, self.decay)
+            store.embed_avg.lerp_(sums[None], 1 - self.decay)
+            _move_used_entries(store, counts, self.decay)
 
 
 @torch.no_grad()
@@ -102,17 +103,20 @@ def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor 
     """
     vectors, indices = _real(vectors, indices, frame_mask)
     counts = torch.bincount(indices, minlength=store.codebook_size).to(store.cluster_size.dtype)
-    sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
-    store.all_reduce_fn(counts)
-    store.all_reduce_fn(sums)
-    _move_to_averages(store, sums, counts, store.decay)
+    if store.use_ddp:
+        sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
+        store.all_reduce_fn(counts)
+        store.all_reduce_fn(sums)
+        store.embed_avg.lerp_(sums[None], 1 - store.decay)
+    else:
+        store.embed_avg.mul_(store.decay)[0].index_add_(0, indices, vectors, alpha=1 - store.decay)
+    _move_used_entries(store, counts, store.decay)
 
 
-def _move_to_averages(store: Any, sums: Tensor, counts: Tensor, decay: float) -> None:
+def _move_used_entries(store: Any, counts: Tensor, decay: float) -> None:
     # The library's arithmetic, for the entries that were asked for: it divides by a smoothed count, which would pull
     # those that are not used for long toward zero.
     store.cluster_size.lerp_(counts[None], 1 - decay)
-    store.embed_avg.lerp_(sums[None], 1 - decay)
     used, usage = (counts > 0.5).nonzero()[:, 0], store.cluster_size[0]
     total = usage.sum()
     smoothed = (usage[used] + store.eps) / (total + len(usage) * store.eps) * total

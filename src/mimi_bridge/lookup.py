@@ -75,7 +75,7 @@ def nearest_entries(vectors: Tensor, codebook: Tensor) -> Tensor:
 def _table(codebook: Tensor, transposed: bool = False) -> tuple[Tensor, Tensor, float]:
     # Entries as columns, half of each one's squared norm, and the largest of those.
     entries = codebook.detach().float()
-    norms = entries.square().sum(dim=-1) / 2
+    norms = torch.linalg.vector_norm(entries, dim=-1).square() / 2
     return entries.T.contiguous() if transposed else entries.T, norms, float(norms.max())
 
 
