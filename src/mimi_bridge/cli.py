@@ -12,6 +12,7 @@ from . import MimiBridgeConfig, MimiBridgeModel, __version__
 from .audio import SPEECH_VARIABLE, load_audio, save_audio
 from .codes import Codes, fingerprint, load_codes, save_codes
 from .embedded import SMALL_CODEC
+from .prepare_command import add_prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         options.run(options)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
         print(f"mimi-bridge: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -40,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="convert a Mimi, load it, encode and decode speech",
-        description="Convert a Mimi checkpoint, load the result, encode and decode speech; writes the sounds, the "
-        "codes and a spectrogram.",
+        help="convert a Mimi, encode and decode speech, fine-tune, report",
+        description="Convert a Mimi checkpoint, load the result, encode and decode speech, fine-tune it for a minute "
+        "on speech that is made, and report what each head carries.",
     )
     demo.add_argument(
         "--source",
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--speech", help=f"a recording or a folder of them (default: ${SPEECH_VARIABLE}, else made by espeak-ng)"
     )
+    demo.add_argument("--no-training", action="store_true", help="stop after encoding and decoding")
     demo.add_argument("--output", default="demo", help="folder for everything it writes (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
@@ -88,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
     )
     cache.set_defaults(run=_cache)
+    add_prepare(commands)
     return parser
 
 
@@ -105,7 +108,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo  # needs the extra `demo`, which the other commands do without
 
-    run_demo(Path(options.output), options.source, options.speech)
+    run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
 
 
 @torch.inference_mode()

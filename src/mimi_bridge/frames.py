@@ -127,28 +127,46 @@ def spans_to_frame_weights(spans: Tensor, frame_mask: Tensor, frame_rate: float)
         ValueError: If a span is not finite, ends before it starts, or lies outside its recording; the message names
             the sample.
     """
-    if spans.ndim != 3 or spans.shape[-1] != 2 or not spans.is_floating_point():
-        raise ValueError(
-            f"token_spans must be seconds, (batch, tokens, 2), got {spans.dtype} of shape {tuple(spans.shape)}; pass "
-            "whole frames as durations."
-        )
-    _check_batch("token_spans", spans, frame_mask)
-    starts, ends = spans.float().unbind(dim=-1)
-    num_frames = frame_mask.sum(dim=-1)
-    limit = num_frames / frame_rate + SPAN_TOLERANCE_SECONDS
-    wrong = ~((starts >= -SPAN_TOLERANCE_SECONDS) & (ends >= starts) & (ends <= limit[:, None]))
-    if bool(wrong.any()):
-        sample, token = (int(i) for i in wrong.nonzero()[0])
-        raise ValueError(
-            f"token_spans of sample {sample} hold {starts[sample, token]:.3f} to {ends[sample, token]:.3f} s (token "
-            f"{token}), but a span must run forward inside the recording's {num_frames[sample] / frame_rate:.2f} s; "
-            "check the alignment and its unit."
-        )
+    starts, ends = _checked_spans(spans, frame_mask, frame_rate)
     frame_starts = torch.arange(frame_mask.shape[1], device=spans.device, dtype=torch.float32)[:, None]
     overlap = torch.minimum(ends[:, None] * frame_rate, frame_starts + 1) - torch.maximum(
         starts[:, None] * frame_rate, frame_starts
     )
     return overlap.masked_fill(overlap < OVERLAP_FLOOR, 0.0) * frame_mask[:, :, None]
+
+
+def spans_to_durations(spans: Tensor, frame_mask: Tensor, frame_rate: float) -> tuple[Tensor, Tensor]:
+    """Whole frames of each token, from spans in seconds: every boundary is rounded to the nearest frame's edge.
+
+    Rounding boundaries, not lengths, keeps every token within half a frame of its place; a token between two edges
+    gets no frame, which `spans_to_frame_weights` would give it a share of. Silence takes its time as an entry of its
+    own, before and after each token, so that durations sum to the frames: token `i` is entry `2 i + 1`, and
+
+    >>> hidden = torch.ones(1, 3, 8)  # (batch, tokens, dim)
+    >>> with_silence = hidden.new_zeros(1, 7, 8)
+    >>> with_silence[:, 1::2] = hidden
+
+    goes to `lay_out_tokens` with what is returned here.
+
+    Args:
+        spans: Start and end of each token in seconds, `(batch, tokens, 2)`; equal start and end for padding.
+        frame_mask: True on real frames, `(batch, frames)`.
+        frame_rate: Frames a second (Hz).
+
+    Returns:
+        Durations, `(batch, 2 tokens + 1)`, integers that sum to the real frames, and the `token_mask` that is True on
+        tokens and False on silence, of the same shape.
+
+    Raises:
+        ValueError: As `spans_to_frame_weights`.
+    """
+    _checked_spans(spans, frame_mask, frame_rate)
+    num_frames = frame_mask.sum(dim=-1, keepdim=True)
+    edges = (spans.float() * frame_rate + 0.5).floor().long().flatten(1).clamp(min=0)
+    edges = torch.minimum(edges, num_frames).cummax(dim=-1).values  # tokens that overlap share nothing
+    bounds = torch.cat([torch.zeros_like(num_frames), edges, num_frames], dim=-1)
+    is_token = torch.arange(bounds.shape[1] - 1, device=spans.device) % 2 == 1
+    return bounds.diff(dim=-1), is_token.expand(len(spans), -1)
 
 
 def lay_out_tokens(
@@ -251,6 +269,28 @@ def pool_to_frames(features: Tensor, frame_mask: Tensor) -> Tensor:
 
     values, weights = windowed_mean(features.float().masked_fill(~real, 0.0)), windowed_mean(real.float())
     return (values / weights.clamp(min=1e-9)).masked_fill(~frame_mask[:, :, None], 0.0)
+
+
+def _checked_spans(spans: Tensor, frame_mask: Tensor, frame_rate: float) -> tuple[Tensor, Tensor]:
+    # Starts and ends, each (batch, tokens), or a ValueError.
+    if spans.ndim != 3 or spans.shape[-1] != 2 or not spans.is_floating_point():
+        raise ValueError(
+            f"token_spans must be seconds, (batch, tokens, 2), got {spans.dtype} of shape {tuple(spans.shape)}; pass "
+            "whole frames as durations."
+        )
+    _check_batch("token_spans", spans, frame_mask)
+    starts, ends = spans.float().unbind(dim=-1)
+    num_frames = frame_mask.sum(dim=-1)
+    limit = num_frames / frame_rate + SPAN_TOLERANCE_SECONDS
+    wrong = ~((starts >= -SPAN_TOLERANCE_SECONDS) & (ends >= starts) & (ends <= limit[:, None]))
+    if bool(wrong.any()):
+        sample, token = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"token_spans of sample {sample} hold {starts[sample, token]:.3f} to {ends[sample, token]:.3f} s (token "
+            f"{token}), but a span must run forward inside the recording's {num_frames[sample] / frame_rate:.2f} s; "
+            "check the alignment and its unit."
+        )
+    return starts, ends
 
 
 def _check_batch(name: str, value: Tensor, frame_mask: Tensor) -> None:

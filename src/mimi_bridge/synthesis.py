@@ -74,6 +74,19 @@ def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, w
         ModuleNotFoundError: If the extra `demo` is not installed.
         ValueError: If there is nothing to say, or espeak-ng has no such voice.
     """
+    spoken = run_espeak(text, voice, words_per_minute)
+    own_rate = int.from_bytes(spoken[:4], "little")
+    samples = np.frombuffer(spoken[4:], np.int16).astype(np.float32) / 32768
+    return resample(samples, own_rate, sampling_rate, name=f"the speech made of {text!r}")
+
+
+def run_espeak(text: str, voice: str, words_per_minute: int, *options: str) -> bytes:
+    """What `espeak_process.py` writes; see there.
+
+    Raises:
+        ModuleNotFoundError: If the extra `demo` is not installed.
+        ValueError: If there is nothing to say, or espeak-ng has no such voice.
+    """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ModuleNotFoundError(
             "making speech needs the package espeakng-loader; run pip install 'mimi-bridge[demo]', or give a "
@@ -81,12 +94,10 @@ def synthesize(text: str, voice: str = VOICES[0], sampling_rate: int = 24_000, w
         )
     if not any(character.isalnum() for character in text):
         raise ValueError(f"text must hold something to say, got {text!r}.")
-    program = [sys.executable, str(Path(espeak_process.__file__)), text, voice, str(words_per_minute)]
+    program = [sys.executable, str(Path(espeak_process.__file__)), *options, text, voice, str(words_per_minute)]
     result = subprocess.run(program, capture_output=True, check=False)
     if result.returncode == espeak_process.NO_SUCH_VOICE:
         raise ValueError(f"voice must be one that espeak-ng has, got {voice!r}; try one of {VOICES}.")
     if result.returncode != 0:
         raise ValueError(f"espeak-ng failed on {text!r}: {result.stderr.decode(errors='replace').strip()}")
-    own_rate = int.from_bytes(result.stdout[:4], "little")
-    samples = np.frombuffer(result.stdout[4:], np.int16).astype(np.float32) / 32768
-    return resample(samples, own_rate, sampling_rate, name=f"the speech made of {text!r}")
+    return result.stdout

@@ -323,9 +323,10 @@ def test_command_passes_all_its_options_on(run_command, monkeypatch):
     run_command(
         *("--source", "kyutai/mimi", "--revision", "main", "--output", "bridge", "--overwrite", "--speech", "me.wav"),
         *("--residual-weight", "0.5", "--num-acoustic-codebooks", "3", "--seed", "7"),
+        *("--qwen-dim", "384", "--wavlm-dim", "64"),
     )
     options = {"revision": "main", "overwrite": True, "speech": "me.wav", "seed": 7}
-    options |= {"residual_weight": 0.5, "num_acoustic_codebooks": 3}
+    options |= {"residual_weight": 0.5, "num_acoustic_codebooks": 3, "qwen_dim": 384, "wavlm_dim": 64}
     assert passed == [(("kyutai/mimi", Path("bridge")), options)]
 
 

@@ -468,9 +468,9 @@ class PitchAndLoudness:
 
     dim = 2
 
-    def features(self, audio: Tensor, sampling_rate: int, num_frames: int) -> Tensor:
-        assert (audio.shape[1:], sampling_rate) == ((1, num_frames * CONFIG.frame_size), SAMPLING_RATE)
-        frames = audio.reshape(len(audio), num_frames, CONFIG.frame_size)
+    def batch_features(self, audio: Tensor, sampling_rate: int) -> Tensor:
+        assert (audio.shape[1:], sampling_rate) == ((1, NUM_FRAMES * CONFIG.frame_size), SAMPLING_RATE)
+        frames = audio.reshape(len(audio), NUM_FRAMES, CONFIG.frame_size)
         crossings = (frames[..., 1:].sign() != frames[..., :-1].sign()).float().mean(dim=-1)
         return torch.stack([0.2 - crossings, frames.std(dim=-1)], dim=-1)
 
@@ -484,7 +484,7 @@ def test_teacher_takes_the_place_of_labels(begin, phase):
 def test_distance_from_the_teacher_is_the_mean_cosine_distance_of_the_readout(begin):
     training = begin(("reconstruction", 1), teacher=PitchAndLoudness())
     audio = training._batch().audio
-    features = PitchAndLoudness().features(audio, SAMPLING_RATE, NUM_FRAMES)
+    features = PitchAndLoudness().batch_features(audio, SAMPLING_RATE)
     readout = training.model(audio).readout
     expected = 1 - torch.nn.functional.cosine_similarity(readout, features, dim=-1).mean()
     (losses,) = run(training)

@@ -9,6 +9,7 @@ import io
 import os
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ class MimiBridgeCollator:
                 f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}."
             )
         if isinstance(given, str | os.PathLike):
-            return load_audio(given, self.sampling_rate)[0]
+            return load_audio(Path(given), self.sampling_rate)[0]
         rate = self.sampling_rate
         if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
             samples = given.get_all_samples()
@@ -162,10 +163,10 @@ class MimiBridgeCollator:
         if (durations is None) == (spans is None):
             raise ValueError(f"{name} has qwen_hidden and needs durations or token_spans beside it, exactly one.")
         if durations is not None:
-            placed = np.asarray(durations)
-            if placed.ndim != 1 or (placed.size and not np.issubdtype(placed.dtype, np.integer)) or (placed < 0).any():
-                raise ValueError(f"durations of {name} must be whole frames, (tokens,), none negative, got {placed}.")
-            parsed.durations = torch.as_tensor(placed.astype(np.int64))
+            given = np.asarray(durations)
+            if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)) or (given < 0).any():
+                raise ValueError(f"durations of {name} must be whole frames, (tokens,), none negative, got {given}.")
+            placed = parsed.durations = torch.as_tensor(given.astype(np.int64))
             too_long = int(placed.sum()) > parsed.num_frames
         else:
             placed = parsed.token_spans = _tensor(spans, f"token_spans of {name}", 2, width=2)

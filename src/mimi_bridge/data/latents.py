@@ -82,7 +82,8 @@ def cache_latents(
     numbers = np.dtype(dtype)
 
     def add(rows: dict[str, list]) -> dict[str, list]:
-        latents, targets = [], []
+        latents: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
         for values in zip(*rows.values(), strict=True):
             row = dict(zip(rows, values, strict=True))
             audio = collate([{key: row[key] for key in (*AUDIO_KEYS, "id") if key in row}])

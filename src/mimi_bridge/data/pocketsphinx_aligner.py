@@ -118,6 +118,7 @@ class PocketsphinxAligner:
         # The first pass places words, the second their phones; either may find no way through.
         decoder = self._new_decoder(wide) if wide else self._decoder
         try:
+            decoder.reinit_feat()  # or it would remember the loudness of the recordings before
             decoder.set_align_text(" ".join(name for _, name in words))
             _decode(decoder, samples)
             if decoder.hyp() is None:

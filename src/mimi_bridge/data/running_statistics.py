@@ -5,7 +5,6 @@ order: the same vectors give the same bytes in one process or in many, in any ba
 may reach a million (half precision ends at 65,504); deviations below 1e-6 are not told from none.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from .whole_files import write_whole
 
 FRACTION_BITS = 48
 ROWS_AT_ONCE = 4096  # their fractions, summed, stay far below 2^63
@@ -108,13 +109,7 @@ class RunningStatistics:
         tensors = {"sums": torch.from_numpy(self._sums)}
         if self.weight > 0:
             tensors |= {"mean": self.mean, "std": self.std}
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_bytes(save(tensors))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(Path(path), save(tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunningStatistics":

@@ -38,9 +38,9 @@ def best_fitting_transcript(
     Returns:
         Its index, or None if none can be aligned at all.
     """
-    scores = {}
+    scores: dict[int, float] = {}
     for index, text in enumerate(transcripts):
         alignment = aligner.align(audio, sampling_rate, text)
-        if alignment is not None:
+        if alignment is not None and alignment.score is not None:
             scores[index] = alignment.score
     return max(scores, key=lambda index: scores[index]) if scores else None

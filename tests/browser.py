@@ -1,0 +1,103 @@
+"""Debian's Chromium, driven by the W3C WebDriver protocol; nothing but the standard library.
+
+Source: https://www.w3.org/TR/webdriver2/, and ChromeDriver's own additions (`goog/cdp`, `se/log`).
+"""
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars "
+    "--autoplay-policy=no-user-gesture-required"
+).split()
+
+
+def missing_programs() -> list[str]:
+    """The programs that are not here."""
+    return [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
+
+
+class Browser:
+    """A page in a headless Chromium; a context manager."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> "Browser":
+        self.driver = subprocess.Popen(
+            ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for line in self.driver.stdout:
+            if "started successfully on port" in line:
+                self.address = f"http://127.0.0.1:{line.split()[-1].rstrip('.')}/session"
+                break
+        options = {"args": [*FLAGS, f"--user-data-dir={self.folder / 'profile'}"], "binary": shutil.which("chromium")}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        self.address += "/" + session["sessionId"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.ask("DELETE", "")
+        finally:
+            self.driver.terminate()
+            self.driver.wait(timeout=10)
+            self.driver.stdout.close()
+
+    def ask(self, method: str, path: str, body: dict | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, data, headers, method=method)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(json.load(error)["value"]["message"]) from None
+
+    def open(self, path: Path) -> None:
+        self.ask("POST", "/url", {"url": path.resolve().as_uri()})
+
+    def run(self, script: str) -> Any:
+        """What a function body returns in the page; promises are awaited."""
+        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def wait_for(self, script: str, seconds: float = 20.0) -> Any:
+        """Until a function body returns something true."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {script}"
+            time.sleep(0.05)
+        return value
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def show_as(self, width: int, height: int, dark: bool) -> None:
+        """The size of the window, in CSS pixels, and whether the reader likes it dark."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.devtools("Emulation.setDeviceMetricsOverride", **size)
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.devtools("Emulation.setEmulatedMedia", features=[feature])
+
+    def picture(self, whole: bool = False) -> bytes:
+        """What is seen, or the whole page, as a PNG."""
+        return base64.b64decode(self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+
+    def log(self, kind: str) -> list[dict]:
+        """What the browser noted since the last call: `browser` the console, `performance` events of the network."""
+        return self.ask("POST", "/se/log", {"type": kind})
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
+        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return [parameters["request"]["url"] for parameters in sent]
