@@ -1,12 +1,16 @@
 """Debian's Chromium, driven by the W3C WebDriver protocol; nothing but the standard library.
 
+`python tests/browser.py PAGE PICTURE` photographs a page.
+
 Source: https://www.w3.org/TR/webdriver2/, and ChromeDriver's own additions (`goog/cdp`, `se/log`).
 """
 
+import argparse
 import base64
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -88,9 +92,9 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[feature])
 
-    def picture(self, whole: bool = False) -> bytes:
-        """What is seen, or the whole page, as a PNG."""
-        return base64.b64decode(self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+    def picture(self) -> bytes:
+        """What is seen, as a PNG."""
+        return base64.b64decode(self.devtools("Page.captureScreenshot")["data"])
 
     def log(self, kind: str) -> list[dict]:
         """What the browser noted since the last call: `browser` the console, `performance` events of the network."""
@@ -101,3 +105,24 @@ class Browser:
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [parameters["request"]["url"] for parameters in sent]
+
+
+def main() -> None:
+    """Photograph a page."""
+    parser = argparse.ArgumentParser(description="A picture of a page, from its top.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path, help="the PNG to write")
+    parser.add_argument("--width", type=int, default=1280, help="CSS pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, help="default: the whole page's")
+    parser.add_argument("--dark", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
+        browser.show_as(options.width, 800, options.dark)
+        browser.open(options.page)
+        height = options.height or browser.run("return document.documentElement.scrollHeight")
+        browser.show_as(options.width, height, options.dark)
+        options.picture.write_bytes(browser.picture())
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ HUB_FILES = (  # each may import only those before it
     "waveform",
     "distillation",
     "bridges",
+    "lookup",
     "codebook_learning",
     "heads",
     "time_major",
@@ -31,6 +32,7 @@ HUB_FILES = (  # each may import only those before it
     "packing",
     "fast_path",
     "streaming",
+    "swapping",
     "modeling_mimi_bridge",
 )
 ALLOWED = {

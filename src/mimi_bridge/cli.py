@@ -12,12 +12,14 @@ from . import MimiBridgeConfig, MimiBridgeModel, __version__
 from .audio import SPEECH_VARIABLE, load_audio, save_audio
 from .codes import Codes, fingerprint, load_codes, save_codes
 from .embedded import SMALL_CODEC
+from .evaluate_command import add_evaluate
 from .prepare_command import add_prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status. Errors are one sentence on standard error."""
     options = build_parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -90,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
     )
     cache.set_defaults(run=_cache)
+    add_evaluate(commands)
     add_prepare(commands)
     return parser
 

@@ -29,6 +29,7 @@ from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridg
 from .packing import PackedHalves
 from .quantizer import CausalBridgeQuantizer
 from .streaming import MimiBridgeStream
+from .swapping import swap_heads
 from .waveform import checked_audio, silence_padding, whole_frames
 
 
@@ -423,6 +424,11 @@ class MimiBridgeModel(MimiModel):
         elif isinstance(module, TeacherBridge):
             init.zeros_(module.mean)
             init.ones_(module.std)
+
+    def swap_heads(self, audio_codes: Tensor, other_codes: Tensor, heads: tuple[str, ...] = ("acoustic",)) -> Tensor:
+        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`."""
+        num_codebooks = {name: len(head.codebooks) for name, head in self.quantizer.heads.items()}
+        return swap_heads(audio_codes, other_codes, num_codebooks, heads)
 
 
 keep_mimi_layout("MimiBridgeModel")
