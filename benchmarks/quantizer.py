@@ -11,7 +11,6 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from stopwatch import Timing, alternate, machine, mib, print_table
 from torch import Tensor, nn
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiSplitResidualVectorQuantizer
@@ -19,6 +18,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 from mimi_bridge.heads import QuantizerHead
 from mimi_bridge.quantizer import CausalBridgeQuantizer
+from stopwatch import Timing, alternate, machine, mib, print_table
 
 INFERENCE_FRAMES = (1, 125, 750, 6000)
 TRAINING_FRAMES = (125, 750, 6000)
