@@ -1,7 +1,7 @@
-"""Send a recording through a live codec, chunk by chunk: python examples/stream_file.py SPEECH.wav -o OUT.wav --model M
+"""Send a recording through a live codec, chunk by chunk: python examples/stream_file.py IN.wav -o OUT.wav --model M
 
-What a call of a microphone would do: chunks of a length that has nothing to do with frames go in, codes of whole frames
-come out, and are turned back into sound at once. The result is what encoding and decoding the whole recording gives.
+What a microphone would do: chunks of a length that has nothing to do with frames go in, codes of whole frames come
+out, and are turned back into sound at once. The result is what encoding and decoding the whole recording gives.
 """
 
 import argparse
