@@ -72,8 +72,9 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
     on_cpu = _is_cpu(device) if device is not None else not torch.accelerator.is_available()
     processes = PartialState(cpu=on_cpu, timeout=PROCESSES_WAIT)
     source = open_source(settings.source, settings.config, settings.split, settings.columns, settings.allow_outside)
+    recordings = f"{len(source)}, {source.fingerprint()[:16]}"
     num_shards = -(-len(source) // settings.recordings_per_shard)
-    dataset = ShardedDataset(output, asdict(settings) | {"recordings": source.fingerprint()}, num_shards)
+    dataset = ShardedDataset(output, asdict(settings) | {"recordings": recordings}, num_shards)
     if not dataset.is_finished():
         dataset.begin()
         missing = dataset.missing()
