@@ -191,10 +191,11 @@ def _finish(work: _Work) -> None:
         remarks=[pair for note in notes for pair in note.remarks],
     )
     if not report.num_recordings:
+        work.dataset.discard()
         name, reason = report.dropped[0]
         raise ValueError(
             f"none of the {len(report.dropped)} recordings of {settings.source} is of use; the first, {name}, is not "
-            f"because: {reason}. Delete {work.dataset.partial} before another try."
+            f"because: {reason}."
         )
     teachers = {"qwen": settings.text_teacher, "wavlm": settings.speech_teacher}
     work.dataset.finish(asdict(report), [name for name, teacher in teachers.items() if teacher is not None])
