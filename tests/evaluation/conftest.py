@@ -7,7 +7,10 @@ import pytest
 
 from evaluation_page import Page
 from made_evaluation import write_made_evaluation
+from mimi_bridge.audio import save_audio
+from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.evaluation.report import write_report
+from mimi_bridge.synthesis import synthesize
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +42,23 @@ def page(made) -> Page:
 def short(spoken, tmp_path) -> Iterator[tuple[Path, dict]]:
     """A folder with an evaluation of a fifth of a second, to change and report; and the evaluation."""
     yield tmp_path, write_made_evaluation(tmp_path, {"one": spoken["Bread, honey."][:, :4_800]})
+
+
+@pytest.fixture(scope="session")
+def spoken_folder(tmp_path_factory) -> Path:
+    """Six recordings of three made voices, each with its transcript: a folder a speaker."""
+    folder = tmp_path_factory.mktemp("spoken")
+    texts = ("Bread, honey and a bag of rice.", "Nobody noticed the judge.", "Why would anyone walk?")
+    for number, voice in enumerate(("en-us", "en+f3", "en-gb-scotland+m4")):
+        for turn in range(2):
+            text = texts[(number + turn) % 3]
+            path = folder / voice.replace("+", "-") / f"{turn}.wav"
+            save_audio(path, synthesize(text, voice), 24_000)
+            path.with_suffix(".txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spoken_utterances(spoken_folder):
+    """The recordings of `spoken_folder`."""
+    return read_manifest(spoken_folder)
