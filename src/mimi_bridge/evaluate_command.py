@@ -54,7 +54,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
-    from .cli import load_model
+    from .loading import load_model
     from .evaluation.evaluator import RESULT_FILE, evaluate
     from .evaluation.listeners import judge, recognizer
     from .evaluation.tables import markdown_tables
