@@ -54,10 +54,10 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
-    from .loading import load_model
     from .evaluation.evaluator import RESULT_FILE, evaluate
     from .evaluation.listeners import judge, recognizer
     from .evaluation.tables import markdown_tables
+    from .loading import load_model
 
     for name in ("max_recordings", "examples", "swaps"):
         value = getattr(options, name)

@@ -10,30 +10,23 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..audio import save_audio
 from ..data.manifest import Utterance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
-from .intervals import mean_with_interval
-from .labels import FrameLabels
 from .metrics import METRICS, Metric, missing_packages
-from .probe_matrix import ProbedRecording, probe_matrix
+from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
 from .recordings import Journal, Workbench, attempt
-from .sound import Sound
 from .stock_mimi import find_stock_mimi
-from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 from .systems import Systems
 
 FORMAT = "mimi_bridge_evaluation/1"
-RESULT_FILE, JOURNAL_FILE, AUDIO_FOLDER = "evaluation.json", "recordings.jsonl", "audio"
+RESULT_FILE, JOURNAL_FILE = "evaluation.json", "recordings.jsonl"
 PARTS = ("codes", "probes", "swaps")
-BANDS = ("full_band", "narrow_band")
 OPTIONAL = {"word_error": "--asr", "opinion": "--mos"}
 ALIGN_HINT = "pocketsphinx is missing; run pip install 'mimi-bridge[align]'."
 
@@ -99,7 +92,7 @@ def evaluate(
         result = _result(bench, entries, not_run, wanted, seed, progress)
         if "swaps" in wanted:
             coded = result["entries"]
-            result |= attempt(not_run, "swaps", lambda: _swaps(bench, coded, folder, num_swaps, not_run)) or {}
+            result |= attempt(not_run, "swaps", lambda: swapped_heads(bench, coded, folder, num_swaps, not_run)) or {}
     finally:
         model.train(was_training)
     result.pop("entries", None)
@@ -153,13 +146,13 @@ def _result(
             name: {"what": metric.what, "higher_is_better": metric.higher_is_better}
             for name, metric in bench.metrics.items()
         },
-        "reconstruction": _reconstruction(heard, bench),
+        "reconstruction": reconstruction_tables(heard, bench),
         "not_run": not_run,
         "codes": {"bridge": [], "bits_per_second": {}, "mimi": [], "overlap_with_mimi": []},
         "probes": {"attributes": {}, "inputs": [], "scores": {}},
         "swaps": [],
         "swap_summary": {},
-        "examples": [_example(entry) for entry in heard if entry.get("example")],
+        "examples": [example(entry) for entry in heard if entry.get("example")],
         "entries": coded,
     }
     if not coded:
@@ -172,77 +165,11 @@ def _result(
         found = attempt(not_run, "codes", lambda: code_statistics(model, codes, stock_codes))
         result["codes"] = found or result["codes"]
     if "probes" in wanted:
-        found = attempt(not_run, "probes", lambda: _probes(bench, coded, codes, stock_codes, not_run, seed, progress))
+        found = attempt(
+            not_run, "probes", lambda: probed_heads(bench, coded, codes, stock_codes, not_run, seed, progress)
+        )
         result["probes"] = found or result["probes"]
     return result
-
-
-def _reconstruction(entries: list[dict], bench: Workbench) -> dict:
-    tables = {}
-    bands = {band: [entry for entry in entries if entry["band"] == band] for band in BANDS} | {"all": entries}
-    for band, chosen in bands.items():
-        table: dict[str, dict] = {}
-        for system in bench.systems.labels():
-            figures = [entry["figures"].get(system, {}) for entry in chosen]
-            by_metric = {name: [f[name] for f in figures if name in f] for name in bench.metrics}
-            table[system] = {name: mean_with_interval(values) for name, values in by_metric.items() if values}
-        if chosen:
-            tables[band] = table
-    return tables
-
-
-def _probes(
-    bench: Workbench, entries: list[dict], codes: list, stock_codes: list, not_run: dict, seed: int, progress: Any
-) -> dict:
-    inputs = bench.systems.probe_inputs()
-    recordings = [
-        ProbedRecording(entry["speaker"], FrameLabels(**entry["labels"]), bench.systems.probe_features(ours, theirs))
-        for entry, ours, theirs in zip(entries, codes, stock_codes, strict=True)
-    ]
-    # A recording that the stock Mimi failed on would leave a hole in its columns.
-    whole = [recording for recording in recordings if set(recording.features) == set(inputs)]
-    matrix, missing = probe_matrix(whole, inputs, bench.systems.model.config.frame_rate, seed, progress)
-    reasons = {"phone": not_run.get("phones and words"), "word": not_run.get("phones and words")}
-    for name, reason in missing.items():
-        because = reasons.get(name) or (None if bench.with_pitch else "the package praat-parselmouth is missing.")
-        not_run[f"probe: {name}"] = because or reason
-    return matrix
-
-
-def _swaps(bench: Workbench, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]) -> dict:
-    def mean_pitch(entry: dict) -> float | None:
-        known = [value for value in entry["labels"]["pitch"] if value is not None]
-        return mean(known) if known else None
-
-    spoken = [entry for entry in entries if entry["text"]] or entries
-    pairs = chosen_pairs([(entry["speaker"], mean_pitch(entry)) for entry in spoken], count)
-    if not pairs:
-        not_run["swaps"] = "swapping needs recordings of 2 speakers or more."
-    transcripts = [entry["text"] for entry in spoken if entry["text"]]
-    swaps = []
-    for content, voice in pairs:
-        found = attempt(not_run, "swaps", lambda: _swap(bench, spoken[content], spoken[voice], folder, transcripts))  # noqa: B023
-        swaps += [found] if found else []
-    return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
-
-
-def _swap(bench: Workbench, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
-    systems, rate = bench.systems, bench.systems.model.config.sampling_rate
-    name = f"bridge_{systems.total}"
-    ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
-    mixed = systems.model.swap_heads(ours[None], theirs[None])[0]
-    lengths = [round(entry["seconds"] * rate) for entry in (content, voice, content)]
-    audio = [systems.decode(name, codes, n) for codes, n in zip((ours, theirs, mixed), lengths, strict=True)]
-    sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
-    path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
-    save_audio(folder / path, audio[2], rate)
-    numbers = swap_numbers(Swap(*sounds), bench.aligner, transcripts)
-    return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
-
-
-def _example(entry: dict) -> dict:
-    named = {name: entry[name] for name in ("id", "speaker", "text", "seconds")}
-    return {**named, **entry["example"], "codes": entry["codes"]}
 
 
 def _examples(utterances: list[Utterance], count: int) -> set[str]:

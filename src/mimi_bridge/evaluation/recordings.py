@@ -14,6 +14,7 @@ import soundfile
 from torch import Tensor
 
 from ..audio import save_audio
+from ..data.alignment import Aligner
 from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
@@ -35,7 +36,7 @@ class Workbench:
         most_seconds: Of a recording; the rest is not looked at.
         with_pitch: Whether pitch can be measured.
         with_labels: Whether phones and words are wanted.
-        aligner: A `PocketsphinxAligner` for recordings without alignment, or None.
+        aligner: For recordings without alignment, or None.
     """
 
     systems: Systems
@@ -43,7 +44,7 @@ class Workbench:
     most_seconds: float = 30.0
     with_pitch: bool = True
     with_labels: bool = True
-    aligner: Any = None
+    aligner: Aligner | None = None
 
     def measure(self, utterance: Utterance, audio_folder: Path | None = None) -> dict:
         """One line of the journal.
