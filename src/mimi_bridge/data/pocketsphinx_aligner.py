@@ -120,7 +120,6 @@ class PocketsphinxAligner:
         decoder = self._new_decoder(wide) if wide else self._decoder
         decoder.reinit_feat()  # else the mean of what it heard before stays, and moves the times
         try:
-            decoder.reinit_feat()  # or it would remember the loudness of the recordings before
             decoder.set_align_text(" ".join(name for _, name in words))
             _decode(decoder, samples)
             if decoder.hyp() is None:
