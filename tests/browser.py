@@ -1,13 +1,16 @@
 """Debian's Chromium, driven by the W3C WebDriver protocol; nothing but the standard library.
 
+`python tests/browser.py PAGE PICTURE` photographs a page.
+
 Source: https://www.w3.org/TR/webdriver2/, and ChromeDriver's own additions (`goog/cdp`, `se/log`).
 """
 
+import argparse
 import base64
 import json
 import shutil
 import subprocess
-import time
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -35,13 +38,15 @@ class Browser:
         self.driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        for line in self.driver.stdout:
-            if "started successfully on port" in line:
-                self.address = f"http://127.0.0.1:{line.split()[-1].rstrip('.')}/session"
-                break
-        options = {"args": [*FLAGS, f"--user-data-dir={self.folder / 'profile'}"], "binary": shutil.which("chromium")}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        try:
+            started = next(line for line in self.driver.stdout if "started successfully on port" in line)
+            self.address = f"http://127.0.0.1:{started.split()[-1].rstrip('.')}/session"
+            chromium = {"args": [*FLAGS, f"--user-data-dir={self.folder}"], "binary": shutil.which("chromium")}
+            wanted = {"goog:chromeOptions": chromium, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+            session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        except BaseException:
+            self._stop()
+            raise
         self.address += "/" + session["sessionId"]
         return self
 
@@ -49,9 +54,12 @@ class Browser:
         try:
             self.ask("DELETE", "")
         finally:
-            self.driver.terminate()
-            self.driver.wait(timeout=10)
-            self.driver.stdout.close()
+            self._stop()
+
+    def _stop(self) -> None:
+        self.driver.terminate()
+        self.driver.wait(timeout=10)
+        self.driver.stdout.close()
 
     def ask(self, method: str, path: str, body: dict | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -70,14 +78,6 @@ class Browser:
         """What a function body returns in the page; promises are awaited."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
 
-    def wait_for(self, script: str, seconds: float = 20.0) -> Any:
-        """Until a function body returns something true."""
-        deadline = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            assert time.monotonic() < deadline, f"not within {seconds} s: {script}"
-            time.sleep(0.05)
-        return value
-
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
@@ -88,9 +88,9 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[feature])
 
-    def picture(self, whole: bool = False) -> bytes:
-        """What is seen, or the whole page, as a PNG."""
-        return base64.b64decode(self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+    def picture(self) -> bytes:
+        """What is seen, as a PNG."""
+        return base64.b64decode(self.devtools("Page.captureScreenshot")["data"])
 
     def log(self, kind: str) -> list[dict]:
         """What the browser noted since the last call: `browser` the console, `performance` events of the network."""
@@ -101,3 +101,24 @@ class Browser:
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [parameters["request"]["url"] for parameters in sent]
+
+
+def main() -> None:
+    """Photograph a page."""
+    parser = argparse.ArgumentParser(description="A picture of a page, from its top.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path, help="the PNG to write")
+    parser.add_argument("--width", type=int, default=1280, help="CSS pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, help="default: the whole page's")
+    parser.add_argument("--dark", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
+        browser.show_as(options.width, 800, options.dark)
+        browser.open(options.page)
+        height = options.height or browser.run("return document.documentElement.scrollHeight")
+        browser.show_as(options.width, height, options.dark)
+        options.picture.write_bytes(browser.picture())
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from . import __version__
 from .audio import SPEECH_VARIABLE
 from .embedded import SMALL_CODEC
 from .encode_command import add_decode, add_encode
+from .evaluate_command import add_evaluate
 from .loading import add_model, load_model
 from .prepare_command import add_prepare
 
@@ -17,6 +18,7 @@ from .prepare_command import add_prepare
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status. Errors are one sentence on standard error."""
     options = build_parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -73,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
     )
     cache.set_defaults(run=_cache)
+    add_evaluate(commands)
     add_prepare(commands)
     return parser
 

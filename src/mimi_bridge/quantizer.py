@@ -232,7 +232,7 @@ class CausalBridgeQuantizer(nn.Module):
         Raises:
             ValueError: If the codes are not integers, out of range, or of a wrong shape.
         """
-        self._check_codes(codes)
+        self.check_codes(codes)
         total = self.head_content.decode(codes[:, :1])
         if codes.shape[1] > 1:
             total = total + self.head_prosody.decode(codes[:, 1:2])
@@ -315,7 +315,8 @@ class CausalBridgeQuantizer(nn.Module):
         if frame_mask is not None and not torch.compiler.is_compiling() and not bool(frame_mask.any()):
             raise ValueError("frame_mask marks no frame as real; pass at least one.")
 
-    def _check_codes(self, codes: Tensor) -> None:
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise a `ValueError` if these are no codes that `decode` could take."""
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:

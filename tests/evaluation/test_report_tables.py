@@ -57,10 +57,15 @@ def test_inputs_that_the_list_lacks_come_last():
     assert tables.probe_inputs() == [{"name": "b", "label": "B"}, {"name": "a", "label": "a"}]
 
 
-def test_figures_of_a_column_have_the_decimals_of_the_largest():
-    systems = {"a": {"sdr": {"mean": -12.0}, "mel": {"mean": 0.1}}, "b": {"sdr": {"mean": 0.5}}, "c": None}
+def test_figures_of_a_column_have_the_decimals_of_the_middle_one():
+    systems = {
+        "a": {"sdr": {"mean": 186.0}, "mel": {"mean": 0.1}, "wer": {"mean": None}},
+        "b": {"sdr": {"mean": -12.0}},
+        "c": {"sdr": {"mean": -0.5}},
+        "d": None,
+    }
     tables = Tables(Values({"reconstruction": {"all": systems}}))
-    assert tables.decimals_of_metrics("all") == {"sdr": 1, "mel": 3}
+    assert tables.decimals_of_metrics("all") == {"sdr": 1, "mel": 3, "wer": 0}
 
 
 def test_head_of_a_column_is_what_the_evaluation_says_of_the_metric():

@@ -9,7 +9,6 @@ import io
 import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,7 +133,7 @@ class MimiBridgeCollator:
                 f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}."
             )
         if isinstance(given, str | os.PathLike):
-            return load_audio(Path(given), self.sampling_rate)[0]
+            return load_audio(os.fspath(given), self.sampling_rate)[0]
         rate = self.sampling_rate
         if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
             samples = given.get_all_samples()

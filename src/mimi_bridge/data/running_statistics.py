@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .whole_files import write_whole
 
+STATISTICS_SUFFIX = "_statistics.safetensors"  # after a teacher's name, beside a data set
 FRACTION_BITS = 48
 ROWS_AT_ONCE = 4096  # their fractions, summed, stay far below 2^63
 LARGEST = 2.0**50  # of a weighted square
@@ -131,6 +132,12 @@ class RunningStatistics:
         if not self._sums[:, 0].any():
             raise ValueError("nothing was added, so there is no mean and no deviation.")
         return [(whole << FRACTION_BITS) + fraction for whole, fraction in self._sums.T.tolist()]
+
+
+def stored_statistics(folder: str | Path) -> dict[str, RunningStatistics]:
+    """Those of the targets of a data set, by teacher (`qwen`, `wavlm`), where `mimi-bridge prepare` left them."""
+    paths = {name: Path(folder) / f"{name}{STATISTICS_SUFFIX}" for name in ("qwen", "wavlm")}
+    return {name: RunningStatistics.load(path) for name, path in paths.items() if path.is_file()}
 
 
 def _carried(sums: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .running_statistics import RunningStatistics
+from .running_statistics import STATISTICS_SUFFIX, RunningStatistics
 from .whole_files import growing_file, write_whole
 
-PLAN, REPORT, STATISTICS = "plan.json", "report.json", "statistics.safetensors"
+PLAN, REPORT = "plan.json", "report.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROWS_AT_ONCE = 16  # in memory, and in a record batch
 
@@ -173,8 +173,12 @@ class ShardedDataset:
         for name in statistics:
             total = self._total(name)
             if total.weight > 0:
-                total.save(self._data / f"{name}_{STATISTICS}")
+                total.save(self._data / f"{name}{STATISTICS_SUFFIX}")
         os.replace(self._data, self.output)
+        shutil.rmtree(self.partial)
+
+    def discard(self) -> None:
+        """Delete what was begun."""
         shutil.rmtree(self.partial)
 
     def report(self) -> dict[str, Any]:

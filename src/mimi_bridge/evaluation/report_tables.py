@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 
 from markupsafe import Markup
 
@@ -70,17 +71,13 @@ class Tables:
         return ", ".join(part for part in (unit, better) if part)
 
     def decimals_of_metrics(self, band: str) -> dict[str, int]:
-        """The metrics that any system of a band has, and the decimals that suit their largest mean."""
-        systems = self.values.get("reconstruction", band)
-        metrics = dict.fromkeys(metric for row in systems.values() for metric in (row or {}))
-        means = {
-            metric: [self.values.number("reconstruction", band, system, metric, "mean") for system in systems]
-            for metric in metrics
-        }
-        return {
-            metric: decimals_of(max((abs(mean) for mean in found if mean is not None), default=0.0))
-            for metric, found in means.items()
-        }
+        """The metrics that any system of a band has, and the decimals that suit the middle one of their means."""
+        sizes: dict[str, list[float]] = {}
+        for system, row in self.values.get("reconstruction", band).items():
+            for metric in row or {}:
+                mean = self.values.number("reconstruction", band, system, metric, "mean")
+                sizes.setdefault(metric, []).extend([] if mean is None else [abs(mean)])
+        return {metric: decimals_of(median(found)) if found else 0 for metric, found in sizes.items()}
 
     def usual_count(self, band: str) -> tuple[Key, ...] | None:
         """Where the number of recordings that most cells of a band have is found; None if none has one."""

