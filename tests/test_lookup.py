@@ -55,6 +55,7 @@ def test_vectors_between_two_entries_get_the_nearer_one_where_float32_cannot_tel
     assert (in_float32 != expected).any()
     assert torch.equal(nearest_entries(between, codebook), expected)
     assert torch.equal(LookupTable().nearest(between, codebook), expected)
+    assert torch.equal(torch.cat([nearest_entries(vector, codebook) for vector in between.split(1)]), expected)
 
 
 def test_the_first_of_equal_entries_is_chosen(codebook, vectors):

@@ -93,10 +93,15 @@ def _nearest_on_cpu(vectors: Tensor, codebook: Tensor, columns: Tensor, norms: T
     for block in (flat,) if len(flat) <= BLOCK_ON_CPU else flat.split(BLOCK_ON_CPU):
         scores = torch.addmm(norms, block, columns, alpha=-1)
         best, indices, second = _least_two(scores)
-        limits = torch.linalg.vecdot(block, block).mul_(ROUNDING / 2).add_(ROUNDING * largest)
-        doubtful = second.sub_(best)[:, 0] <= limits
-        if bool(doubtful.any()):
-            indices[doubtful, 0] = _nearest_in_double(block[doubtful], codebook)
+        if len(block) == 1:  # numbers are quicker than tensors of one
+            square = float(torch.linalg.vecdot(block, block))
+            if float(second) - float(best) <= ROUNDING * (square / 2 + largest):
+                indices[0] = _nearest_in_double(block, codebook)
+        else:
+            limits = torch.linalg.vecdot(block, block).mul_(ROUNDING / 2).add_(ROUNDING * largest)
+            doubtful = second.sub_(best)[:, 0] <= limits
+            if bool(doubtful.any()):
+                indices[doubtful, 0] = _nearest_in_double(block[doubtful], codebook)
         found.append(indices)
     return (found[0] if len(found) == 1 else torch.cat(found)).view(vectors.shape[:-1])
 
