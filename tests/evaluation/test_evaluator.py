@@ -173,3 +173,8 @@ def test_examples_are_of_many_speakers(spoken_utterances):
     assert len(evaluator._examples(spoken_utterances, 5)) == 5
     assert len(evaluator._examples(spoken_utterances, 50)) == 6
     assert evaluator._examples(spoken_utterances, 0) == set()
+
+
+def test_alignments_are_believed_as_far_as_the_user_says():
+    assert evaluator._aligner({}, None).least_score == -22
+    assert evaluator._aligner({}, -30.0).least_score == -30
