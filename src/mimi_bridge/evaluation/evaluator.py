@@ -129,7 +129,7 @@ def _measured(
     if done:
         progress(f"{done} of {len(utterances)} recordings are measured already")
     for number, utterance in enumerate(utterances, start=1):
-        if utterance.id not in journal.entries:
+        if "seconds" not in journal.entries.get(utterance.id, {}):  # one that could not be read is tried again
             progress(f"recording {number} of {len(utterances)}: {utterance.id}")
             journal.add(bench.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
     return [journal.entries[utterance.id] for utterance in utterances]
