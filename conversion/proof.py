@@ -2,8 +2,8 @@
 
 With λ = 0 the codes of the prosody and acoustic heads must all equal the source's, and the waveforms must be equal to
 the bit. With any λ the prosody codes must, and the source's own codes must decode to the source's own waveform. Both
-sides run the operations of transformers' modules on the CPU in float32, the quantizer's among them and none of the fast
-path, so equal means equal.
+sides run the operations of transformers' modules on the CPU in float32, the quantizer's among them and none of the
+fast path, so equal means equal.
 """
 
 from pathlib import Path

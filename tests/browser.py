@@ -105,11 +105,12 @@ class Browser:
 
 def main() -> None:
     """Photograph a page."""
-    parser = argparse.ArgumentParser(description="A picture of a page, from its top.")
+    parser = argparse.ArgumentParser(description="A picture of a page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--width", type=int, default=1280, help="CSS pixels (default: %(default)s)")
     parser.add_argument("--height", type=int, help="default: the whole page's")
+    parser.add_argument("--start", metavar="SELECTOR", help="the element at its top (default: the page's)")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
@@ -117,6 +118,8 @@ def main() -> None:
         browser.open(options.page)
         height = options.height or browser.run("return document.documentElement.scrollHeight")
         browser.show_as(options.width, height, options.dark)
+        if options.start:
+            browser.run(f"document.querySelector({json.dumps(options.start)}).scrollIntoView()")
         options.picture.write_bytes(browser.picture())
 
 

@@ -6,6 +6,7 @@ stream. Nothing is checked in it: not whether audio is finite, nor whether codes
 """
 
 from copy import deepcopy
+from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
@@ -19,7 +20,7 @@ STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments
 class EncodeStep(nn.Module):
     """`(chunk, *state) -> (codes, *state)`: `(batch, channels, frame_size)` to `(batch, codebooks, 1)`."""
 
-    def __init__(self, model: MimiBridgeModel, num_quantizers: int | None = None):
+    def __init__(self, model: Any, num_quantizers: int | None = None):
         super().__init__()
         self.half: EncoderHalf = model.packed_halves.require("encoder", model.encoder)
         self.quantizer, self.num_quantizers = model.quantizer, num_quantizers
@@ -33,7 +34,7 @@ class EncodeStep(nn.Module):
 class DecodeStep(nn.Module):
     """`(codes, *state) -> (audio, *state)`: `(batch, codebooks, 1)` to `(batch, channels, frame_size)`."""
 
-    def __init__(self, model: MimiBridgeModel):
+    def __init__(self, model: Any):
         super().__init__()
         self.half: DecoderHalf = model.packed_halves.require("decoder", model.decoder)
         self.quantizer = model.quantizer
@@ -76,7 +77,7 @@ def export_decode_step(
         ValueError: If the model cannot stream.
     """
     step = DecodeStep(_frozen_copy(model))
-    num_quantizers = num_quantizers or model.config.num_quantizers
+    num_quantizers = num_quantizers or step.quantizer.num_quantizers
     codes = step.half.like.new_zeros(batch_size, num_quantizers, 1).long()
     return _export(step, step.half, codes, batch_size)
 

@@ -237,6 +237,15 @@ def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_
     assert bare.num_with_tokens == 0 and bare.remarks[0][1].endswith("it has no alignment, and aligner is 'given'")
 
 
+def test_list_of_recordings_that_changed_is_refused_not_mixed(settings, tmp_path, folder):
+    (tmp_path / "0.wav").symlink_to(folder / "speaker0/0.wav")
+    alone = replace(settings, source=str(tmp_path), text_teacher=None)
+    assert prepare(alone, tmp_path / "data").num_recordings == 1
+    (tmp_path / "1.wav").symlink_to(folder / "speaker1/1.wav")
+    with pytest.raises(FileExistsError, match=r"exists already .recordings '1, \w{16}', now '2, \w{16}'."):
+        prepare(alone, tmp_path / "data")
+
+
 def test_threads_of_the_caller_are_as_they_were(settings, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -278,3 +287,9 @@ def test_what_makes_every_recording_useless_stops_it_at_once(settings, tmp_path,
     with pytest.raises(error, match=message):
         prepare(replace(settings, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_run_that_found_nothing_of_use_leaves_nothing_in_the_way(settings, tmp_path):
+    with pytest.raises(ValueError, match="none of the 5 recordings"):
+        prepare(replace(settings, max_seconds=0.1), tmp_path / "data")
+    assert not list(tmp_path.iterdir())

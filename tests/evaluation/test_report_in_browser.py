@@ -164,6 +164,17 @@ def test_page_never_scrolls_sideways_but_wide_tables_do(opened, width):
     assert bool(wide) == (width < 1000)
 
 
+def test_names_of_rows_stay_in_view_when_a_table_scrolls(opened):
+    opened.show_as(390, 800, dark=False)
+    seen = opened.run(
+        "const box = document.querySelector('.scroll'); box.scrollIntoView(); box.scrollLeft = 150;"
+        "const name = box.querySelector('tbody th'); const {left, top, width, height} = name.getBoundingClientRect();"
+        "const at = (x) => document.elementFromPoint(left + x, top + height / 2);"
+        "return [box.scrollLeft, [1, 20, width - 5].map((x) => at(x) === name)];"
+    )
+    assert seen == [150, [True, True, True]]
+
+
 def test_page_with_endless_words_never_scrolls_sideways(browser, short):
     folder, evaluation = short
     word = "Donaudampfschifffahrtsgesellschaft" * 10

@@ -177,6 +177,10 @@ class ShardedDataset:
         os.replace(self._data, self.output)
         shutil.rmtree(self.partial)
 
+    def discard(self) -> None:
+        """Delete what was begun."""
+        shutil.rmtree(self.partial)
+
     def report(self) -> dict[str, Any]:
         """The report of a data set that is finished."""
         return json.loads((self.output / REPORT).read_text())
