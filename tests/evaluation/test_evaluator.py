@@ -1,6 +1,8 @@
 """An evaluation from recordings to its json: whole, goes on after a kill, and loses nothing to a part that breaks."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,6 +140,15 @@ def test_recording_that_cannot_be_read_is_left_out_and_named(tiny_model, spoken_
     assert result["not_run"]["recordings"].endswith("(1 of 2 recordings)")
 
 
+def test_recording_that_could_not_be_read_is_tried_again(tiny_model, spoken_utterances, tmp_path):
+    moved = replace(spoken_utterances[0], path=tmp_path / "late.wav")
+    chosen = {"only": ["mel"], "num_examples": 0}
+    assert evaluate(tiny_model, [moved, spoken_utterances[1]], tmp_path, **chosen)["num_recordings"] == 1
+    shutil.copy(spoken_utterances[0].path, moved.path)
+    result = evaluate(tiny_model, [moved, spoken_utterances[1]], tmp_path, **chosen)
+    assert result["num_recordings"] == 2 and "recordings" not in result["not_run"]
+
+
 def test_no_readable_recording_at_all_says_so_for_each_part(tiny_model, tmp_path):
     result = evaluate(tiny_model, [Utterance("lost", tmp_path / "lost.wav", "x")], tmp_path, only=["codes", "swaps"])
     assert result["not_run"]["codes"] == "no recording could be encoded."
@@ -173,3 +184,8 @@ def test_examples_are_of_many_speakers(spoken_utterances):
     assert len(evaluator._examples(spoken_utterances, 5)) == 5
     assert len(evaluator._examples(spoken_utterances, 50)) == 6
     assert evaluator._examples(spoken_utterances, 0) == set()
+
+
+def test_alignments_are_believed_as_far_as_the_user_says():
+    assert evaluator._aligner({}, None).least_score == -22
+    assert evaluator._aligner({}, -30.0).least_score == -30

@@ -41,6 +41,12 @@ def found():
     return probe_matrix(recordings_of([f"speaker {n}" for n in range(6)]), INPUTS, 12.5)
 
 
+@pytest.fixture
+def hardly_trained(monkeypatch):
+    """For tests that ask nothing of the probes' answers."""
+    monkeypatch.setattr("mimi_bridge.evaluation.probes.MOST_STEPS", 1)
+
+
 def test_code_that_determines_the_phone_tells_it_and_an_independent_one_is_at_chance(found):
     scores, chance = found[0]["scores"], found[0]["attributes"]["phone"]["chance"]
     for probe in ("linear", "mlp"):
@@ -85,7 +91,7 @@ def test_words_that_nobody_says_are_not_run_with_the_reason(found):
     assert found[1] == {"word": "known of too few frames or speakers: 0 frames."}
 
 
-def test_groups_divide_speakers_and_never_utterances(monkeypatch):
+def test_groups_divide_speakers_and_never_utterances(monkeypatch, hardly_trained):
     seen = []
     real = module.cross_validate
 
@@ -115,13 +121,13 @@ def test_speaker_with_many_recordings_is_tested_on_whole_ones():
     assert len(set(groups[5].tolist()) - {-1}) == 5
 
 
-def test_two_speakers_are_too_few_for_what_is_asked_by_speaker():
+def test_two_speakers_are_too_few_for_what_is_asked_by_speaker(hardly_trained):
     matrix, not_run = probe_matrix(recordings_of(["a", "b"]), {"content": "content"}, 12.5)
     assert not_run["phone"] == "probes by speaker need 3 speakers or more, got 2."
     assert set(matrix["attributes"]) == {"speaker"}
 
 
-def test_short_recordings_cannot_tell_speakers_apart():
+def test_short_recordings_cannot_tell_speakers_apart(hardly_trained):
     _, not_run = probe_matrix(recordings_of(["a", "b", "c"], frames=40), {"content": "content"}, 12.5)
     assert "telling speakers apart needs 2 or more with 5 recordings, or 5 times 2 s, got 0." == not_run["speaker"]
 

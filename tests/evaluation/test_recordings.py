@@ -35,6 +35,13 @@ def test_metric_that_raises_loses_none_of_the_others(bench, spoken_utterances, t
         assert len(entry["example"]["f0_hz"][system]) == -(-entry["seconds"] * 100 // 1)
 
 
+def test_metric_that_is_not_finite_counts_as_one_that_raised(bench, spoken_utterances):
+    bench.metrics = {"odd": Metric(lambda decoded, original: float("nan"), "odd", True)}
+    entry = bench.measure(spoken_utterances[0])
+    assert entry["failures"] == {"odd": "ValueError: the metric gave nan."}
+    assert entry["figures"]["bridge_9"] == {}
+
+
 def test_codes_and_labels_have_an_entry_a_frame(bench, spoken_utterances, tiny_model):
     entry = bench.measure(spoken_utterances[0])
     audio = Systems(tiny_model)

@@ -9,6 +9,13 @@ from mimi_bridge.evaluation.stock_mimi import codebook_entries, find_stock_mimi,
 from mimi_bridge.evaluation.systems import Systems
 
 
+@pytest.fixture(autouse=True)
+def without_gradients():
+    """As the evaluator runs: with gradients, a model decodes by other operations, which round otherwise."""
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture
 def fresh(tiny_model):
     """As a conversion leaves a model."""

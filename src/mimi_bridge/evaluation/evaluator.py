@@ -7,6 +7,7 @@ form of the result is in docs/evaluation.md.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.alignment import Aligner
 from ..data.manifest import Utterance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
@@ -43,6 +45,7 @@ def evaluate(
     num_examples: int = 3,
     num_swaps: int = 4,
     most_seconds: float = 30.0,
+    least_score: float | None = None,
     seed: int = 0,
     command: str = "",
     progress: Callable[[str], None] = lambda message: None,
@@ -60,6 +63,7 @@ def evaluate(
         num_examples: Recordings whose sounds are kept.
         num_swaps: Pairs of recordings whose heads are swapped.
         most_seconds: Of a recording; the rest is not looked at.
+        least_score: Alignments below it count as wrong; the aligner's own, if left out, `-math.inf` believes all.
         seed: Of the probes.
         command: That was given, for the record.
         progress: Told what is being done.
@@ -85,7 +89,7 @@ def evaluate(
         stock = attempt(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name, reference))
         metrics = {**METRICS, **(listeners or {})}
         metrics = {name: metric for name, metric in metrics.items() if name in wanted and name not in not_run}
-        aligner = _aligner(not_run) if wanted & {"probes", "swaps"} else None
+        aligner = _aligner(not_run, least_score) if wanted & {"probes", "swaps"} else None
         with_pitch = "f0_cents" not in missing_packages()
         bench = Workbench(Systems(model, stock), metrics, most_seconds, with_pitch, "probes" in wanted, aligner)
         entries = _measured(bench, utterances, folder, num_examples, progress)
@@ -97,7 +101,7 @@ def evaluate(
         model.train(was_training)
     result.pop("entries", None)
     names = {"model": model_name or "a model", "reference": stock.name if stock else None, "command": command}
-    result = {"format": FORMAT, **names, **result}
+    result = _finite({"format": FORMAT, **names, **result})
     _write(folder / RESULT_FILE, result)
     return result
 
@@ -105,7 +109,7 @@ def evaluate(
 def _measured(
     bench: Workbench, utterances: list[Utterance], folder: Path, num_examples: int, progress: Callable[[str], None]
 ) -> list[dict]:
-    examples = _examples(utterances, num_examples)
+    examples, aligner = _examples(utterances, num_examples), bench.aligner
     settings = {
         "format": FORMAT,
         "model": _sha256(bench.systems.model),
@@ -113,14 +117,19 @@ def _measured(
         "metrics": {name: metric.what for name, metric in bench.metrics.items()},
         "recordings": hashlib.sha256(repr([(u.id, str(u.path), u.text) for u in utterances]).encode()).hexdigest(),
         "examples": sorted(examples),
-        "with": [bench.most_seconds, bench.with_pitch, bench.with_labels, bench.aligner is not None],
+        "with": [
+            bench.most_seconds,
+            bench.with_pitch,
+            bench.with_labels,
+            None if aligner is None else repr(aligner.least_score),
+        ],
     }
     journal = Journal(folder / JOURNAL_FILE, settings)
     done = journal.open()
     if done:
         progress(f"{done} of {len(utterances)} recordings are measured already")
     for number, utterance in enumerate(utterances, start=1):
-        if utterance.id not in journal.entries:
+        if "seconds" not in journal.entries.get(utterance.id, {}):  # one that could not be read is tried again
             progress(f"recording {number} of {len(utterances)}: {utterance.id}")
             journal.add(bench.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
     return [journal.entries[utterance.id] for utterance in utterances]
@@ -212,14 +221,16 @@ def _check_ids(utterances: list[Utterance]) -> None:
         raise ValueError(f"ids of recordings must be unique, got {', '.join(repeated[:3])} more than once.")
 
 
-def _aligner(not_run: dict[str, str]) -> Any:
+def _aligner(not_run: dict[str, str], least_score: float | None) -> Aligner | None:
     from ..data.pocketsphinx_aligner import PocketsphinxAligner
 
     try:
-        return PocketsphinxAligner()
+        aligner = PocketsphinxAligner()
     except ModuleNotFoundError:
         not_run["words of swaps"] = ALIGN_HINT
         return None
+    aligner.least_score = aligner.least_score if least_score is None else least_score
+    return aligner
 
 
 def _sha256(model: nn.Module) -> str:
@@ -228,6 +239,15 @@ def _sha256(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    # Json has no NaN and no infinity: null is what cannot be said.
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, result: dict) -> None:

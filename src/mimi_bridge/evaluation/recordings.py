@@ -5,6 +5,7 @@ each recording; an evaluation that was killed goes on after the last whole line,
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class Workbench:
                     sounds[system] = decoded
         for system, sound in sounds.items():
             figures = {
-                name: attempt(failures, name, lambda: metric.measure(sound, original))  # noqa: B023
+                name: attempt(failures, name, lambda: _finite(metric.measure(sound, original)))  # noqa: B023
                 for name, metric in self.metrics.items()
             }
             entry["figures"][system] = {name: value for name, value in figures.items() if value is not None}
@@ -175,6 +176,12 @@ class Journal:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self.entries[entry["id"]] = entry
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"the metric gave {value}.")
+    return value
 
 
 def _parsed(line: str) -> dict | None:

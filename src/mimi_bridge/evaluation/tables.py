@@ -90,6 +90,8 @@ def _arrow(metric: dict) -> str:
 def _with_interval(figure: dict | None) -> str:
     if figure is None:
         return ""
+    if figure["count"] == 1:
+        return _number(figure["mean"])  # one has no interval
     return f"{_number(figure['mean'])} ({_number(figure['low'])} to {_number(figure['high'])})"
 
 
