@@ -2,7 +2,8 @@
 
 With λ = 0 the codes of the prosody and acoustic heads must all equal the source's, and the waveforms must be equal to
 the bit. With any λ the prosody codes must, and the source's own codes must decode to the source's own waveform. Both
-sides are run through transformers' modules on the CPU in float32, so equal means equal.
+sides run the operations of transformers' modules on the CPU in float32, the quantizer's among them and none of the
+fast path, so equal means equal.
 """
 
 from pathlib import Path
@@ -41,6 +42,8 @@ def prove(source: MimiModel, folder: Path, speech: Tensor, speech_name: str) -> 
             "--speech a longer recording."
         )
     result = AutoModel.from_pretrained(folder).eval()
+    result.use_fast_path = False
+    result.quantizer.like_transformers = True
     frame_size = source.config.frame_size
     audio = torch.nn.functional.pad(speech, (0, -speech.shape[-1] % frame_size))[None]
     num_carried = result.config.num_quantizers - 1

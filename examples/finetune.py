@@ -1,8 +1,8 @@
 """Fine-tune a Mimi Bridge model: python examples/finetune.py --model FOLDER --train_dataset FOLDER --output_dir FOLDER
 
-The model is what conversion/convert_kyutai.py wrote; a data set is what `Dataset.save_to_disk` wrote, with the columns
-that `mimi_bridge.data.collator` describes (audio, or latents from `mimi-bridge cache`). Every argument of
-transformers' Trainer works. A run that was stopped goes on with --resume_from_checkpoint True. Several processes:
+The model is what conversion/convert_kyutai.py wrote; a data set is what `mimi-bridge prepare` wrote, or
+`Dataset.save_to_disk` with the columns that `mimi_bridge.data.collator` describes. Every argument of transformers'
+Trainer works. A run that was stopped goes on with --resume_from_checkpoint True. Several processes:
 
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """
@@ -15,6 +15,7 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
 
 import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.data.running_statistics import stored_statistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
 
 
@@ -40,6 +41,7 @@ def main() -> None:
         args,
         MimiBridgeCollator.for_model(model.config, data.crop_seconds, seed=args.seed),
         train_dataset,
+        teacher_statistics=stored_statistics(data.train_dataset),
         eval_dataset=eval_dataset,
         processing_class=AutoFeatureExtractor.from_pretrained(data.model),
     )

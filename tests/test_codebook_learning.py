@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mimi_bridge.codebook_learning import CodebookLearner, keep_unused_entries
+from mimi_bridge.codebook_learning import CodebookLearner, learn_from
 from mimi_bridge.heads import QuantizerHead
 
 DIM, SIZE, DECAY, NUM_FRAMES = 3, 12, 0.9, 5
@@ -299,19 +299,59 @@ def test_unknown_update_is_refused(head):
         CodebookLearner(head.stores, "sgd", DECAY)
 
 
-# --- keep_unused_entries ---
+# --- what one forward asked ---
 
 
-def test_entries_that_the_library_did_not_use_are_put_back_and_used_ones_are_left(head, latents):
+def learn_by_the_library(head: QuantizerHead, latents: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Codes and commitment of the library's training forward, which moves the entries that were asked for."""
+    before = [store.embed.clone() for store in head.stores]
+    inputs = head.project_in(latents.transpose(1, 2)).transpose(1, 2).detach()
+    _, codes, commitment = head.vq(inputs, mask=frame_mask)
+    codes = codes[:, None] if codes.ndim == 2 else codes.transpose(1, 2)
+    for store, entries, level in zip(head.stores, before, codes.unbind(dim=1), strict=True):
+        real = level if frame_mask is None else level[frame_mask]
+        asked_for = torch.bincount(real.flatten(), minlength=SIZE) > 0
+        store.embed[0, ~asked_for] = entries[0, ~asked_for]  # the library shrinks them: see the test after the next
+    return codes, commitment.mean()
+
+
+@SINGLE_AND_CHAIN
+@pytest.mark.parametrize("masked", [False, True])
+def test_ten_training_forwards_give_the_codes_losses_and_codebooks_of_the_library(head, frame_mask, masked):
+    library, frame_mask = deepcopy(head), frame_mask if masked else None
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(10):
+        latents = torch.randn(2, NUM_FRAMES, DIM, generator=generator)
+        codes, commitment = learn_by_the_library(library, latents, frame_mask)
+        output = head(latents, frame_mask)
+        real = torch.ones(2, NUM_FRAMES).bool() if frame_mask is None else frame_mask
+        assert torch.equal(output.codes.transpose(1, 2)[real], codes.transpose(1, 2)[real])
+        torch.testing.assert_close(output.commitment, commitment)
+        torch.testing.assert_close(states(head), states(library))
+
+
+@SINGLE_AND_CHAIN
+def test_processes_that_share_a_codebook_are_summed_where_the_library_sums_them(head, latents):
+    library = deepcopy(head)
+    for store in (*head.stores, *library.stores):
+        store.use_ddp = True
+        store.all_reduce_fn = lambda tensor: tensor.mul_(3)  # as if two more processes had seen the very same
+    learn_by_the_library(library, latents, None)
+    head(latents)
+    torch.testing.assert_close(states(head), states(library))
+
+
+def test_the_library_alone_would_shrink_entries_that_nobody_asked_for(head, latents):
     store = head.stores[0]
     store.cluster_size.mul_(1e-4)  # so small that the library's smoothing halves an entry that is not used
     store.embed_avg.mul_(1e-4)
-    entries, usage = store.embed.clone(), store.cluster_size.clone()
-    _, codes, _ = store(latents)
-    by_the_library, hit = store.embed.clone(), torch.bincount(codes.flatten(), minlength=SIZE) > 0
+    by_the_library = deepcopy(store)
+    _, codes, _ = by_the_library(latents)
+    hit = torch.bincount(codes.flatten(), minlength=SIZE) > 0
+    entries = store.embed.clone()
     assert 0 < hit.sum() < SIZE
-    assert (by_the_library[0, ~hit].norm(dim=-1) < 0.99 * entries[0, ~hit].norm(dim=-1)).all()
+    assert (by_the_library.embed[0, ~hit].norm(dim=-1) < 0.99 * entries[0, ~hit].norm(dim=-1)).all()
 
-    keep_unused_entries(store, entries, usage)
+    learn_from(store, latents, codes, None)
     assert torch.equal(store.embed[0, ~hit], entries[0, ~hit])
-    assert torch.equal(store.embed[0, hit], by_the_library[0, hit])
+    torch.testing.assert_close(store.embed[0, hit], by_the_library.embed[0, hit])

@@ -17,7 +17,7 @@ def no_speech_is_given(monkeypatch):
 
 
 def test_demo_leaves_proof_sounds_codes_and_picture(tmp_path, capfd):
-    demo.run_demo(tmp_path / "demo")
+    demo.run_demo(tmp_path / "demo", training=False)
     printed = capfd.readouterr().out
     assert "waveform max |Δ| 0 " in printed
     for line in printed.splitlines()[-5:]:
@@ -33,9 +33,9 @@ def test_demo_leaves_proof_sounds_codes_and_picture(tmp_path, capfd):
 
 def test_demo_can_be_run_again_and_takes_a_recording(tmp_path, speech, monkeypatch, capfd):
     save_audio(tmp_path / "voice.wav", speech[:, :100_000], 24_000)
-    demo.run_demo(tmp_path / "demo", speech=str(tmp_path / "voice.wav"))
+    demo.run_demo(tmp_path / "demo", speech=str(tmp_path / "voice.wav"), training=False)
     monkeypatch.setenv(SPEECH_VARIABLE, str(tmp_path / "voice.wav"))
-    demo.run_demo(tmp_path / "demo")
+    demo.run_demo(tmp_path / "demo", training=False)
     assert capfd.readouterr().out.count("from voice.wav") == 2
     torch.testing.assert_close(
         load_audio(tmp_path / "demo" / "original.wav", 24_000), speech[:, :100_000], atol=2 / 32_767, rtol=0

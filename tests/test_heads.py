@@ -4,8 +4,10 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from mimi_bridge.heads import HeadOutput, QuantizerHead, nearest_entries
+from mimi_bridge.heads import HeadOutput, QuantizerHead
 
 CODEC_DIM, CODEBOOK_DIM, CODEBOOK_SIZE, DECAY = 6, 4, 16, 0.9
 NUM_FRAMES = 20
@@ -68,12 +70,6 @@ def slow_head(head: QuantizerHead, latents: Tensor) -> tuple[Tensor, Tensor, Ten
             errors[sample, level, frame] = residual.square().mean()
         quantized[sample, frame] = project_out @ total
     return codes, quantized, errors
-
-
-def test_nearest_entry_is_chosen_by_eye():
-    codebook = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0]])
-    vectors = torch.tensor([[[0.4, 0.0], [0.6, 0.0]], [[0.0, 9.0], [-3.0, 0.0]]])
-    assert nearest_entries(vectors, codebook).tolist() == [[0, 1], [2, 0]]
 
 
 def test_head_gives_code_and_entry_of_a_literal_codebook():
@@ -268,3 +264,71 @@ def test_entry_that_training_never_uses_comes_out_as_it_went_in():
     for _ in range(200):  # the count of entry 1 falls to 0.9 ** 200, far below the smoothing's 1e-5
         head(torch.zeros(1, 1, 2))
     torch.testing.assert_close(head.codebooks[0][1], torch.tensor([8.0, 0.0]))
+
+
+@SINGLE_AND_CHAIN
+def test_encode_gives_the_codes_of_forward_and_moves_nothing(head, latents):
+    before = deepcopy(head.state_dict())
+    assert torch.equal(head.encode(latents), head(latents).codes)
+    head.train().encode(latents)
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+@SINGLE_AND_CHAIN
+def test_operations_of_transformers_give_the_same_codes_and_quantized_latents_up_to_rounding(head, latents):
+    direct = head(latents)
+    head.like_transformers = True
+    alike = head(latents)
+    assert torch.equal(alike.codes, direct.codes)
+    torch.testing.assert_close(alike.quantized, direct.quantized)
+
+
+@SINGLE_AND_CHAIN
+def test_inference_sees_codebooks_that_training_moved(head, latents):
+    head(latents)  # keeps tables of the codebooks
+    for _ in range(3):
+        head.train()(latents)
+    for store in head.stores:
+        store.update_ema()  # the library writes through .data, which no count of writes shows
+    codes, quantized, _ = slow_head(head, latents)
+    output = head.eval()(latents)
+    assert torch.equal(output.codes, codes)
+    torch.testing.assert_close(output.quantized, quantized)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The numbers in the largest tensor that any operation gives while it is entered."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))])
+        return result
+
+
+def forward_and_back(head: QuantizerHead, latents: Tensor) -> None:
+    output = head(latents.requires_grad_())
+    (output.quantized.square().mean() + output.commitment).backward()
+
+
+@pytest.mark.parametrize(
+    ("training", "run"),
+    [
+        (False, QuantizerHead.encode),
+        (False, lambda head, latents: head.decode(head.encode(latents))),
+        (True, forward_and_back),
+    ],
+    ids=["encode", "encode and decode", "training step"],
+)
+def test_no_tensor_has_a_row_of_the_codebook_s_size_for_every_frame(training, run):
+    size, num_frames = 512, 1024
+    head = QuantizerHead(CODEC_DIM, CODEBOOK_DIM, size, 2, DECAY).train(training)
+    latents = torch.randn(1, num_frames, CODEC_DIM)
+    with LargestTensor() as largest:
+        run(head, latents)
+    assert 0 < largest.numel <= num_frames * size // 8  # one block of 128 frames
+
+    with LargestTensor() as largest:
+        head.vq(head.project_in(latents.transpose(1, 2)).transpose(1, 2))
+    assert largest.numel >= num_frames * size  # so the library's would be seen

@@ -1,4 +1,6 @@
-"""How a head's codebooks move while it trains, when a trainer rather than each forward decides.
+"""How a head's codebooks move while it trains: at the end of each forward, or when a trainer decides.
+
+Counts and sums by entry take the place of the library's one-hot rows, which are `frames x codebook_size` numbers.
 
 A learner notes, over all the forwards of an optimizer step, how often each entry was the nearest and to what; the sums
 of several processes may be added. Then it moves the codebooks once, so that a step is the same however it was divided.
@@ -54,9 +56,7 @@ class CodebookLearner:
             indices: The nearest entry of each, `(batch, frames)`.
             frame_mask: True on real frames, `(batch, frames)`; None if all are.
         """
-        real, nearest = vectors.flatten(0, 1), indices.flatten()
-        if frame_mask is not None:
-            real, nearest = real[frame_mask.flatten()], nearest[frame_mask.flatten()]
+        real, nearest = _real(vectors, indices, frame_mask)
         if level == 0:
             self.inputs.append(real)
         sums = self._sums[level]
@@ -81,28 +81,50 @@ class CodebookLearner:
         """Move the codebooks by what was gathered, of all processes, after the optimizer's step."""
         for store, level in zip(self.stores, gathered, strict=True):
             sums, counts = level[:, :-1], level[:, -1]
-            store.cluster_size.lerp_(counts[None], 1 - self.decay)
             if self.update == "gradient":
+                store.cluster_size.lerp_(counts[None], 1 - self.decay)
                 store.embed_avg.copy_(store.embed * store.cluster_size[..., None])
                 continue
             store.embed_avg.lerp_(sums[None], 1 - self.decay)
-            entries = store.embed.clone()
-            store.update_ema()
-            unused = counts[None] < 0.5
-            store.embed[unused] = entries[unused]
+            _move_used_entries(store, counts, self.decay)
 
 
 @torch.no_grad()
-def keep_unused_entries(store: Any, entries: Tensor, usage: Tensor) -> None:
-    """Undo what the library's training forward did to entries that were not asked for.
+def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> None:
+    """Move one codebook's entries by what one forward asked of it.
 
-    It divides by a smoothed count, which pulls entries that are not used for long toward zero.
+    Processes are summed where the library would: if they shared a process group when the codebook was built.
 
     Args:
-        store: The library's object, after the forward.
-        entries: What `embed` was before.
-        usage: What `cluster_size` was before; from both, the counts are known of all processes that share them.
+        store: The library's object that holds the codebook.
+        vectors: What was quantized, `(batch, frames, codebook_dim)`.
+        indices: The nearest entry of each, `(batch, frames)`.
+        frame_mask: True on real frames, `(batch, frames)`; None if all are.
     """
-    counts = (store.cluster_size - usage * store.decay) / (1 - store.decay)
-    unused = counts < 0.5
-    store.embed[unused] = entries[unused]
+    vectors, indices = _real(vectors, indices, frame_mask)
+    counts = torch.bincount(indices, minlength=store.codebook_size).to(store.cluster_size.dtype)
+    if store.use_ddp:
+        sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
+        store.all_reduce_fn(counts)
+        store.all_reduce_fn(sums)
+        store.embed_avg.lerp_(sums[None], 1 - store.decay)
+    else:
+        store.embed_avg.mul_(store.decay)[0].index_add_(0, indices, vectors, alpha=1 - store.decay)
+    _move_used_entries(store, counts, store.decay)
+
+
+def _move_used_entries(store: Any, counts: Tensor, decay: float) -> None:
+    # The library's arithmetic, for the entries that were asked for: it divides by a smoothed count, which would pull
+    # those that are not used for long toward zero.
+    store.cluster_size.lerp_(counts[None], 1 - decay)
+    used, usage = (counts > 0.5).nonzero()[:, 0], store.cluster_size[0]
+    total = usage.sum()
+    smoothed = (usage[used] + store.eps) / (total + len(usage) * store.eps) * total
+    store.embed[0, used] = store.embed_avg[0, used] / smoothed[:, None]
+
+
+def _real(vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    vectors, indices = vectors.flatten(0, 1), indices.flatten()
+    if frame_mask is None:
+        return vectors, indices
+    return vectors[frame_mask.flatten()], indices[frame_mask.flatten()]

@@ -1,4 +1,4 @@
-"""The whole way once, with what is at hand: speech, a Mimi checkpoint, conversion, loading, codes, sound, a picture.
+"""The whole way once, with what is at hand: speech, a Mimi checkpoint, conversion, codes, sound, training, a report.
 
 Without a network nobody has Kyutai's weights: the demonstration then takes the small codec of the package.
 With `--source kyutai/mimi` it does the same with the real ones.
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
+from . import demo_training
 from .audio import load_audio, save_audio
 from .codes import Codes, fingerprint, save_codes
 from .embedded import SMALL_CODEC
@@ -22,17 +23,19 @@ SPEECH_SECONDS = 24.0
 CONVERTER = Path(__file__).parents[2] / "conversion" / "convert_kyutai.py"
 
 
-def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None) -> None:
-    """Convert, load, encode and decode; print what happens and where everything lies.
+def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None, training: bool = True) -> None:
+    """Convert, load, encode and decode, then train and evaluate; print what happens and where everything lies.
 
     Args:
         output: Folder for the sounds, codes, picture, and the model.
         source: A Mimi checkpoint for the converter; `"small"` is the one that comes with the package.
         speech: A recording or a folder of them; None takes `$MIMI_BRIDGE_SPEECH`, else makes speech.
+        training: Whether to fine-tune, on speech that is made, and to write the report.
 
     Raises:
         FileNotFoundError: If the converter is not there (the demonstration needs a clone), or the speech.
         ValueError: If the conversion fails.
+        RuntimeError: If training or evaluation fails.
     """
     if not CONVERTER.is_file():
         raise FileNotFoundError("the demonstration needs a clone of the repository: conversion/ is not installed.")
@@ -46,6 +49,9 @@ def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None)
 
     model_folder = output / "model"
     command = [sys.executable, str(CONVERTER), "--source", source, "--output", str(model_folder)]
+    teacher = demo_training.text_teacher() if training else None
+    if teacher is not None:
+        command += ["--qwen-dim", str(demo_training.TEXT_TEACHER_DIM)]
     print(f"$ python conversion/convert_kyutai.py {' '.join(command[2:])}", flush=True)
     if subprocess.run([*command, "--overwrite", "--speech", str(original)], check=False).returncode != 0:
         raise ValueError("the conversion failed, see above.")
@@ -68,3 +74,8 @@ def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None)
         "model/conversion_report.json",
     ):
         print(f"  {output / name}")
+    if training and teacher is None:
+        print(f"no fine-tuning: it needs the package {demo_training.TEXT_TEACHER.replace('_', '-')}.")
+    elif teacher is not None:
+        report = demo_training.run_training(output / "training", model_folder, source, teacher)
+        print(f"what each head carries, with sounds, to open in a browser:\n  {report}")

@@ -1,26 +1,28 @@
 """One head: project the latents in, look them up in one codebook or a residual chain of them, project out.
 
-Training runs vector-quantize-pytorch, which moves the codebooks by exponential moving averages and gives the
-commitment loss; inference reads the same buffers by a direct lookup. Both give the same codes and, to the bit, the
-same quantized latents: gradients pass the lookup by an identity that adds exactly zero to its value. The projections
-stay outside the library's class (its mask and its own projections do not work together) and are Mimi's: bias-free,
-kernel 1.
+The codebooks are those of vector-quantize-pytorch: its modules hold the entries and their running counts and sums, and
+its arithmetic moves them in training. The lookup is direct (see `lookup`), in inference and in training, so both give
+the same codes and, to the bit, the same quantized latents: gradients pass the lookup by an identity that adds exactly
+zero to its value. The projections stay outside the library's class (its mask and its own projections do not work
+together) and are Mimi's: bias-free, kernel 1.
 
-A trainer may take over: then a training forward looks up directly, too, and leaves with the head's `learner` what was
-asked of each codebook, which moves them once an optimizer step (see `codebook_learning`).
+Codebooks move at the end of each training forward, or, where a trainer gives the head a `learner`, once an optimizer
+step (see `codebook_learning`).
 
-Source: van den Oord et al. 2017 (arXiv:1711.00937); lookup and projections follow transformers' `models/mimi`.
+Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow transformers' `models/mimi`.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-from .codebook_learning import CodebookLearner, keep_unused_entries
+from .codebook_learning import CodebookLearner, learn_from
+from .lookup import LookupTable, nearest_entries, nearest_like_transformers
 
 
 @dataclass
@@ -66,7 +68,15 @@ class QuantizerHead(nn.Module):
             VectorQuantize(**options) if num_codebooks is None else ResidualVQ(num_quantizers=num_codebooks, **options)
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
-        self.learner: CodebookLearner | None = None  # None: the library moves the codebooks
+        self.learner: CodebookLearner | None = None  # None: every training forward moves the codebooks
+        self.like_transformers = False  # True: the very operations of transformers' Mimi, for proofs to the bit
+        self._tables = [LookupTable() for _ in self.layers]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what inference keeps of the codebooks is forgotten, since training moves them."""
+        for table in self._tables:
+            table.forget()
+        return super().train(mode)
 
     @property
     def layers(self) -> list[VectorQuantize]:
@@ -81,7 +91,7 @@ class QuantizerHead(nn.Module):
     @property
     def codebooks(self) -> list[Tensor]:
         """The codebooks' entries, first to last, each `(codebook_size, codebook_dim)`."""
-        return [layer.codebook for layer in self.layers]
+        return [store.embed[0] for store in self.stores]
 
     def forward(
         self,
@@ -100,22 +110,33 @@ class QuantizerHead(nn.Module):
             with_commitment: Also return the commitment loss; a head that learns always does.
             may_learn: False keeps the codebooks where they are, in training mode, too.
         """
-        inputs = self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
+        inputs = self._project_in(latents)
         learns = self.training and may_learn
-        attraction: Tensor | None = None
         with torch.autocast(inputs.device.type, enabled=False):
-            if learns and self.learner is None:
-                entries, codes, commitment = self._look_up_and_learn(inputs, frame_mask)
-            else:
-                learner = self.learner if learns else None
-                entries, codes, commitment, attraction = self._look_up(
-                    inputs, frame_mask, num_codebooks, with_commitment or learns, learner
-                )
+            entries, codes, commitment, attraction = self._look_up(
+                inputs, frame_mask, num_codebooks, with_commitment or learns, learns
+            )
         passed_through = entries + (inputs - inputs.detach())
         if frame_mask is not None:
             passed_through = passed_through.masked_fill(~frame_mask[:, :, None], 0.0)
             codes = codes.masked_fill(~frame_mask[:, None], 0)
         return HeadOutput(self._project_out(passed_through), codes, commitment, attraction)
+
+    @torch.no_grad()
+    def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """The codes alone; no codebook moves: latents `(batch, frames, codec_dim)` -> `(batch, codebooks, frames)`.
+
+        They are those of `forward`, and `decode` gives its quantized latents of them; masked frames apart.
+        """
+        inputs = self._project_in(latents)
+        device = inputs.device.type  # a context that changes nothing would keep an exported program from loading
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            codes, codebooks = [], self.codebooks[:num_codebooks]
+            for level, codebook in enumerate(codebooks):
+                codes.append(self._nearest(level, inputs, codebook))
+                if level + 1 < len(codebooks):
+                    inputs = inputs - nn.functional.embedding(codes[-1], codebook)
+        return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The head's share of the latents: codes `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
@@ -128,7 +149,7 @@ class QuantizerHead(nn.Module):
         frame_mask: Tensor | None,
         num_codebooks: int | None,
         with_commitment: bool,
-        learner: CodebookLearner | None,
+        learns: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         residual, chosen, codes = inputs, [], []
         commitments, attractions = [], []
@@ -138,12 +159,15 @@ class QuantizerHead(nn.Module):
             return error.mean() if frame_mask is None else error[frame_mask].mean()
 
         for level, codebook in enumerate(self.codebooks[:num_codebooks]):
-            indices = nearest_entries(residual, codebook)
+            indices = self._nearest(level, residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
             if with_commitment:
                 commitments.append(mean_square(residual - entries.detach()))
-            if learner is not None:
-                learner.note(level, residual.detach(), indices, frame_mask)
+            if learns:
+                if self.learner is None:
+                    learn_from(self.stores[level], residual.detach(), indices, frame_mask)
+                else:
+                    self.learner.note(level, residual.detach(), indices, frame_mask)
                 if codebook.requires_grad:
                     attractions.append(mean_square(entries - residual.detach()))
             residual = residual - entries.detach()
@@ -154,30 +178,18 @@ class QuantizerHead(nn.Module):
         )
         return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment, attraction
 
-    def _look_up_and_learn(self, inputs: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        before = [(codebook.embed.clone(), codebook.cluster_size.clone()) for codebook in self.stores]
-        entries, codes, commitment = self.vq(inputs, mask=frame_mask)
-        for codebook, (embed, usage) in zip(self.stores, before, strict=True):
-            keep_unused_entries(codebook, embed, usage)
-        codes = codes[:, None] if codes.ndim == 2 else codes.transpose(1, 2)
-        return entries, codes, commitment.mean()
+    def _nearest(self, level: int, vectors: Tensor, codebook: Tensor) -> Tensor:
+        if self.like_transformers:
+            return nearest_like_transformers(vectors, codebook)
+        return nearest_entries(vectors, codebook) if self.training else self._tables[level].nearest(vectors, codebook)
+
+    def _project_in(self, latents: Tensor) -> Tensor:
+        if self.like_transformers:
+            return self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
+        return nn.functional.linear(latents, self.project_in.weight[:, :, 0]).float()
 
     def _project_out(self, entries: Tensor) -> Tensor:
-        return self.project_out(entries.transpose(1, 2).to(self.project_out.weight.dtype)).transpose(1, 2)
-
-
-@torch.no_grad()
-def nearest_entries(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the entry nearest to each vector, searched in float32.
-
-    Args:
-        vectors: `(batch, frames, codebook_dim)`.
-        codebook: `(codebook_size, codebook_dim)`.
-
-    Returns:
-        `(batch, frames)`, int64.
-
-    Source: transformers `MimiEuclideanCodebook.quantize`, the same operation on the same shapes.
-    """
-    flat = vectors.reshape(1, -1, vectors.shape[-1]).float()
-    return torch.cdist(flat, codebook[None].float(), p=2)[0].argmin(dim=-1).view(vectors.shape[:-1])
+        entries = entries.to(self.project_out.weight.dtype)
+        if self.like_transformers:
+            return self.project_out(entries.transpose(1, 2)).transpose(1, 2)
+        return nn.functional.linear(entries, self.project_out.weight[:, :, 0])

@@ -15,17 +15,22 @@ from torch import Tensor
 from transformers import MimiModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache, MimiDecoderOutput
+from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
 from transformers.utils import can_return_tuple
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
 from .bridges import TeacherBridge
 from .checkpoint import accept_flat_keys, keep_mimi_layout, raise_on_wrong_keys
 from .configuration_mimi_bridge import MimiBridgeConfig
+from .decoder_cache import MimiBridgeDecoderPaddingCache, decode_with_caches
+from .fast_path import asks_for_gradients, decode_recordings, encode_recordings, fast_half
 from .frames import frame_mask_from_padding_mask
-from .outputs import MimiBridgeEncoderOutput, MimiBridgeOutput
+from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
+from .packing import PackedHalves
 from .quantizer import CausalBridgeQuantizer
-from .waveform import silence_padding, whole_frames
+from .streaming import MimiBridgeStream
+from .swapping import swap_heads
+from .waveform import checked_audio, silence_padding, whole_frames
 
 
 class MimiBridgeModel(MimiModel):
@@ -48,6 +53,7 @@ class MimiBridgeModel(MimiModel):
     """
 
     config: MimiBridgeConfig
+    use_fast_path: bool = True  # False: `encode`, `decode` and `get_latents` run transformers' own modules
     _no_split_modules = ["CausalBridgeQuantizer", "MimiTransformerLayer"]
     _keep_in_fp32_modules_strict = [
         "_codebook",
@@ -60,6 +66,7 @@ class MimiBridgeModel(MimiModel):
     def __init__(self, config: MimiBridgeConfig):
         super().__init__(config)
         self.quantizer: CausalBridgeQuantizer = CausalBridgeQuantizer.from_config(config)  # type: ignore[assignment]
+        self.packed_halves = PackedHalves()
         self.post_init()
         # The halves bring patterns that hide foreign keys, the other half's and the quantizer's among them.
         self._keys_to_ignore_on_load_unexpected = []
@@ -110,8 +117,13 @@ class MimiBridgeModel(MimiModel):
         Raises:
             ValueError: As in `encode`.
         """
-        audio, _ = self._whole_frames(input_values, padding_mask)
-        return self._require("encoder")(audio).latents.transpose(1, 2)
+        encoder = self._require("encoder")
+        half = None if asks_for_gradients(encoder, input_values) else self._fast_half("encoder", input_values)
+        if half is None:
+            audio, _ = self._whole_frames(input_values, padding_mask)
+            return encoder(audio).latents.transpose(1, 2)
+        audio, _ = checked_audio(input_values, padding_mask, self.config.audio_channels, self.config.frame_size)
+        return torch.cat(list(half.in_chunks(audio)), dim=1)
 
     def get_quantized(self, audio_codes: Tensor) -> Tensor:
         """Latents for the decoder from codes: `(batch, codebooks, frames)` -> `(batch, frames, hidden_size)`."""
@@ -161,11 +173,19 @@ class MimiBridgeModel(MimiModel):
         """
         streaming = self.config.use_streaming if use_streaming is None else use_streaming
         streaming = streaming or padding_cache is not None
+        is_plain = not (streaming or encoder_past_key_values is not None or kwargs)
+        encoder = self._require("encoder")
+        half = self._fast_half("encoder", input_values) if is_plain else None  # codes have no gradient to ask for
+        if half is not None:
+            sizes = self.config.audio_channels, self.config.frame_size
+            audio, audio_codes_mask = checked_audio(input_values, padding_mask, *sizes)
+            codes = encode_recordings(half, self.quantizer, audio, audio_codes_mask, num_quantizers)
+            return MimiBridgeEncoderOutput(audio_codes=codes, audio_codes_mask=audio_codes_mask)
         audio, audio_codes_mask = self._whole_frames(input_values, padding_mask, must_be_whole=streaming)
         is_padded = not bool(audio_codes_mask.all())
-        if is_padded and audio.device.type == "cpu" and not (streaming or encoder_past_key_values or kwargs):
+        if is_padded and audio.device.type == "cpu" and is_plain:
             return self._encode_row_by_row(audio, audio_codes_mask, num_quantizers)
-        encoded = self._require("encoder")(
+        encoded = encoder(
             audio,
             past_key_values=encoder_past_key_values,
             padding_cache=padding_cache,
@@ -188,29 +208,74 @@ class MimiBridgeModel(MimiModel):
         audio_codes: Tensor,
         padding_mask: Tensor | None = None,
         decoder_past_key_values: Cache | None = None,
+        decoder_padding_cache: MimiBridgeDecoderPaddingCache | None = None,
+        use_streaming: bool | None = None,
         **kwargs,
-    ) -> MimiDecoderOutput:
+    ) -> MimiBridgeDecoderOutput:
         """Codes to audio, from the first 1 to all codebooks.
 
         Args:
             audio_codes: `(batch, codebooks, frames)`, integers.
             padding_mask: The mask the audio was encoded with; the result is cut to its length.
-            decoder_past_key_values: Cache of the decoder transformer. Its convolutions keep none: decode whole
-                recordings.
+            decoder_past_key_values: Cache of the decoder transformer from the call before; streaming. Alone, without
+                `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together.
+            decoder_padding_cache: Cache of the convolutions from the call before; streaming.
+            use_streaming: Keep both caches and return them, without gradients; a cache of the convolutions does, too.
             **kwargs: Passed to the decoder.
 
         Returns:
-            `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the cache.
+            `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the caches.
 
         Raises:
-            ValueError: If the codes are not integers, out of range, or of a wrong shape.
+            ValueError: If the codes are not integers, out of range, or of a wrong shape; if the caches do not fit each
+                other or the codes.
         """
-        return self._require("decoder")(
-            self.quantizer.decode(audio_codes).transpose(1, 2),
-            padding_mask=padding_mask,
-            past_key_values=decoder_past_key_values,
-            **kwargs,
+        decoder, audio = self._require("decoder"), None
+        if use_streaming or decoder_padding_cache is not None:
+            cache = MimiBridgeDecoderPaddingCache() if decoder_padding_cache is None else decoder_padding_cache
+            latents, half = self.quantizer.decode(audio_codes), self.packed_halves.require("decoder", decoder)
+            audio, decoder_past_key_values = decode_with_caches(half, decoder, latents, decoder_past_key_values, cache)
+            decoder_padding_cache = cache
+        elif decoder_past_key_values is None and not kwargs and not asks_for_gradients(decoder, self.quantizer):
+            half = self._fast_half("decoder", audio_codes)
+            audio = None if half is None else decode_recordings(half, self.quantizer, audio_codes)
+        if audio is None:
+            latents = self.quantizer.decode(audio_codes).transpose(1, 2)
+            decoded = decoder(latents, padding_mask, past_key_values=decoder_past_key_values, **kwargs)
+            return MimiBridgeDecoderOutput(**decoded)
+        if padding_mask is not None:
+            audio = audio[..., : padding_mask.shape[-1]]
+        return MimiBridgeDecoderOutput(
+            audio_values=audio,
+            decoder_past_key_values=decoder_past_key_values,
+            padding_cache=decoder_padding_cache,
         )
+
+    def stream(self, batch_size: int = 1, num_quantizers: int | None = None) -> MimiBridgeStream:
+        """Open a live codec: whole frames out of chunks of any length, exactly as from the whole recording.
+
+        Example:
+        ```python
+        >>> import torch
+        >>> from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+        >>> sizes = dict(hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2)
+        >>> codebooks = dict(codebook_size=64, codebook_dim=16, vector_quantization_hidden_dimension=16)
+        >>> config = MimiBridgeConfig(**sizes, **codebooks, num_key_value_heads=2, upsample_groups=32)
+        >>> with MimiBridgeModel(config).eval().stream(batch_size=2) as stream:
+        ...     codes = stream.encode(torch.zeros(2, 1, 5_000))
+        ...     codes.shape, stream.decode(codes).shape
+        (torch.Size([2, 9, 2]), torch.Size([2, 1, 3840]))
+
+        ```
+
+        Args:
+            batch_size: Rows: conversations that run side by side.
+            num_quantizers: Encode to the first so many codebooks only.
+
+        Raises:
+            ValueError: If the model cannot stream, or a number makes no sense.
+        """
+        return MimiBridgeStream(self, batch_size, num_quantizers)
 
     @can_return_tuple
     def forward(
@@ -324,6 +389,13 @@ class MimiBridgeModel(MimiModel):
         padded = [torch.nn.functional.pad(codes, (0, num_frames - codes.shape[-1])) for codes in rows]
         return MimiBridgeEncoderOutput(audio_codes=torch.stack(padded), audio_codes_mask=audio_codes_mask)
 
+    def _fast_half(self, name: str, given: Tensor) -> Any:
+        return fast_half(self, name, given.device, given.dtype if given.is_floating_point() else None)
+
+    def _apply(self, fn, recurse=True):
+        self.packed_halves.clear()  # moved or cast weights would otherwise be kept beside the new ones
+        return super()._apply(fn, recurse)
+
     def _whole_frames(
         self, input_values: Tensor, padding_mask: Tensor | None, must_be_whole: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -352,6 +424,11 @@ class MimiBridgeModel(MimiModel):
         elif isinstance(module, TeacherBridge):
             init.zeros_(module.mean)
             init.ones_(module.std)
+
+    def swap_heads(self, audio_codes: Tensor, other_codes: Tensor, heads: tuple[str, ...] = ("acoustic",)) -> Tensor:
+        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`."""
+        num_codebooks = {name: len(head.codebooks) for name, head in self.quantizer.heads.items()}
+        return swap_heads(audio_codes, other_codes, num_codebooks, heads)
 
 
 keep_mimi_layout("MimiBridgeModel")

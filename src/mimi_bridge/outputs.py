@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.models.mimi.modeling_mimi import MimiEncoderOutput
+from transformers.models.mimi.modeling_mimi import MimiDecoderOutput, MimiEncoderOutput
 from transformers.utils import ModelOutput
 
 from .bridges import TeacherDistance
+from .decoder_cache import MimiBridgeDecoderPaddingCache
 
 
 @dataclass
@@ -87,3 +88,16 @@ class MimiBridgeEncoderOutput(MimiEncoderOutput):
 
     audio_codes: Tensor | None = None  # type: ignore[assignment]
     audio_codes_mask: Tensor | None = None
+
+
+@dataclass
+class MimiBridgeDecoderOutput(MimiDecoderOutput):
+    """Output of [`MimiBridgeModel.decode`]: transformers' own fields, and the cache of the convolutions.
+
+    Args:
+        audio_values: `(batch, channels, samples)`.
+        padding_cache: To pass on as `decoder_padding_cache`; None if the call kept none.
+    """
+
+    audio_values: Tensor | None = None  # type: ignore[assignment]
+    padding_cache: MimiBridgeDecoderPaddingCache | None = None

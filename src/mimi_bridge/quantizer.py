@@ -82,6 +82,20 @@ class CausalBridgeQuantizer(nn.Module):
         """The heads by name: content, prosody, acoustic."""
         return {"content": self.head_content, "prosody": self.head_prosody, "acoustic": self.acoustic_residual}
 
+    @property
+    def like_transformers(self) -> bool:
+        """Whether all heads run the very operations of transformers' Mimi; False, the default, is faster.
+
+        Either way the codes are the same, but for latents that rounding puts as near to one entry as to another, and
+        the quantized latents up to rounding. Set it to True where equal must mean equal to the bit.
+        """
+        return all(head.like_transformers for head in self.heads.values())
+
+    @like_transformers.setter
+    def like_transformers(self, value: bool) -> None:
+        for head in self.heads.values():
+            head.like_transformers = value
+
     @classmethod
     def from_config(cls, config: MimiBridgeConfig) -> CausalBridgeQuantizer:
         """The quantizer that a model of this configuration has."""
@@ -193,8 +207,18 @@ class CausalBridgeQuantizer(nn.Module):
             ValueError: If shapes do not fit, or there are not so many codebooks.
         """
         self._check_latents(latents, frame_mask)
-        heads = self._run_heads(latents, frame_mask, self._check_num_quantizers(num_quantizers), may_learn=False)
-        return torch.cat([head.codes for head in heads if head is not None], dim=1)
+        num_quantizers = self._check_num_quantizers(num_quantizers)
+        if frame_mask is not None:
+            latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
+        codes = [self.head_content.encode(latents)]
+        if num_quantizers > 1:
+            content = self.head_content.decode(codes[0])
+            codes.append(self.head_prosody.encode(latents - content))
+        if num_quantizers > 2:
+            taken = self.residual_weight * (content + self.head_prosody.decode(codes[1]))
+            codes.append(self.acoustic_residual.encode(latents - taken, num_quantizers - 2))
+        together = torch.cat(codes, dim=1)
+        return together if frame_mask is None else together.masked_fill(~frame_mask[:, None], 0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Latents for the decoder from the first `codebooks` codebooks' codes.
@@ -208,7 +232,7 @@ class CausalBridgeQuantizer(nn.Module):
         Raises:
             ValueError: If the codes are not integers, out of range, or of a wrong shape.
         """
-        self._check_codes(codes)
+        self.check_codes(codes)
         total = self.head_content.decode(codes[:, :1])
         if codes.shape[1] > 1:
             total = total + self.head_prosody.decode(codes[:, 1:2])
@@ -291,7 +315,8 @@ class CausalBridgeQuantizer(nn.Module):
         if frame_mask is not None and not torch.compiler.is_compiling() and not bool(frame_mask.any()):
             raise ValueError("frame_mask marks no frame as real; pass at least one.")
 
-    def _check_codes(self, codes: Tensor) -> None:
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise a `ValueError` if these are no codes that `decode` could take."""
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:

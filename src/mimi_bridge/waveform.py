@@ -6,7 +6,7 @@ Source: padding with silence to whole frames is moshi `models/compression.py`; t
 import torch
 from torch import Tensor
 
-from .frames import frame_mask_from_padding_mask
+from .frames import frame_mask_from_padding_mask, num_frames_for
 
 
 def whole_frames(
@@ -29,8 +29,26 @@ def whole_frames(
         The audio, 0 in its padding, `(batch, channels, frames * frame_size)`, and its frame mask, `(batch, frames)`.
 
     Raises:
-        ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), if
-            the mask does not fit or is not right padding, or if it must be whole and is not.
+        ValueError: As `checked_audio`, and if the audio must be whole and is not.
+    """
+    audio, frame_mask = checked_audio(input_values, padding_mask, num_channels, frame_size)
+    missing = -audio.shape[-1] % frame_size
+    if must_be_whole and missing:
+        raise ValueError(
+            f"a stream's chunk must be whole frames of {frame_size} samples, got {audio.shape[-1]} samples; collect "
+            f"{missing} more, or pad the last chunk with zeros."
+        )
+    return torch.nn.functional.pad(audio, (0, missing)) if missing else audio, frame_mask
+
+
+def checked_audio(
+    input_values: Tensor, padding_mask: Tensor | None, num_channels: int, frame_size: int
+) -> tuple[Tensor, Tensor]:
+    """As `whole_frames`, but as long as it was given, and not copied where there is no padding: it may be hours.
+
+    Raises:
+        ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), or
+            if the mask does not fit or is not right padding.
     """
     if input_values.ndim != 3 or input_values.shape[1] != num_channels or not input_values.is_floating_point():
         raise ValueError(
@@ -40,25 +58,26 @@ def whole_frames(
     batch_size, _, num_samples = input_values.shape
     if input_values.numel() == 0:
         raise ValueError(f"input_values must hold audio, got none (shape {tuple(input_values.shape)}).")
-    missing = -num_samples % frame_size
-    if must_be_whole and missing:
-        raise ValueError(
-            f"a stream's chunk must be whole frames of {frame_size} samples, got {num_samples} samples; collect "
-            f"{missing} more, or pad the last chunk with zeros."
-        )
     if padding_mask is None:
-        padding_mask = input_values.new_ones(batch_size, num_samples, dtype=torch.bool)
-    if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
-        raise ValueError(
-            f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, got "
-            f"shape {tuple(padding_mask.shape)}."
-        )
-    frame_mask = frame_mask_from_padding_mask(padding_mask, frame_size)
-    audio = silence_padding(input_values, padding_mask)
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(audio).all()):
+        num_frames = num_frames_for(num_samples, frame_size)
+        audio, frame_mask = input_values, input_values.new_ones(batch_size, num_frames, dtype=torch.bool)
+    else:
+        if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
+            raise ValueError(
+                f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, "
+                f"got shape {tuple(padding_mask.shape)}."
+            )
+        frame_mask = frame_mask_from_padding_mask(padding_mask, frame_size)
+        audio = input_values if bool(padding_mask.all()) else silence_padding(input_values, padding_mask)
+    if not torch.compiler.is_compiling() and not is_finite(audio):
         sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
-    return torch.nn.functional.pad(audio, (0, missing)), frame_mask
+    return audio, frame_mask
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without a copy; an empty tensor has none."""
+    return values.numel() == 0 or bool(torch.isfinite(torch.stack(values.detach().aminmax())).all())
 
 
 def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -107,11 +107,14 @@ def test_folder_gives_each_recording_the_transcript_and_the_alignment_beside_it(
     assert texts == [("Fresh snow fell.", None), ("grüße", tmp_path / "ann/2.TextGrid"), (None, None)]
 
 
-def test_transcript_that_is_no_utf_8_is_named(tmp_path):
-    touch(tmp_path / "1.wav")
+def test_transcript_that_is_no_utf_8_is_named_and_the_others_are_read(tmp_path):
+    for name in ("1", "2"):
+        touch(tmp_path / f"{name}.wav")
     (tmp_path / "1.txt").write_bytes(b"gr\xfc\xdfe")
-    with pytest.raises(ValueError, match=r"1\.txt must be a transcript in UTF-8"):
-        read_manifest(tmp_path)
+    (tmp_path / "2.txt").write_text("grüße", encoding="utf-8")
+    first, second = read_manifest(tmp_path)
+    assert first.text is None and "1.txt must be a transcript in UTF-8" in first.problem
+    assert second.text == "grüße" and second.problem is None
 
 
 def test_manifest_refuses_an_alignment_that_is_no_path(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mimi_bridge.data.running_statistics import RunningStatistics
+from mimi_bridge.data.running_statistics import RunningStatistics, stored_statistics
 
 
 @pytest.fixture
@@ -155,3 +155,11 @@ def test_file_of_something_else_is_an_error(tmp_path):
     save_file({"mean": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other.safetensors must be written by RunningStatistics.save"):
         RunningStatistics.load(tmp_path / "other.safetensors")
+
+
+def test_stored_statistics_are_those_beside_a_data_set(tmp_path):
+    assert stored_statistics(tmp_path) == {}
+    statistics = RunningStatistics(3)
+    statistics.add(np.arange(12.0).reshape(4, 3))
+    statistics.save(tmp_path / "wavlm_statistics.safetensors")
+    assert {name: one.mean.tolist() for name, one in stored_statistics(tmp_path).items()} == {"wavlm": [4.5, 5.5, 6.5]}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.data.running_statistics import RunningStatistics
 from mimi_bridge.frames import pool_to_frames
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.beginning import (
@@ -161,6 +162,17 @@ def test_teachers_statistics_are_numpys_over_all_frames_with_a_target(model, row
         np.testing.assert_allclose(
             bridge.std.numpy(), targets.std(axis=0, ddof=1).clip(min=1e-4), rtol=1e-5, atol=1e-6
         )
+
+
+def test_stored_statistics_of_a_teacher_stand_in_for_the_surveys(model, rows):
+    quantizer, stored = deepcopy(model.quantizer), RunningStatistics(QWEN_DIM)
+    stored.add(torch.randn(50, QWEN_DIM, generator=seeded()) * 3 + 1)
+    set_teacher_statistics(quantizer, survey_of(model, rows), {"qwen": stored})
+    assert torch.equal(quantizer.proj_qwen.mean, stored.mean.float())
+    assert torch.equal(quantizer.proj_qwen.std, stored.std.float())
+    of_survey = deepcopy(model.quantizer)
+    set_teacher_statistics(of_survey, survey_of(model, rows))
+    assert torch.equal(quantizer.proj_wavlm.mean, of_survey.proj_wavlm.mean) and quantizer.proj_wavlm.mean.any()
 
 
 def test_teacher_that_was_never_seen_keeps_its_statistics(model, rows):

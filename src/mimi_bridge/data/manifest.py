@@ -33,7 +33,8 @@ class Utterance:
         speaker: Who speaks.
         text: What is said, or None.
         licence: Of the recording, or None.
-        alignment: A json of words and phones in seconds, or None.
+        alignment: A file of words in seconds, or None.
+        problem: Why there is no text where there should be some, or None.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Utterance:
     text: str | None = None
     licence: str | None = None
     alignment: Path | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def read_manifest(source: str | Path) -> list[Utterance]:
 
     Raises:
         FileNotFoundError: If there is no such file or folder, or neither a manifest nor a recording in it.
-        ValueError: If a line of the manifest has no path, a table lacks its columns, or a transcript is no text.
+        ValueError: If a line of the manifest has no path, or a table lacks its columns.
     """
     source = Path(source)
     if source.is_file():
@@ -70,16 +72,19 @@ def read_manifest(source: str | Path) -> list[Utterance]:
         raise FileNotFoundError(f"no such folder of recordings: {source}")
     if (source / MANIFEST).is_file():
         return _read_file(source / MANIFEST)
-    return [
-        Utterance(
-            id=str(path.relative_to(source)),
-            path=path,
-            speaker=path.parent.name,
-            text=_text_beside(path),
-            alignment=_beside(path, ALIGNMENT_SUFFIXES),
-        )
-        for path in find_recordings(source)
-    ]
+    return [_utterance_of(path, source) for path in find_recordings(source)]
+
+
+def _utterance_of(recording: Path, folder: Path) -> Utterance:
+    text, problem = _text_beside(recording)
+    return Utterance(
+        id=str(recording.relative_to(folder)),
+        path=recording,
+        speaker=recording.parent.name,
+        text=text,
+        alignment=_beside(recording, ALIGNMENT_SUFFIXES),
+        problem=problem,
+    )
 
 
 def _read_file(manifest: Path) -> list[Utterance]:
@@ -108,14 +113,17 @@ def _beside(recording: Path, suffixes: tuple[str, ...]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _text_beside(recording: Path) -> str | None:
+def _text_beside(recording: Path) -> tuple[str | None, str | None]:
+    # What is said; or why that is not to be had.
     path = _beside(recording, TEXT_SUFFIXES)
     if path is None:
-        return None
+        return None, None
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
+        return " ".join(path.read_text(encoding="utf-8-sig").split()), None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a transcript in UTF-8 ({error}).") from error
+        return None, f"{path} must be a transcript in UTF-8 ({error})"
+    except OSError as error:
+        return None, f"its transcript cannot be read ({error})"
 
 
 def read_words(alignment: Path) -> list[Span]:

@@ -5,7 +5,6 @@ order: the same vectors give the same bytes in one process or in many, in any ba
 may reach a million (half precision ends at 65,504); deviations below 1e-6 are not told from none.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from .whole_files import write_whole
+
+STATISTICS_SUFFIX = "_statistics.safetensors"  # after a teacher's name, beside a data set
 FRACTION_BITS = 48
 ROWS_AT_ONCE = 4096  # their fractions, summed, stay far below 2^63
 LARGEST = 2.0**50  # of a weighted square
@@ -108,13 +110,7 @@ class RunningStatistics:
         tensors = {"sums": torch.from_numpy(self._sums)}
         if self.weight > 0:
             tensors |= {"mean": self.mean, "std": self.std}
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_bytes(save(tensors))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(Path(path), save(tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunningStatistics":
@@ -136,6 +132,12 @@ class RunningStatistics:
         if not self._sums[:, 0].any():
             raise ValueError("nothing was added, so there is no mean and no deviation.")
         return [(whole << FRACTION_BITS) + fraction for whole, fraction in self._sums.T.tolist()]
+
+
+def stored_statistics(folder: str | Path) -> dict[str, RunningStatistics]:
+    """Those of the targets of a data set, by teacher (`qwen`, `wavlm`), where `mimi-bridge prepare` left them."""
+    paths = {name: Path(folder) / f"{name}{STATISTICS_SUFFIX}" for name in ("qwen", "wavlm")}
+    return {name: RunningStatistics.load(path) for name, path in paths.items() if path.is_file()}
 
 
 def _carried(sums: np.ndarray) -> np.ndarray:

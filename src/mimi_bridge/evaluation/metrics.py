@@ -1,24 +1,116 @@
 """Figures of decoded audio and of codes: pure functions, one recording at a time.
 
-STOI and PESQ come from pystoi and pesq (extra `eval`); both were made for telephones: STOI listens below 4.3 kHz,
-PESQ, wide band, below 7 kHz.
+Each measure compares a decoded sound with the original. STOI and PESQ were made for telephones: STOI listens below 4.3
+kHz, PESQ, wide band, below 7 kHz. SI-SDR compares samples, which a codec that was trained on spectra does not try to
+place. The packages (extra `eval`): torchmetrics, pystoi, pesq, praat-parselmouth.
+
+Source: Le Roux et al. 2019 (SI-SDR); Taal et al. 2011 (STOI); ITU-T P.862.2 (PESQ).
 """
 
 import importlib.util
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import soxr
 import torch
 from torch import Tensor
 
 from ..losses.reconstruction import multi_scale_mel_distance
+from .sound import TELEPHONE_RATE, Sound
 
-PESQ_RATE = 16_000
-PACKAGES = {"stoi": "pystoi", "pesq": "pesq"}
+MOST_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of a decoded sound.
+
+    Attributes:
+        measure: Of the decoded sound and the original, of one shape; None where there is nothing to measure.
+        what: In a few words, with its unit.
+        higher_is_better: Whether it is.
+        package: That it needs, as it is imported; None for one of ours.
+        distribution: What pip calls that package.
+    """
+
+    measure: Callable[[Sound, Sound], float | None]
+    what: str
+    higher_is_better: bool
+    package: str | None = None
+    distribution: str | None = None
+
+
+def mel_distance(decoded: Sound, original: Sound) -> float:
+    """`multi_scale_mel_distance`: 0 is equal, 0.1 a mean error of 0.87 dB."""
+    return multi_scale_mel_distance(decoded.audio[None], original.audio[None], original.sampling_rate).item()
+
+
+def si_sdr(decoded: Sound, original: Sound) -> float | None:
+    """Power of the original in the decoded sound, over that of all else there, in dB; loudness does not matter.
+
+    None above 100 dB: equal sounds have no finite one.
+    """
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+
+    value = scale_invariant_signal_distortion_ratio(decoded.audio[0].double(), original.audio[0].double()).item()
+    return value if value <= MOST_DB and math.isfinite(value) else None
+
+
+def stoi(decoded: Sound, original: Sound) -> float | None:
+    """Intelligibility, 0 to 1; None with less than 0.4 s of speech in it."""
+    from pystoi import stoi as measure
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(measure(original.samples, decoded.samples, original.sampling_rate))
+        except RuntimeWarning:
+            return None
+
+
+def pesq(decoded: Sound, original: Sound) -> float | None:
+    """MOS-LQO, 1.04 to 4.64; None where no speech is heard."""
+    from pesq import NoUtterancesError
+    from pesq import pesq as measure
+
+    try:
+        return float(measure(TELEPHONE_RATE, original.telephone, decoded.telephone, "wb"))
+    except NoUtterancesError:
+        return None
+
+
+def f0_error(decoded: Sound, original: Sound) -> float | None:
+    """Root mean square of the pitch's error in cents, where both are voiced; None if they are nowhere."""
+    both = (decoded.f0_hz > 0) & (original.f0_hz > 0)
+    if not both.any():
+        return None
+    octaves = torch.log2(decoded.f0_hz[both] / original.f0_hz[both])
+    return 1200 * octaves.square().mean().sqrt().item()
+
+
+def voicing_error(decoded: Sound, original: Sound) -> float:
+    """Share of time that is voiced in one and not in the other, 0 to 1."""
+    return ((decoded.f0_hz > 0) != (original.f0_hz > 0)).float().mean().item()
+
+
+METRICS: dict[str, Metric] = {
+    "mel": Metric(mel_distance, "mel distance, nepers", False),
+    "si_sdr": Metric(si_sdr, "SI-SDR, dB", True, "torchmetrics", "torchmetrics"),
+    "stoi": Metric(stoi, "STOI, 0 to 1", True, "pystoi", "pystoi"),
+    "pesq": Metric(pesq, "PESQ, MOS-LQO", True, "pesq", "pesq"),
+    "f0_cents": Metric(f0_error, "F0 error, cents", False, "parselmouth", "praat-parselmouth"),
+    "voicing_error": Metric(voicing_error, "voicing error, share", False, "parselmouth", "praat-parselmouth"),
+}
 
 
 def missing_packages() -> dict[str, str]:
     """Metrics that cannot run here, with the package each lacks."""
-    return {name: package for name, package in PACKAGES.items() if importlib.util.find_spec(package) is None}
+    return {
+        name: metric.distribution or metric.package
+        for name, metric in METRICS.items()
+        if metric.package is not None and importlib.util.find_spec(metric.package) is None
+    }
 
 
 def reconstruction_metrics(decoded: Tensor, original: Tensor, sampling_rate: int) -> dict[str, float]:
@@ -30,31 +122,20 @@ def reconstruction_metrics(decoded: Tensor, original: Tensor, sampling_rate: int
         sampling_rate: Hz.
 
     Returns:
-        `mel`: `multi_scale_mel_distance`, 0 is equal; `stoi`: 0 to 1; `pesq`: MOS-LQO, 1.04 to 4.64. A metric whose
-        package is missing (`missing_packages`), or that hears no speech, is left out.
+        `METRICS` by name. One whose package is missing (`missing_packages`), or that hears nothing to measure, is left
+        out.
 
     Raises:
         ValueError: If the shapes differ.
-
-    Source: Taal et al. 2011 (STOI); ITU-T P.862.2 (PESQ).
     """
-    figures = {"mel": multi_scale_mel_distance(decoded[None], original[None], sampling_rate).item()}
-    missing = missing_packages()
-    if "stoi" not in missing:
-        from pystoi import stoi
-
-        figures["stoi"] = float(stoi(original[0].double().numpy(), decoded[0].double().numpy(), sampling_rate))
-    if "pesq" not in missing:
-        from pesq import NoUtterancesError, pesq
-
-        reference, degraded = (
-            soxr.resample(audio[0].float().numpy(), sampling_rate, PESQ_RATE) for audio in (original, decoded)
+    if decoded.shape != original.shape:
+        raise ValueError(
+            f"decoded and original must have one shape, got {tuple(decoded.shape)} and {tuple(original.shape)}."
         )
-        try:
-            figures["pesq"] = float(pesq(PESQ_RATE, reference, degraded, "wb"))
-        except NoUtterancesError:
-            pass
-    return figures
+    sounds = Sound(decoded, sampling_rate), Sound(original, sampling_rate)
+    missing = missing_packages()
+    figures = {name: metric.measure(*sounds) for name, metric in METRICS.items() if name not in missing}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def codebook_usage(codes: Tensor, codebook_size: int) -> list[tuple[int, float]]:

@@ -5,7 +5,7 @@ see; or in the teacher's own space: by least squares, the directions in which th
 projection in, and the bridge reads them off.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.running_statistics import RunningStatistics
 from ..frames import lay_out_tokens, pool_to_frames
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..quantizer import CausalBridgeQuantizer
@@ -144,10 +145,18 @@ class SurveyTaker:
         self._places[name].append(mask[frame_mask].nonzero()[:, 0] + self.num_frames)
 
 
-def set_teacher_statistics(quantizer: CausalBridgeQuantizer, survey: Survey) -> None:
-    """Store each teacher's mean and deviation over the frames it speaks of, in its bridge."""
+def set_teacher_statistics(
+    quantizer: CausalBridgeQuantizer, survey: Survey, stored: Mapping[str, RunningStatistics] | None = None
+) -> None:
+    """Put each teacher's mean and deviation over its frames into its bridge: stored ones, or the survey's.
+
+    Raises:
+        ValueError: If stored ones are of another teacher's size.
+    """
     for name, bridge in (("qwen", quantizer.proj_qwen), ("wavlm", quantizer.proj_wavlm)):
-        if name in survey.teachers and len(survey.teachers[name][0]) > 1:
+        if stored and name in stored:
+            bridge.set_statistics(stored[name].mean.float(), stored[name].std.float())
+        elif name in survey.teachers and len(survey.teachers[name][0]) > 1:
             targets = survey.teachers[name][0].double()
             bridge.set_statistics(targets.mean(dim=0).float(), targets.std(dim=0).float())
 

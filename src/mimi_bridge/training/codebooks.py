@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import QuantizerHead, nearest_entries
-
-BLOCK = 4096  # vectors looked up at once: distances to 2,048 entries take 32 MB
+from ..heads import QuantizerHead
+from ..lookup import nearest_entries
 
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def fill_from_data(
         set_entries(codebook, torch.arange(size, device=entries.device), entries, counts * scale)
         share = counts / counts.sum()
         perplexities.append(float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())))
-        residual = residual - entries[_nearest(residual, entries)]
+        residual = residual - entries[nearest_entries(residual, entries)]
     return perplexities
 
 
@@ -94,7 +93,7 @@ def revive_unused_from(head: QuantizerHead, inputs: Tensor, generator: torch.Gen
         counts = codebook.cluster_size[0]
         unused = (counts < below * counts.mean()).nonzero()[:, 0]
         entries = codebook.embed[0]
-        nearest = entries[_nearest(residual, entries)]
+        nearest = entries[nearest_entries(residual, entries)]
         if len(unused):
             chosen = torch.randint(len(residual), (len(unused),), generator=generator).to(residual.device)
             set_entries(codebook, unused, residual[chosen], counts.mean().expand(len(unused)))
@@ -111,12 +110,12 @@ def k_means(vectors: Tensor, size: int, generator: torch.Generator, steps: int) 
     """
     centres = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)].clone()
     for _ in range(steps):
-        nearest = _nearest(vectors, centres)
+        nearest = nearest_entries(vectors, centres)
         counts = torch.bincount(nearest, minlength=size)
         sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
         anew = torch.randint(len(vectors), (size,), generator=generator).to(vectors.device)
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], vectors[anew])
-    return centres, torch.bincount(_nearest(vectors, centres), minlength=size).float()
+    return centres, torch.bincount(nearest_entries(vectors, centres), minlength=size).float()
 
 
 def set_entries(codebook: Any, indices: Tensor, entries: Tensor, counts: Tensor) -> None:
@@ -125,7 +124,3 @@ def set_entries(codebook: Any, indices: Tensor, entries: Tensor, counts: Tensor)
     codebook.cluster_size[0, indices] = counts
     codebook.embed_avg[0, indices] = entries * counts[:, None]
     codebook.initted.fill_(True)
-
-
-def _nearest(vectors: Tensor, entries: Tensor) -> Tensor:
-    return torch.cat([nearest_entries(block[None], entries)[0] for block in vectors.split(BLOCK)])

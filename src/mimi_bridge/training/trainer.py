@@ -7,7 +7,7 @@ at the start, the original's heads, a discriminator) is in `bridge_training.pt`.
 
 import logging
 import os
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..codebook_learning import CodebookLearner
 from ..data.collator import MimiBridgeCollator
+from ..data.running_statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
 from .adversary import Adversary
@@ -43,6 +44,8 @@ class MimiBridgeTrainer(Trainer):
         args: How.
         data_collator: By default a `MimiBridgeCollator` for the model.
         train_dataset: Rows as `MimiBridgeCollator` takes them.
+        teacher_statistics: Of the whole data set's targets, by teacher (`qwen`, `wavlm`), as `stored_statistics` reads
+            them. A teacher that is not there has those of the first `init_frames` frames.
         **kwargs: As in `transformers.Trainer`.
 
     Raises:
@@ -55,6 +58,7 @@ class MimiBridgeTrainer(Trainer):
         args: MimiBridgeTrainingArguments,
         data_collator: Any = None,
         train_dataset: Any = None,
+        teacher_statistics: Mapping[str, RunningStatistics] | None = None,
         **kwargs: Any,
     ):
         if not isinstance(args, MimiBridgeTrainingArguments):
@@ -68,6 +72,7 @@ class MimiBridgeTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.bridge_args = args
         self.bridge_model = model
+        self._teacher_statistics = teacher_statistics or {}
         self.reference = Reference(model.quantizer).to(args.device)
         self.weights = self._weights()
         self.adversary: Adversary | None = None
@@ -336,7 +341,7 @@ class MimiBridgeTrainer(Trainer):
         survey = take_survey(
             self.bridge_model, self.train_dataset, self.data_collator, args.init_frames, args.seed, args.device
         )
-        set_teacher_statistics(quantizer, survey)
+        set_teacher_statistics(quantizer, survey, self._teacher_statistics)
         begin = {"k-means": begin_with_k_means, "least-squares": begin_with_least_squares}.get(args.content_init)
         if begin is not None:
             batch = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes

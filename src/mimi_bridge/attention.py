@@ -1,0 +1,158 @@
+"""Mimi's transformer on rows that each have their own position: sliding-window attention over a ring of keys.
+
+A row's key for position `p` lies in slot `p % slots`. With `slots >= window - 1 + steps`, the keys that a call writes
+never take the place of one that it still needs, so a short call writes first and then attends to the ring; a long call
+attends to the ring as it was, and its own keys. Positions alone say which slots count, so a row that begins anew needs
+nothing cleared, and a call that is broken off leaves the state as good as it was.
+
+Source: transformers `models/mimi/modeling_mimi.py`: rotary embedding, `(window - 1)` past keys, layer scale.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SPARE_SLOTS = 16  # steps that fit beside the window: the longest call that attends to the ring alone
+SLOT_MULTIPLE = 16  # attention kernels like round numbers
+
+
+@dataclass(frozen=True)
+class TransformerLayer:
+    """The tensors of one layer: norms and maps with a bias as `(weight, bias)`, maps as `(in, out)`."""
+
+    attention_norm: tuple[Tensor, Tensor]
+    query_key_value: tuple[Tensor, Tensor | None]
+    attention_out: tuple[Tensor, Tensor | None]
+    attention_scale: Tensor
+    feedforward_norm: tuple[Tensor, Tensor]
+    feedforward_in: Tensor
+    feedforward_out: Tensor
+    feedforward_scale: Tensor
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """All layers, and what they share.
+
+    Attributes:
+        layers: First to last.
+        num_heads: Heads of the queries.
+        num_key_value_heads: Heads of the keys and values; divides `num_heads`.
+        head_dim: Size of a head.
+        window: Keys that a query sees, its own included.
+        norm_epsilon: Of the layer norms.
+        activation: Between the two maps of the feedforward part.
+        inverse_frequencies: Rotary frequencies, `(head_dim / 2,)`.
+        rotary_scaling: Factor on the rotary cosines and sines.
+    """
+
+    layers: Sequence[TransformerLayer]
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    window: int
+    norm_epsilon: float
+    activation: Callable[[Tensor], Tensor]
+    inverse_frequencies: Tensor
+    rotary_scaling: float
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of a row's ring."""
+        return -(-(self.window - 1 + SPARE_SLOTS) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+
+    @property
+    def ring_shape(self) -> tuple[int, int, int]:
+        """Shape of a row's ring in one layer: heads of the keys and then of the values, slots, size."""
+        return 2 * self.num_key_value_heads, self.num_slots, self.head_dim
+
+    def __call__(
+        self, x: Tensor, keys_values: Tensor, positions: Tensor, is_active: Tensor | None, has_past: bool
+    ) -> Tensor:
+        """Run all layers; `keys_values` is moved on in place, `positions` are not.
+
+        Args:
+            x: `(batch, steps, hidden_size)`.
+            keys_values: `(layers, batch, *ring_shape)`.
+            positions: Steps that each row has seen before, `(batch,)`.
+            is_active: False on rows whose keys and values must stay as they are, `(batch,)`; None if there is none.
+            has_past: False if no row has seen a step yet.
+
+        Returns:
+            `(batch, steps, hidden_size)`; of inactive rows it means nothing.
+        """
+        batch_size, num_steps, _ = x.shape
+        num_heads, num_slots, _ = self.ring_shape
+        steps = positions[:, None] + torch.arange(num_steps, device=x.device)
+        turn = rotary_table(steps, self.inverse_frequencies, self.rotary_scaling, x.dtype)
+        reads_ring_alone = num_steps <= num_slots - (self.window - 1)
+        newest = positions + (num_steps if reads_ring_alone else 0) - 1
+        slots = torch.arange(num_slots, device=x.device)
+        in_slots = newest[:, None] - torch.remainder(newest[:, None] - slots, num_slots)
+        key_positions = in_slots if reads_ring_alone else torch.cat([in_slots, steps], dim=1) if has_past else steps
+        bias = window_bias(steps, key_positions, self.window, x.dtype)
+        rings = torch.arange(batch_size * num_heads, device=x.device).view(batch_size, num_heads, 1) * num_slots
+        where = (rings + torch.remainder(steps[:, None, -num_slots:], num_slots)).flatten()
+
+        for layer, ring in zip(self.layers, keys_values, strict=True):
+            normed = functional.layer_norm(x, x.shape[-1:], *layer.attention_norm, self.norm_epsilon)
+            query, new = self._split(_linear(normed, *layer.query_key_value), turn)
+            if reads_ring_alone:
+                self._write(ring, new, where, is_active)
+                attended = self._attend(query, ring, bias)
+            else:
+                attended = self._attend(query, torch.cat([ring, new], dim=2) if has_past else new, bias)
+                self._write(ring, new[:, :, -num_slots:], where, is_active)
+            x = torch.addcmul(x, _linear(attended, *layer.attention_out), layer.attention_scale)
+            normed = functional.layer_norm(x, x.shape[-1:], *layer.feedforward_norm, self.norm_epsilon)
+            inner = self.activation(_linear(normed, layer.feedforward_in))
+            x = torch.addcmul(x, _linear(inner, layer.feedforward_out), layer.feedforward_scale)
+        return x
+
+    def _split(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries, and keys with values, turned to their positions; `(batch, heads, steps, head_dim)` each."""
+        num_turned = self.num_heads + self.num_key_value_heads
+        halves = x.view(*x.shape[:2], -1, 2, self.head_dim // 2)
+        turned = halves[:, :, :num_turned]
+        cosines, sines = turn
+        turned = torch.addcmul(turned * cosines, turned.flip(3), sines)
+        query, key, value = turned[:, :, : self.num_heads], turned[:, :, self.num_heads :], halves[:, :, num_turned:]
+        return query.flatten(3).transpose(1, 2), torch.cat([key, value], dim=2).flatten(3).transpose(1, 2)
+
+    def _write(self, ring: Tensor, new: Tensor, where: Tensor, is_active: Tensor | None) -> None:
+        flat = ring.view(-1, self.head_dim)
+        if is_active is not None:
+            new = torch.where(is_active[:, None, None, None], new, flat.index_select(0, where).view(new.shape))
+        flat.index_copy_(0, where, new.reshape(-1, self.head_dim))
+
+    def _attend(self, query: Tensor, keys_values: Tensor, bias: Tensor) -> Tensor:
+        key, value = keys_values.chunk(2, dim=1)
+        shares = {} if self.num_heads == self.num_key_value_heads else {"enable_gqa": True}
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **shares)
+        return attended.transpose(1, 2).flatten(2)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    flat = x.view(-1, x.shape[-1])
+    result = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+    return result.view(*x.shape[:-1], -1)
+
+
+def rotary_table(
+    steps: Tensor, inverse_frequencies: Tensor, scaling: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines, and sines with the sign that each half of a head wants, `(batch, steps, 1, 2, head_dim / 2)`."""
+    angles = steps[:, :, None].float() * inverse_frequencies.float()
+    cosines, sines = angles.cos() * scaling, angles.sin() * scaling
+    pairs = torch.stack([cosines, cosines], dim=2), torch.stack([-sines, sines], dim=2)
+    return pairs[0][:, :, None].to(dtype), pairs[1][:, :, None].to(dtype)
+
+
+def window_bias(query_positions: Tensor, key_positions: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+    """0 where a query sees a key, minus infinity elsewhere: `(batch, 1, queries, keys)`; no key is older than 0."""
+    age = query_positions[:, :, None] - key_positions[:, None]
+    sees = (age >= 0) & (age < window) & (key_positions >= 0)[:, None]
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)[:, None]

@@ -1,0 +1,36 @@
+"""The columns of a prepared data set."""
+
+from typing import Any
+
+
+def row_columns(
+    audio: str, text_dim: int | None = None, speech_dim: int | None = None, latents_dim: int | None = None
+) -> Any:
+    """The columns, as `datasets.Features`.
+
+    Args:
+        audio: `"path"`, `"samples"` or `"none"`.
+        text_dim: Size of the language model's states; None leaves out what concerns them.
+        speech_dim: Size of the speech model's features; None leaves them out.
+        latents_dim: Size of the codec's latents; None leaves them out.
+    """
+    from datasets import Features, List, Value
+
+    def vectors(dim: int, dtype: str = "float16") -> Any:
+        return List(List(Value(dtype), length=dim))
+
+    columns = {name: Value("string") for name in ("id", "speaker", "text")}
+    if audio == "samples":
+        columns["input_values"] = List(Value("int16"))
+    elif audio == "path":
+        columns["audio_path"] = Value("string")
+    columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
+    if text_dim is not None:
+        word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
+        columns |= {"words": List(word), "alignment_score": Value("float32"), "token_ids": List(Value("int32"))}
+        columns |= {"token_spans": vectors(2, "float32"), "qwen_hidden": vectors(text_dim)}
+    if speech_dim is not None:
+        columns["wavlm_features"] = vectors(speech_dim)
+    if latents_dim is not None:
+        columns |= {name: vectors(latents_dim) for name in ("latents", "target_latents")}
+    return Features(columns)

@@ -1,0 +1,88 @@
+"""What a prepared data set is made of; see `preparation`."""
+
+import math
+from dataclasses import dataclass, field
+
+GIVEN, POCKETSPHINX = "given", "pocketsphinx"
+AUDIO_CHOICES = ("auto", "path", "samples", "none")
+COLUMNS = {  # of a data set, by what they hold: the usual names
+    "audio": ("audio",),
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text"),
+    "id": ("id", "utt_id", "segment_id", "file"),
+    "speaker": ("speaker_id", "speaker", "client_id"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides about the content of a prepared data set.
+
+    Attributes:
+        source: As in `open_source`, as the next four.
+        config: Of a data set on the Hub.
+        split: Of a data set.
+        columns: Of a data set.
+        allow_outside: Take recordings that a manifest names outside its folder.
+        text_teacher: A language model, as in `QwenTeacher`; None leaves `qwen_hidden` out.
+        text_layer: As in `QwenTeacher`.
+        final_norm: As in `QwenTeacher`.
+        speech_teacher: A speech model, as in `WavLMTeacher`; None leaves `wavlm_features` out.
+        speech_layer: As in `WavLMTeacher`.
+        aligner: `"pocketsphinx"`, the name of a CTC model as in `CtcAligner`, or `"given"`: only what the source has.
+        realign: Use the aligner even where the source has an alignment.
+        least_score: An alignment below it is not believed; None takes the aligner's own limit.
+        require_tokens: Leave out a recording whose tokens cannot be placed in time; otherwise it is kept for its
+            speech features, without tokens, and said to be.
+        latents_model: A freshly converted model, whose latents are stored; None leaves them out.
+        audio: What is stored of it: `"path"`; `"samples"`, 16 bits at 24 kHz; `"none"`, where there are latents; or
+            `"auto"`: paths of files, samples of a data set.
+        dtype: Of the teachers' computation, as in `from_pretrained`.
+        min_seconds: Shorter recordings are left out; by default, those of less than a frame.
+        max_seconds: Longer recordings are left out.
+        recordings_per_shard: Of the source.
+
+    Raises:
+        ValueError: If they make no sense together.
+    """
+
+    source: str
+    config: str | None = None
+    split: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    allow_outside: bool = False
+    text_teacher: str | None = "Qwen/Qwen2.5-1.5B"
+    text_layer: int | None = None
+    final_norm: bool = True
+    speech_teacher: str | None = "microsoft/wavlm-large"
+    speech_layer: int | str | None = None
+    aligner: str = POCKETSPHINX
+    realign: bool = False
+    least_score: float | None = None
+    require_tokens: bool = False
+    latents_model: str | None = None
+    audio: str = "auto"
+    dtype: str = "auto"
+    min_seconds: float = 0.08
+    max_seconds: float = 60.0
+    recordings_per_shard: int = 64
+
+    def __post_init__(self) -> None:
+        if self.text_teacher is None and self.speech_teacher is None and self.latents_model is None:
+            raise ValueError("there is nothing to prepare: no text teacher, no speech teacher and no latents.")
+        if self.require_tokens and self.text_teacher is None:
+            raise ValueError("tokens cannot be required without a text teacher.")
+        if self.audio not in AUDIO_CHOICES:
+            raise ValueError(f"audio must be one of {', '.join(AUDIO_CHOICES)}, got {self.audio!r}.")
+        if self.audio == "none" and self.latents_model is None:
+            raise ValueError("audio must be 'path' or 'samples' where no latents are stored, got 'none'.")
+        if self.realign and self.aligner == GIVEN:
+            raise ValueError("realign needs an aligner, but aligner is 'given'; choose one, or leave realign out.")
+        if isinstance(self.speech_layer, str) and self.speech_layer != "mean":
+            raise ValueError(f"speech_layer must be a number or 'mean', got {self.speech_layer!r}.")
+        if not 0 <= self.min_seconds <= self.max_seconds < math.inf:
+            raise ValueError(
+                f"min_seconds and max_seconds must be finite, 0 <= min <= max, got {self.min_seconds:g} and "
+                f"{self.max_seconds:g}."
+            )
+        if self.recordings_per_shard < 1:
+            raise ValueError(f"recordings_per_shard must be at least 1, got {self.recordings_per_shard}.")

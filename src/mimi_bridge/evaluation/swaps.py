@@ -1,0 +1,145 @@
+"""The words and melody of one recording with the acoustic heads of another: what is heard, and whom it follows.
+
+Each swap stands beside both recordings decoded by the same model, so that what the codec does to everything counts for
+neither side. 0 is the recording that gave content and prosody, 1 the one that gave the acoustic codes.
+
+- words: does the first's transcript fit the swapped sound better than those of ten others (pocketsphinx)?
+- pitch: where its mean log F0 lies between those of the two, and how its contour goes with the first's;
+- timbre: where its mean log mel spectrum lies between those of the two.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..losses.reconstruction import log_mel
+from .intelligibility import best_fitting_transcript, like_sized_transcripts
+from .intervals import mean_with_interval
+from .sound import Sound
+
+LEAST_OCTAVES = 1 / 12  # between two voices, before it can be said which of them a pitch follows
+FEWEST_STEPS = 20  # voiced in both, before their contours are compared
+OTHER_TRANSCRIPTS = 9
+TIMBRE_WINDOW, TIMBRE_BANDS = 512, 16  # too coarse to see harmonics
+LOUD_NEPERS = 4.6  # below the loudest, 40 dB: what is quieter is no voice
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two recordings decoded, and one with the heads of both.
+
+    Attributes:
+        content: Decoded from all heads of the recording that gives content and prosody; its text is what is said.
+        voice: Decoded from all heads of the other.
+        swapped: As long as `content`.
+    """
+
+    content: Sound
+    voice: Sound
+    swapped: Sound
+
+
+def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list[tuple[int, int]]:
+    """Pairs of different speakers, far apart in pitch.
+
+    Args:
+        recordings: Speaker and mean log2 F0 of each, the latter None if unknown.
+        count: Pairs wanted.
+
+    Returns:
+        Numbers of who gives content and who the voice; nobody gives either twice.
+    """
+    known = [pitch for _, pitch in recordings if pitch is not None]
+    middle = sum(known) / len(known) if known else 0.0
+    pitches = [middle if pitch is None else pitch for _, pitch in recordings]
+    pairs: list[tuple[int, int]] = []
+    for place in range(count):
+        content = round(place * (len(recordings) - 1) / max(1, count - 1))
+        taken = {voice for _, voice in pairs}
+        others = [n for n in range(len(recordings)) if recordings[n][0] != recordings[content][0] and n not in taken]
+        if others and content not in {first for first, _ in pairs}:
+            distance = {n: abs(pitches[n] - pitches[content]) for n in others}
+            pairs.append((content, max(others, key=lambda n: (distance[n], -n))))
+    return pairs
+
+
+def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None = None) -> dict[str, float]:
+    """Whom a swapped sound follows; a number that cannot be told is left out.
+
+    Args:
+        swap: The three sounds.
+        aligner: A `PocketsphinxAligner`, for `words_kept`.
+        transcripts: Of other recordings, that of the voice among them.
+    """
+    numbers: dict[str, float] = {}
+    if aligner is not None and swap.content.text and transcripts:
+        numbers |= _words(swap, aligner, transcripts)
+    numbers |= _timbre(swap)
+    tracks = [sound.f0_hz for sound in (swap.content, swap.voice, swap.swapped)]
+    if all((track > 0).any() for track in tracks):
+        means = [track[track > 0].log2().mean().item() for track in tracks]
+        numbers |= {
+            f"f0_{name}_hz": 2**mean for name, mean in zip(("content", "voice", "swapped"), means, strict=True)
+        }
+        if abs(means[1] - means[0]) >= LEAST_OCTAVES:
+            numbers["f0_follows_voice"] = (means[2] - means[0]) / (means[1] - means[0])
+        both = (tracks[0] > 0) & (tracks[2] > 0)
+        if int(both.sum()) >= FEWEST_STEPS:
+            contours = torch.stack([tracks[0][both].log2(), tracks[2][both].log2()])
+            correlation = torch.corrcoef(contours)[0, 1].item()
+            numbers |= {"f0_contour_correlation": correlation} if correlation == correlation else {}
+    return numbers
+
+
+def swap_summary(swaps: list[dict[str, float]]) -> dict[str, dict]:
+    """Mean and interval of each number that is a share or a correlation, over swaps."""
+    names = (
+        "words_kept",
+        "words_kept_before",
+        "words_follow_voice",
+        "f0_follows_voice",
+        "f0_contour_correlation",
+        "timbre_follows_voice",
+    )
+    values = {name: [numbers[name] for numbers in swaps if name in numbers] for name in names}
+    return {name: mean_with_interval(found) for name, found in values.items() if found}
+
+
+def _words(swap: Swap, aligner: Any, transcripts: list[str]) -> dict[str, float]:
+    from ..data.pocketsphinx_aligner import normalized_words
+
+    text, theirs = swap.content.text, swap.voice.text
+    assert text is not None
+    unlike = {" ".join(normalized_words(other)) for other in (*transcripts, theirs or "")}
+    unlike -= {" ".join(normalized_words(text)), ""}
+    texts = [text, *like_sized_transcripts(text, sorted(unlike), min(OTHER_TRANSCRIPTS, len(unlike)))]
+    spoken = " ".join(normalized_words(theirs or ""))
+    if spoken in unlike and spoken not in texts:
+        texts.append(spoken)
+    if len(texts) < 2:
+        return {}
+    heard, before = (
+        best_fitting_transcript(aligner, sound.audio, sound.sampling_rate, texts)
+        for sound in (swap.swapped, swap.content)
+    )
+    figures = {"words_kept": float(heard == 0), "words_kept_before": float(before == 0)}
+    if spoken in texts:
+        figures["words_follow_voice"] = float(heard is not None and texts[heard] == spoken)
+    return figures
+
+
+def _timbre(swap: Swap) -> dict[str, float]:
+    content, voice, swapped = (_mean_spectrum(sound) for sound in (swap.content, swap.voice, swap.swapped))
+    to_content, to_voice = (swapped - content).norm().item(), (swapped - voice).norm().item()
+    if to_content + to_voice == 0:
+        return {}
+    return {"timbre_follows_voice": to_content / (to_content + to_voice)}
+
+
+def _mean_spectrum(sound: Sound) -> Tensor:
+    bands = log_mel(sound.audio[None], sound.sampling_rate, TIMBRE_WINDOW, TIMBRE_BANDS)[0]
+    level = bands.logsumexp(dim=0)
+    mean = bands[:, level >= level.max() - LOUD_NEPERS].mean(dim=1)
+    return mean - mean.mean()  # loudness is no timbre

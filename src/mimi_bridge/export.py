@@ -1,0 +1,98 @@
+"""One frame of a stream as a program without Python: `torch.export` of the encode and the decode step.
+
+A step is a pure function, state in and state out, with the weights inside: it runs where Python does not
+(AOTInductor), or in any process that has torch but not this package. The state is that of `inference`; zeros begin a
+stream. Nothing is checked in it: not whether audio is finite, nor whether codes are in range.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram, export
+
+from .inference import DecoderHalf, EncoderHalf, Half, State
+from .modeling_mimi_bridge import MimiBridgeModel
+
+STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
+
+
+class EncodeStep(nn.Module):
+    """`(chunk, *state) -> (codes, *state)`: `(batch, channels, frame_size)` to `(batch, codebooks, 1)`."""
+
+    def __init__(self, model: Any, num_quantizers: int | None = None):
+        super().__init__()
+        self.half: EncoderHalf = model.packed_halves.require("encoder", model.encoder)
+        self.quantizer, self.num_quantizers = model.quantizer, num_quantizers
+
+    def forward(self, chunk: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Encode one frame."""
+        latents, state = self.half(_owned(tails, keys_values, positions), chunk)
+        return self.quantizer.encode(latents, None, self.num_quantizers), *(state[name] for name in STATE)
+
+
+class DecodeStep(nn.Module):
+    """`(codes, *state) -> (audio, *state)`: `(batch, codebooks, 1)` to `(batch, channels, frame_size)`."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.half: DecoderHalf = model.packed_halves.require("decoder", model.decoder)
+        self.quantizer = model.quantizer
+
+    def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Decode one frame."""
+        audio, state = self.half(_owned(tails, keys_values, positions), self.quantizer.decode(codes))
+        return audio, *(state[name] for name in STATE)
+
+
+def export_encode_step(
+    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None
+) -> tuple[ExportedProgram, dict[str, Tensor]]:
+    """The program of `EncodeStep`, and the state that begins its streams.
+
+    Args:
+        model: On the device and in the precision that the program is for.
+        batch_size: Rows, fixed in the program.
+        num_quantizers: Give the first so many codebooks only.
+
+    Raises:
+        ValueError: If the model cannot stream.
+    """
+    step = EncodeStep(_frozen_copy(model), num_quantizers)
+    chunk = step.half.like.new_zeros(batch_size, step.half.channels, step.half.frame_size)
+    return _export(step, step.half, chunk, batch_size)
+
+
+def export_decode_step(
+    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None
+) -> tuple[ExportedProgram, dict[str, Tensor]]:
+    """The program of `DecodeStep`, and the state that begins its streams.
+
+    Args:
+        model: On the device and in the precision that the program is for.
+        batch_size: Rows, fixed in the program.
+        num_quantizers: Codebooks that it gets, fixed in the program; all, if left out.
+
+    Raises:
+        ValueError: If the model cannot stream.
+    """
+    step = DecodeStep(_frozen_copy(model))
+    num_quantizers = num_quantizers or step.quantizer.num_quantizers
+    codes = step.half.like.new_zeros(batch_size, num_quantizers, 1).long()
+    return _export(step, step.half, codes, batch_size)
+
+
+def _export(step: nn.Module, half: Half, given: Tensor, batch_size: int) -> tuple[ExportedProgram, dict[str, Tensor]]:
+    state = half.new_state(batch_size)
+    with torch.no_grad():  # or each change of the mode inside the step would become a part of the program
+        return export(step, (given, *(state[name] for name in STATE))), state
+
+
+def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:
+    """A copy, so that the program's weights are its own and the model can be trained on."""
+    return deepcopy(model).eval().requires_grad_(False)
+
+
+def _owned(tails: Tensor, keys_values: Tensor, positions: Tensor) -> State:
+    return {"tails": tails, "keys_values": keys_values.clone(), "positions": positions}

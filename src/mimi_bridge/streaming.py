@@ -1,0 +1,322 @@
+"""A live codec: chunks of any length in, codes and audio of whole frames out, exactly as from whole recordings.
+
+A stream holds all that must be remembered between calls: the state of both halves, and for each row the samples that
+do not fill a frame yet. Rows are conversations that run side by side; each starts, pauses and ends on its own. So one
+call may complete a frame in some rows and none in others: a row's missing frames are marked by `NO_CODE`, last, and
+`decode` gives silence for them and leaves such a row's state alone.
+
+Everything is checked before anything changes: a call that raises has not happened.
+
+Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `inference`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .inference import EncoderHalf, Half, State, for_inference
+from .waveform import is_finite
+
+NO_CODE = -1  # in codes: this row has no such frame
+HALVES = ("encoder", "decoder")
+
+
+class MimiBridgeStream:
+    """A live codec of a fixed number of rows; `MimiBridgeModel.stream` makes it.
+
+    Several streams may use one model at once. After training steps a stream goes on with the new weights.
+
+    Attributes:
+        batch_size: Rows.
+        num_quantizers: Codebooks that `encode` gives.
+    """
+
+    @for_inference
+    def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None):
+        config = model.config
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if num_quantizers is not None and not 1 <= num_quantizers <= config.num_quantizers:
+            raise ValueError(f"num_quantizers must be 1 to {config.num_quantizers}, got {num_quantizers}.")
+        self.batch_size = batch_size
+        self.num_quantizers = num_quantizers or config.num_quantizers
+        self._model = model
+        self._frame_size, self._channels = config.frame_size, config.audio_channels
+        self._state: dict[str, State] = {}
+        for name in HALVES:
+            if getattr(model, name) is not None:
+                half = model.packed_halves.require(name, getattr(model, name))
+                self._state[name] = half.new_state(batch_size)
+                self._like = half.like.new_empty(0)
+        self._waiting = self._like.new_zeros(batch_size, self._channels, self._frame_size)
+        self._num_waiting = [0] * batch_size
+
+    def __enter__(self) -> "MimiBridgeStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lies."""
+        return self._waiting.device
+
+    @property
+    def num_waiting_samples(self) -> Tensor:
+        """Samples of each row that do not fill a frame yet, `(batch,)`."""
+        return torch.tensor(self._num_waiting)
+
+    @for_inference
+    def encode(self, chunk: Tensor, exec_mask: Tensor | None = None) -> Tensor:
+        """Codes of the frames that a chunk completes; what is left of it waits.
+
+        Args:
+            chunk: The rows' next samples, `(batch, channels, samples)`; any number of them, also none.
+            exec_mask: False on rows that pause, `(batch,)`: their samples are not looked at, their state stays.
+
+        Returns:
+            `(batch, num_quantizers, frames)`, int64; `NO_CODE` where a row has fewer frames than the others.
+
+        Raises:
+            ValueError: If the chunk does not fit the stream, or holds NaN or infinity, which names the row.
+        """
+        half = self._half("encoder")
+        active = self._active_rows(exec_mask)
+        self._check_chunk(chunk, active)
+        num_samples = chunk.shape[-1]
+        lengths = [self._num_waiting[row] + num_samples if row in active else 0 for row in range(self.batch_size)]
+        counts = [length // self._frame_size for length in lengths]
+        audio = chunk.new_zeros(self.batch_size, self._channels, max(lengths))
+        for row in active:
+            start = self._num_waiting[row]
+            audio[row, :, :start] = self._waiting[row, :, :start]
+            audio[row, :, start : lengths[row]] = chunk[row]
+        codes, state = self._encode_frames(half, audio, counts)
+        for row in active:
+            rest = audio[row, :, counts[row] * self._frame_size : lengths[row]]
+            self._waiting[row, :, : rest.shape[-1]] = rest
+            self._num_waiting[row] = rest.shape[-1]
+        self._state["encoder"] = state
+        return codes
+
+    @for_inference
+    def flush(self, exec_mask: Tensor | None = None) -> Tensor:
+        """Codes of the samples that still wait, filled up with silence to a frame; as the end of a recording.
+
+        Args:
+            exec_mask: True on rows to flush, `(batch,)`; all, if left out.
+
+        Returns:
+            `(batch, num_quantizers, 1)`, `NO_CODE` in rows where nothing waited; no frame if there is none anywhere.
+        """
+        half = self._half("encoder")
+        active = self._active_rows(exec_mask)
+        counts = [int(row in active and self._num_waiting[row] > 0) for row in range(self.batch_size)]
+        audio = torch.zeros_like(self._waiting)
+        for row in active:
+            audio[row, :, : self._num_waiting[row]] = self._waiting[row, :, : self._num_waiting[row]]
+        codes, self._state["encoder"] = self._encode_frames(half, audio, counts)
+        for row in active:
+            self._num_waiting[row] = 0
+        return codes
+
+    @for_inference
+    def decode(self, audio_codes: Tensor, exec_mask: Tensor | None = None) -> Tensor:
+        """Audio of the next frames.
+
+        Args:
+            audio_codes: `(batch, codebooks, frames)`, integers, of the first 1 to all codebooks; `NO_CODE` in all
+                codebooks of a frame that a row does not have.
+            exec_mask: False on rows that pause, `(batch,)`: their codes are not looked at, their state stays.
+
+        Returns:
+            `(batch, channels, frames * frame_size)`; silence where a row has no frame or pauses.
+
+        Raises:
+            ValueError: If the codes do not fit the stream or the model; the message names the row.
+        """
+        half = self._half("decoder")
+        active = self._active_rows(exec_mask)
+        has_frame = self._check_codes(audio_codes, active)
+        num_frames = audio_codes.shape[-1]
+        audio = self._waiting.new_zeros(self.batch_size, self._channels, num_frames * self._frame_size)
+        segments = _segments(has_frame, half.chunk_frames(self.batch_size))
+        state = self._ready(half, self._state["decoder"], segments)
+        for start, end, is_active in segments:
+            codes = audio_codes[..., start:end].to(self.device)
+            if is_active is None:
+                decoded, state = half(state, self._model.quantizer.decode(codes))
+            else:
+                is_active = is_active.to(self.device)
+                latents = self._model.quantizer.decode(codes.masked_fill(~is_active[:, None, None], 0))
+                decoded, state = half(state, latents, is_active)
+                decoded.masked_fill_(~is_active[:, None, None], 0)
+            audio[..., start * self._frame_size : end * self._frame_size] = decoded
+        self._state["decoder"] = state
+        return audio
+
+    @for_inference
+    def reset(self, rows: list[int] | None = None) -> None:
+        """Let rows begin anew, what waits of their audio is dropped; the others notice nothing.
+
+        Args:
+            rows: Which; all, if left out.
+
+        Raises:
+            ValueError: If there is no such row.
+        """
+        self._check_open()
+        rows = list(range(self.batch_size)) if rows is None else [int(row) for row in rows]
+        wrong = [row for row in rows if not 0 <= row < self.batch_size]
+        if wrong:
+            raise ValueError(f"rows must be 0 to {self.batch_size - 1} in this stream, got {wrong[0]}.")
+        for state in self._state.values():
+            state["positions"] = state["positions"].clone()
+            state["positions"][rows] = 0  # keys and values count by position, so old ones are out of sight
+            state["tails"] = state["tails"].clone()
+            state["tails"][rows] = 0
+        for row in rows:
+            self._num_waiting[row] = 0
+
+    def close(self) -> None:
+        """Let go of the state and the model; the stream cannot be used again."""
+        self._state, self._model = {}, None
+
+    @for_inference
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole state as a flat dict of tensors, a copy: safetensors can save it, another process go on."""
+        self._check_open()
+        state = {f"{name}.{key}": value.clone() for name in self._state for key, value in self._state[name].items()}
+        return state | {"waiting": self._waiting.clone(), "num_waiting": self.num_waiting_samples}
+
+    @for_inference
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where another stream of the same model and batch size stood.
+
+        Raises:
+            ValueError: If it is no such state; then this stream stays as it was.
+        """
+        expected = self.state_dict()
+        wrong = sorted(expected.keys() ^ state.keys())
+        if wrong:
+            raise ValueError(f"the state must hold {sorted(expected)}, but {wrong} are missing or too many.")
+        for key, value in expected.items():
+            if state[key].shape != value.shape or state[key].dtype != value.dtype:
+                raise ValueError(
+                    f"{key} of the state must be {value.dtype} of shape {tuple(value.shape)}, got {state[key].dtype} "
+                    f"of shape {tuple(state[key].shape)}; is it of another model or batch size?"
+                )
+        moved = {key: value.to(self.device, copy=True) for key, value in state.items()}
+        for name in self._state:
+            self._state[name] = {key: moved[f"{name}.{key}"] for key in self._state[name]}
+        self._waiting, self._num_waiting = moved["waiting"], moved["num_waiting"].tolist()
+
+    @for_inference
+    def to(self, device: torch.device | str) -> "MimiBridgeStream":
+        """Move the state to where the model was moved; returns the stream."""
+        self._check_open()
+        for name, state in self._state.items():
+            self._state[name] = {key: value.to(device) for key, value in state.items()}
+        self._waiting = self._waiting.to(device)
+        return self
+
+    def _encode_frames(self, half: EncoderHalf, audio: Tensor, counts: list[int]) -> tuple[Tensor, State]:
+        frames = torch.arange(max(counts))
+        segments = _segments(frames < torch.tensor(counts)[:, None], half.chunk_frames(self.batch_size))
+        codes = torch.full((self.batch_size, self.num_quantizers, max(counts)), NO_CODE, device=self.device)
+        state = self._ready(half, self._state["encoder"], segments)
+        for start, end, is_active in segments:
+            piece = audio[..., start * self._frame_size : end * self._frame_size]
+            is_active = None if is_active is None else is_active.to(self.device)
+            latents, state = half(state, piece, is_active)
+            found = self._model.quantizer.encode(latents, None, self.num_quantizers)
+            codes[..., start:end] = (
+                found if is_active is None else found.masked_fill(~is_active[:, None, None], NO_CODE)
+            )
+        return codes, state
+
+    def _ready(self, half: Half, state: State, segments: list) -> State:
+        """A state that may be used up: more than one call in a row would write over keys of the one we hold."""
+        return half.copied(state) if len(segments) > 1 else state
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise ValueError("this stream is closed; open another with model.stream().")
+
+    def _half(self, name: str) -> Any:
+        self._check_open()
+        if name not in self._state:
+            raise ValueError(f"this model was loaded without its {name} ({name}_config=None); load it whole for this.")
+        half = self._model.packed_halves.require(name, getattr(self._model, name), thoroughly=False)
+        if half.like.device != self.device or half.like.dtype != self._waiting.dtype:
+            raise ValueError(
+                f"the model must be {self._waiting.dtype} on {self.device} as when the stream began, but now it is "
+                f"{half.like.dtype} on {half.like.device}; move the stream with stream.to(device), or open another."
+            )
+        return half
+
+    def _active_rows(self, exec_mask: Tensor | None) -> list[int]:
+        if exec_mask is None:
+            return list(range(self.batch_size))
+        if exec_mask.dtype != torch.bool or exec_mask.shape != (self.batch_size,):
+            raise ValueError(
+                f"exec_mask must be bool with one value for each of the {self.batch_size} rows, got {exec_mask.dtype} "
+                f"of shape {tuple(exec_mask.shape)}."
+            )
+        return exec_mask.nonzero()[:, 0].tolist()
+
+    def _check_chunk(self, chunk: Tensor, active: list[int]) -> None:
+        if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, self._channels):
+            raise ValueError(
+                f"a chunk must be ({self.batch_size}, {self._channels}, samples) in this stream, got "
+                f"{tuple(chunk.shape)}; rows that have nothing to say pause by exec_mask."
+            )
+        if chunk.dtype != self._waiting.dtype or chunk.device != self.device:
+            raise ValueError(
+                f"a chunk must be {self._waiting.dtype} on {self.device}, as the model, got {chunk.dtype} on "
+                f"{chunk.device}; convert it first."
+            )
+        if not is_finite(chunk):
+            broken = [row for row in active if not is_finite(chunk[row])]
+            if broken:
+                raise ValueError(
+                    f"row {broken[0]} of the chunk holds NaN or infinity; repair it, or let the row pause."
+                )
+
+    def _check_codes(self, codes: Tensor, active: list[int]) -> Tensor:
+        """Which rows have which frames, `(batch, frames)`, on the CPU."""
+        total, size = self._model.config.num_quantizers, self._model.config.codebook_size
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
+        if codes.ndim != 3 or len(codes) != self.batch_size or not 1 <= codes.shape[1] <= total:
+            raise ValueError(
+                f"audio_codes must be ({self.batch_size}, 1 to {total} codebooks, frames) in this stream, got "
+                f"{tuple(codes.shape)}."
+            )
+        codes = codes.cpu()
+        has_frame = torch.zeros(self.batch_size, codes.shape[-1], dtype=torch.bool)
+        has_frame[active] = (codes[active] != NO_CODE).any(dim=1)
+        wrong = ((codes < 0) | (codes >= size)) & has_frame[:, None]
+        if bool(wrong.any()):
+            row, codebook, frame = (int(index) for index in wrong.nonzero()[0])
+            raise ValueError(
+                f"audio_codes must lie in [0, {size}), or be {NO_CODE} in all codebooks where a row has no frame; row "
+                f"{row} holds {int(codes[row, codebook, frame])} in codebook {codebook}."
+            )
+        return has_frame
+
+
+def _segments(has_frame: Tensor, max_frames: int) -> list[tuple[int, int, Tensor | None]]:
+    """Runs of frames that the same rows have: first, last + 1, and the rows, `(batch,)`, or None if all have them."""
+    segments: list[tuple[int, int, Tensor | None]] = []
+    start, num_frames = 0, has_frame.shape[1]
+    while start < num_frames:
+        rows, end = has_frame[:, start], start + 1
+        while end < min(num_frames, start + max_frames) and torch.equal(has_frame[:, end], rows):
+            end += 1
+        if bool(rows.any()):
+            segments.append((start, end, None if bool(rows.all()) else rows))
+        start = end
+    return segments

@@ -1,0 +1,152 @@
+"""Recordings of folders, manifests and data sets, and what is refused."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Audio, Dataset, DatasetDict
+
+from mimi_bridge.data.sources import DatasetSource, FileSource, open_source
+
+RATE = 16_000
+
+
+def tone(number: int) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * (200 + 50 * number) * np.arange(RATE // 4) / RATE)).astype(np.float32)
+
+
+def wav(number: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, tone(number), RATE, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def dataset(**columns: list) -> Dataset:
+    audio = [{"bytes": wav(number), "path": None} for number in range(3)]
+    return Dataset.from_dict({"audio": audio, **columns}).cast_column("audio", Audio(decode=False))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        (tmp_path / "ann").mkdir(exist_ok=True)
+        (tmp_path / f"ann/{number}.wav").write_bytes(wav(number))
+        (tmp_path / f"ann/{number}.txt").write_text(f"text {number}")
+    return tmp_path
+
+
+def test_folder_is_a_source(folder):
+    source = open_source(str(folder))
+    assert isinstance(source, FileSource)
+    assert [source.utterance(n).text for n in range(len(source))] == ["text 0", "text 1", "text 2"]
+    samples, rate = source.audio(1, RATE)
+    assert torch.equal(samples[0], torch.from_numpy(tone(1))) and rate == RATE
+
+
+def test_manifest_is_a_source(folder):
+    lines = (json.dumps({"audio_filepath": f"ann/{n}.wav", "text": "hi"}) for n in (2, 0))
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    source = open_source(str(folder / "train.jsonl"))
+    assert [source.utterance(n).id for n in range(len(source))] == ["ann/2.wav", "ann/0.wav"]
+
+
+@pytest.mark.parametrize("text", ["text", "sentence", "transcription"])
+def test_saved_data_set_is_a_source_of_what_its_usual_columns_hold(tmp_path, text):
+    dataset(**{text: ["a", None, "c"], "speaker_id": [7, 8, 9]}).save_to_disk(tmp_path / "saved")
+    source = open_source(str(tmp_path / "saved"))
+    assert isinstance(source, DatasetSource)
+    utterances = [source.utterance(n) for n in range(3)]
+    assert [(u.id, u.text, u.speaker) for u in utterances] == [
+        ("00000000", "a", "7"),
+        ("00000001", None, "8"),
+        ("00000002", "c", "9"),
+    ]
+    assert torch.equal(source.audio(2, RATE)[0][0], torch.from_numpy(tone(2)))
+
+
+def test_columns_of_a_data_set_may_have_any_name(tmp_path):
+    named = dataset(said=["a", "b", "c"], text=["x", "y", "z"]).rename_column("audio", "sound")
+    source = DatasetSource(named, {"audio": "sound", "text": "said"})
+    assert source.utterance(1).text == "b"
+    samples, rate = source.audio(1, RATE)
+    assert torch.equal(samples[0], torch.from_numpy(tone(1))) and rate == RATE
+
+
+def test_split_is_chosen(tmp_path):
+    DatasetDict({"train": dataset(text=list("abc")), "dev": dataset(text=list("xyz"))}).save_to_disk(tmp_path / "both")
+    assert open_source(str(tmp_path / "both")).utterance(0).text == "a"
+    assert open_source(str(tmp_path / "both"), split="dev").utterance(0).text == "x"
+    with pytest.raises(ValueError, match="must have the split 'test', got train, dev"):
+        open_source(str(tmp_path / "both"), split="test")
+
+
+def test_fingerprint_changes_with_the_list_alone(folder):
+    before = open_source(str(folder)).fingerprint()
+    assert open_source(str(folder)).fingerprint() == before
+    (folder / "ann/1.txt").write_text("other words")
+    assert open_source(str(folder)).fingerprint() != before
+
+
+def test_manifests_recordings_may_lie_outside_its_folder_only_if_that_is_allowed(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "b.wav").symlink_to(folder / "ann/1.wav")
+    paths = [str(folder / "ann/0.wav"), "../x/../ann/0.wav", "b.wav"]
+    (elsewhere / "list.jsonl").write_text(
+        "\n".join(json.dumps({"path": path, "id": str(n)}) for n, path in enumerate(paths))
+    )
+    source = open_source(str(elsewhere / "list.jsonl"))
+    for index in (0, 1):
+        with pytest.raises(ValueError, match="lies outside the manifest's folder"):
+            source.audio(index, RATE)
+    assert torch.equal(source.audio(2, RATE)[0][0], torch.from_numpy(tone(1)))
+    anywhere = open_source(str(elsewhere / "list.jsonl"), allow_outside=True)
+    assert torch.equal(anywhere.audio(0, RATE)[0][0], torch.from_numpy(tone(0)))
+
+
+def test_recording_that_is_too_long_is_refused_before_it_is_decoded(folder, monkeypatch):
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("was decoded"))
+    with pytest.raises(ValueError, match=r"it lasts 0\.2 s, but max_seconds is 0\.1"):
+        open_source(str(folder)).audio(0, RATE, max_seconds=0.1)
+
+
+def test_id_on_the_hub_may_hold_a_point(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *given, **more: asked.append((given, more)) or dataset())
+    open_source("someone/speech-v1.5", config="clean", split="dev")
+    assert asked == [(("someone/speech-v1.5", "clean"), {"split": "dev"})]
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (
+            lambda p: DatasetSource(Dataset.from_dict({"audio": [[0.1, 0.2]]})),
+            ValueError,
+            "'audio' must hold audio or",
+        ),
+        (lambda p: DatasetSource(dataset().select([])), ValueError, "at least one recording, got none"),
+        (lambda p: open_source(str(p), config="clean"), ValueError, "is no data set on the Hub"),
+        (lambda p: open_source(str(p / "nothing.csv")), FileNotFoundError, "no such folder of recordings, manifest"),
+        (lambda p: open_source(str(p), split="train"), ValueError, "is no data set of `datasets`, so it has neither"),
+        (
+            lambda p: DatasetSource(Dataset.from_dict({"x": [1]})),
+            ValueError,
+            "column of audio",
+        ),
+        (lambda p: DatasetSource(dataset(), {"text": "said"}), ValueError, "must have the column 'said', got audio"),
+        (lambda p: DatasetSource(dataset(id=["a", "b", "a"])), ValueError, "an id of its own, got two of 'a'"),
+    ],
+)
+def test_what_is_no_source_is_refused(folder, make, error, message):
+    with pytest.raises(error, match=message):
+        make(folder)
+
+
+def test_manifest_with_one_id_twice_is_refused(folder):
+    (folder / "twice.csv").write_text("path,id\nann/0.wav,one\nann/1.wav,one\n")
+    with pytest.raises(ValueError, match="got two of 'one'"):
+        open_source(str(folder / "twice.csv"))
