@@ -12,6 +12,7 @@ from mimi_bridge import MimiBridgeModel
 from mimi_bridge.streaming import NO_CODE
 
 FRAME = 1920
+ROUNDING = 3e-6  # of the peak: by either path, float32 audio of this random decoder lies 1.2e-6 from float64's
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def expected(model, sound):
 
 def close(result, audio) -> bool:
     peak = max(1.0, float(audio.detach().abs().max())) if audio.numel() else 1.0
-    return result.shape == audio.shape and bool(((result - audio).abs() <= 2e-6 * peak).all())
+    return result.shape == audio.shape and bool(((result - audio).abs() <= ROUNDING * peak).all())
 
 
 def random_lengths(total: int, longest: int, seed: int) -> list[int]:
