@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -39,13 +38,15 @@ class Browser:
         self.driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        for line in self.driver.stdout:
-            if "started successfully on port" in line:
-                self.address = f"http://127.0.0.1:{line.split()[-1].rstrip('.')}/session"
-                break
-        options = {"args": [*FLAGS, f"--user-data-dir={self.folder / 'profile'}"], "binary": shutil.which("chromium")}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        try:
+            started = next(line for line in self.driver.stdout if "started successfully on port" in line)
+            self.address = f"http://127.0.0.1:{started.split()[-1].rstrip('.')}/session"
+            chromium = {"args": [*FLAGS, f"--user-data-dir={self.folder}"], "binary": shutil.which("chromium")}
+            wanted = {"goog:chromeOptions": chromium, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+            session = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
+        except BaseException:
+            self._stop()
+            raise
         self.address += "/" + session["sessionId"]
         return self
 
@@ -53,9 +54,12 @@ class Browser:
         try:
             self.ask("DELETE", "")
         finally:
-            self.driver.terminate()
-            self.driver.wait(timeout=10)
-            self.driver.stdout.close()
+            self._stop()
+
+    def _stop(self) -> None:
+        self.driver.terminate()
+        self.driver.wait(timeout=10)
+        self.driver.stdout.close()
 
     def ask(self, method: str, path: str, body: dict | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -73,14 +77,6 @@ class Browser:
     def run(self, script: str) -> Any:
         """What a function body returns in the page; promises are awaited."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
-
-    def wait_for(self, script: str, seconds: float = 20.0) -> Any:
-        """Until a function body returns something true."""
-        deadline = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            assert time.monotonic() < deadline, f"not within {seconds} s: {script}"
-            time.sleep(0.05)
-        return value
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
@@ -109,11 +105,12 @@ class Browser:
 
 def main() -> None:
     """Photograph a page."""
-    parser = argparse.ArgumentParser(description="A picture of a page, from its top.")
+    parser = argparse.ArgumentParser(description="A picture of a page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--width", type=int, default=1280, help="CSS pixels (default: %(default)s)")
     parser.add_argument("--height", type=int, help="default: the whole page's")
+    parser.add_argument("--start", metavar="SELECTOR", help="the element at its top (default: the page's)")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as browser:
@@ -121,6 +118,8 @@ def main() -> None:
         browser.open(options.page)
         height = options.height or browser.run("return document.documentElement.scrollHeight")
         browser.show_as(options.width, height, options.dark)
+        if options.start:
+            browser.run(f"document.querySelector({json.dumps(options.start)}).scrollIntoView()")
         options.picture.write_bytes(browser.picture())
 
 

@@ -1,10 +1,13 @@
 """Recordings at the border: rates, channels, formats, and what is no recording."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from mimi_bridge import audio as audio_module
 from mimi_bridge.audio import find_recordings, load_audio, load_speech, resample, save_audio
 
 
@@ -79,11 +82,10 @@ def test_save_audio_leaves_an_existing_file_whole_when_it_fails(tmp_path, monkey
     save_audio(path, torch.full((1, 10), 0.5), 24_000)
     before = path.read_bytes()
 
-    def fail_half_way(file, *_args, **_kwargs):
-        file.write_bytes(b"RIFF")
+    def fail_half_way(*_args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(soundfile, "write", fail_half_way)
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail_half_way)
     with pytest.raises(OSError, match="disk full"):
         save_audio(path, torch.zeros(1, 10), 24_000)
     assert path.read_bytes() == before
@@ -108,3 +110,42 @@ def test_load_speech_joins_recordings_until_there_is_enough(tmp_path, tone):
         soundfile.write(tmp_path / f"{name}.wav", tone, 48_000)
     assert load_speech(tmp_path, 24_000, seconds=0.75).shape == (1, 18_000)
     assert load_speech(tmp_path, 24_000, seconds=60).shape == (1, 36_000)
+
+
+@pytest.mark.parametrize("rate", [24_000, 44_100])
+def test_long_recording_is_read_block_by_block_as_if_at_once(tmp_path, monkeypatch, rate):
+    samples = np.random.default_rng(0).uniform(-1, 1, (10_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "noise.wav", samples, rate, subtype="FLOAT")
+    at_once = resample(samples.mean(axis=1), rate, 24_000)
+    monkeypatch.setattr(audio_module, "BLOCK", 999)
+    assert torch.equal(load_audio(tmp_path / "noise.wav", 24_000), at_once)
+    save_audio(tmp_path / "again.wav", at_once, 24_000)
+    assert torch.allclose(load_audio(tmp_path / "again.wav", 24_000), at_once.clamp(-1, 1), atol=1 / 32_000)
+
+
+def test_hours_of_audio_are_held_once(tmp_path):
+    rate, seconds = 48_000, 150
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 2) as file:
+        for second in range(seconds):
+            file.write(np.full((rate, 2), 0.1 + second / 1e3))
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")  # the peak begins anew
+    except OSError:
+        pytest.skip("this system does not tell a process's peak memory")
+
+    def mebibytes(name: str) -> float:
+        return int(status.read_text().partition(f"{name}:")[2].split()[0]) / 1024
+
+    before = mebibytes("VmRSS")
+    audio = load_audio(tmp_path / "long.wav", 24_000)
+    held = audio.numel() * audio.element_size() / 2**20
+    assert held == pytest.approx(seconds * 24_000 * 4 / 2**20)
+    assert mebibytes("VmHWM") - before < 1.5 * held + 8  # stereo at 48 kHz would be four times as much
+
+
+def test_a_header_that_promises_too_few_samples_loses_none():
+    growing, pieces = audio_module._Growing(10), [np.arange(number, dtype=np.float32) for number in (40, 0, 90, 3000)]
+    for piece in pieces:
+        growing.append(piece)
+    assert np.array_equal(growing.samples(), np.concatenate(pieces))

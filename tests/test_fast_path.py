@@ -71,6 +71,21 @@ def test_recordings_are_run_in_chunks_of_a_bounded_number_of_frames(tiny_model, 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_samples", [48_000, 300_000])
+def test_inference_mode_changes_nothing(tiny_model, speech, num_samples):
+    audio = speech[None, :, :num_samples]
+    with torch.inference_mode():
+        codes = tiny_model.encode(audio.clone()).audio_codes
+        latents, sound = tiny_model.get_latents(audio), tiny_model.decode(codes).audio_values
+        with tiny_model.stream() as stream:
+            streamed = stream.decode(stream.encode(audio))
+    assert torch.equal(codes, tiny_model.encode(audio).audio_codes)
+    assert torch.equal(latents, tiny_model.get_latents(audio))
+    assert torch.equal(sound, tiny_model.decode(codes).audio_values)
+    assert close(streamed, sound[..., : streamed.shape[-1]])
+
+
+@torch.no_grad()
 def test_audio_is_cut_to_its_padding_mask(tiny_model, reference, speech):
     codes, mask = tiny_model.encode(speech[None, :, :5000]).audio_codes, torch.ones(1, 5000).bool()
     audio = tiny_model.decode(codes, mask).audio_values

@@ -59,29 +59,47 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(arguments, expected, tmp_path, num_proc):
-    draw, kills, output = random.Random(num_proc), 0, tmp_path / "data0"
-    seen_partial = 0
+    draw, kills, gone_on, output = random.Random(num_proc), 0, 0, tmp_path / "data0"
     while kills < KILLS // 2:
+        shards = num_shards(output)
+        gone_on += shards > 0
         command = start_command(*arguments, "-o", output, "--num-proc", num_proc, log=tmp_path / "log")
-        wait_for(lambda output=output: (output.parent / f"{output.name}.partial").exists(), command)
-        command.join(draw.uniform(0, 0.6))
+        more = draw.randint(0, 4)
+        while command.is_alive() and num_shards(output) < shards + more:
+            time.sleep(0.002)
+        command.join(draw.uniform(0, 0.1))
+        children = children_of(command.pid) if command.is_alive() else []
         if command.is_alive():
             command.kill()
             kills += 1
         command.join()
-        seen_partial += any(output.parent.glob(f"{output.name}.partial/notes/*.json"))
+        while any(map(is_running, children)):  # they end by themselves
+            time.sleep(0.01)
         if output.exists():
             assert contents(output) == expected
             output = tmp_path / f"data{kills}"
-    assert seen_partial > 0
+    assert gone_on > 0
     assert main([*arguments, "-o", str(output)]) == 0
     assert contents(output) == expected
     assert len(load_from_disk(str(output))) == 12
 
 
-def wait_for(condition, command) -> None:
-    while not condition() and command.is_alive():
-        time.sleep(0.005)
+def children_of(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def num_shards(output: Path) -> int:
+    return len(list(output.parent.glob(f"{output.name}.partial/notes/*.json")))
 
 
 def test_full_disk_is_named_and_the_run_goes_on_when_there_is_room(arguments, expected, tmp_path):

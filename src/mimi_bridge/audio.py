@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au")
+BLOCK = 2**18  # samples read or written at once
+MOST_EXPECTED = 2**31  # samples that a header is believed
 SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
 
 
@@ -39,7 +41,10 @@ def load_audio(path: str | Path, sampling_rate: int) -> Tensor:
 
 def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str) -> Tensor:
     """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
-    return resample(*read_audio(file, name), sampling_rate, name=name)
+    samples, _ = _read(file, name, sampling_rate)
+    if len(samples) == 0:
+        raise ValueError(f"{name} holds no audio.")
+    return torch.from_numpy(samples)[None]
 
 
 def read_audio(file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
@@ -54,18 +59,58 @@ def read_audio(file: str | Path | BinaryIO, name: str, max_seconds: float = math
         PermissionError: If it may not be read.
         ValueError: If it is no audio, is damaged, or lasts longer.
     """
+    return _read(file, name, max_seconds=max_seconds)
+
+
+def _read(
+    file: str | Path | BinaryIO, name: str, sampling_rate: int | None = None, max_seconds: float = math.inf
+) -> tuple[np.ndarray, int]:
+    # Block by block: hours of audio are held once, as mono, and at the wanted rate if there is one.
     if isinstance(file, str | Path) and not os.access(file, os.R_OK):
         raise PermissionError(f"{name} may not be read by this user.")
     try:
         with soundfile.SoundFile(file) as recording:
-            seconds = recording.frames / recording.samplerate
+            rate = recording.samplerate
+            seconds = recording.frames / rate
             if seconds > max_seconds:
                 raise ValueError(f"it lasts {seconds:.1f} s, but max_seconds is {max_seconds:g}")
-            samples = recording.read(dtype="float32", always_2d=True)
-            return samples.mean(axis=1), recording.samplerate
+            stream = None
+            if sampling_rate not in (None, rate):
+                stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="VHQ")
+            expected = recording.frames * (1 if stream is None or sampling_rate is None else sampling_rate / rate)
+            whole = _Growing(expected)
+            while len(block := recording.read(BLOCK, dtype="float32", always_2d=True)):
+                mono = block.mean(axis=1)
+                if sampling_rate is not None:
+                    _check_finite(mono, name)
+                whole.append(mono if stream is None else stream.resample_chunk(mono))
+            if stream is not None:
+                whole.append(stream.resample_chunk(np.empty(0, dtype=np.float32), last=True))
+            return whole.samples(), rate
     except soundfile.LibsndfileError as error:
         what = error.error_string.rstrip(".") or f"its error {error.code}"
         raise ValueError(f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac.") from error
+
+
+class _Growing:
+    # Samples in one array that is made in good time, and grows where a header promised too few.
+    def __init__(self, expected: float):
+        self._all, self._length = np.empty(int(min(expected, MOST_EXPECTED)) + 64, dtype=np.float32), 0
+
+    def append(self, samples: np.ndarray) -> None:
+        end = self._length + len(samples)
+        if end > len(self._all):
+            self._all = np.concatenate([self._all[: self._length], np.empty(end, dtype=np.float32)])
+        self._all[self._length : end] = samples
+        self._length = end
+
+    def samples(self) -> np.ndarray:
+        return self._all[: self._length]
+
+
+def _check_finite(samples: np.ndarray, name: str) -> None:
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")
 
 
 def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:
@@ -76,8 +121,7 @@ def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: st
     """
     if len(samples) == 0:
         raise ValueError(f"{name} holds no audio.")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")
+    _check_finite(samples, name)
     if source_rate != sampling_rate:
         samples = soxr.resample(samples.astype(np.float32), source_rate, sampling_rate, quality="VHQ")
     return torch.from_numpy(np.array(samples, dtype=np.float32))[None]  # a copy: the given may be read-only
@@ -95,14 +139,16 @@ def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        soundfile.write(partial, audio.detach().cpu().float().clamp(-1, 1).T.numpy(), sampling_rate)
+        with soundfile.SoundFile(partial, "w", sampling_rate, len(audio)) as recording:
+            for block in audio.detach().split(BLOCK, dim=-1):
+                recording.write(block.cpu().float().clamp(-1, 1).T.numpy())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def find_recordings(path: str | Path) -> list[Path]:
-    """The recording itself, or every recording below a folder, sorted by path.
+    """The recording itself, or every recording below a folder, sorted by path; hidden files are none.
 
     Raises:
         FileNotFoundError: If there is no such path, or no recording below it.
@@ -110,7 +156,9 @@ def find_recordings(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    found = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+    )
     if not found:
         raise FileNotFoundError(f"no recording ({', '.join(AUDIO_SUFFIXES)}) at {path}")
     return found

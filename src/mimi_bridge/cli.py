@@ -4,15 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from . import MimiBridgeConfig, MimiBridgeModel, __version__
-from .audio import SPEECH_VARIABLE, load_audio, save_audio
-from .codes import Codes, fingerprint, load_codes, save_codes
+from . import __version__
+from .audio import SPEECH_VARIABLE
 from .embedded import SMALL_CODEC
+from .encode_command import add_decode, add_encode
 from .evaluate_command import add_evaluate
+from .loading import add_model, load_model
 from .prepare_command import add_prepare
 
 
@@ -60,24 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default="demo", help="folder for everything it writes (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    encode = commands.add_parser(
-        "encode",
-        help="a recording to codes",
-        description="Turn a recording (wav, flac, mp3, ogg; any rate, mono or stereo) into a codes file.",
-    )
-    encode.add_argument("recording", help="the recording to read")
-    _add_common(encode, "codes file to write (.safetensors)")
-    encode.add_argument(
-        "--num-quantizers", type=int, metavar="K", help="keep the first K codebooks only (default: all)"
-    )
-    encode.set_defaults(run=_encode)
-
-    decode = commands.add_parser(
-        "decode", help="codes to a recording", description="Turn a codes file back into a recording."
-    )
-    decode.add_argument("codes", help="the codes file to read")
-    _add_common(decode, "recording to write (.wav, .flac, ...)")
-    decode.set_defaults(run=_decode)
+    add_encode(commands)
+    add_decode(commands)
 
     cache = commands.add_parser(
         "cache",
@@ -87,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("dataset", help="folder that `Dataset.save_to_disk` wrote")
     cache.add_argument("-o", "--output", required=True, help="folder to write; must not exist")
-    _add_model(cache)
+    add_model(cache)
     cache.add_argument(
         "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
     )
@@ -97,48 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, output_help: str) -> None:
-    parser.add_argument("-o", "--output", required=True, help=output_help)
-    _add_model(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", required=True, help="folder that the conversion wrote, or an id on the Hub")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-
-
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo  # needs the extra `demo`, which the other commands do without
 
     run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
-
-
-@torch.inference_mode()
-def _encode(options: argparse.Namespace) -> None:
-    _refuse_existing(options)
-    model = load_model(options.model, options.device)
-    rate = model.config.sampling_rate
-    audio = load_audio(options.recording, rate)
-    audio_codes = model.encode(audio[None].to(options.device), num_quantizers=options.num_quantizers).audio_codes[0]
-    save_codes(options.output, Codes(audio_codes, audio.shape[-1], rate, fingerprint(model)))
-    codebooks, frames = audio_codes.shape
-    print(f"{options.output}: {codebooks} codebooks, {frames} frames, {audio.shape[-1] / rate:.2f} s")
-
-
-@torch.inference_mode()
-def _decode(options: argparse.Namespace) -> None:
-    _refuse_existing(options)
-    codes = load_codes(options.codes)
-    model = load_model(options.model, options.device)
-    if fingerprint(model) != codes.codebooks_sha256:
-        raise ValueError(
-            f"{options.codes} was made with other codebooks than those of {options.model}; decode it with the model "
-            "that encoded it."
-        )
-    audio = model.decode(codes.audio_codes[None].to(options.device)).audio_values[0, :, : codes.num_samples]
-    save_audio(options.output, audio, codes.sampling_rate)
-    print(f"{options.output}: {audio.shape[-1] / codes.sampling_rate:.2f} s at {codes.sampling_rate} Hz")
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -156,32 +101,6 @@ def _cache(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
     num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype)
     print(f"{options.output}: {len(dataset)} recordings, {num_frames} frames")
-
-
-def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
-    """A Mimi Bridge model from a folder or the Hub, in eval mode.
-
-    Raises:
-        OSError: If there is none.
-        ValueError: If it is another kind of model, a broken one, or the device is not there.
-    """
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"no such model folder: {name}")
-    config = AutoConfig.from_pretrained(name)
-    if not isinstance(config, MimiBridgeConfig):
-        raise ValueError(
-            f"{name} is a model of type {config.model_type!r}, expected 'mimi_bridge'; convert a Mimi checkpoint with "
-            "conversion/convert_kyutai.py."
-        )
-    try:
-        return AutoModel.from_pretrained(name).eval().to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} is not to be had here: {error}") from error
-
-
-def _refuse_existing(options: argparse.Namespace) -> None:
-    if Path(options.output).exists() and not options.overwrite:
-        raise FileExistsError(f"{options.output} exists already; choose another --output, or pass --overwrite.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import shlex
 import sys
 import time
@@ -46,6 +47,12 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="recordings to listen to (default: 3)")
     parser.add_argument("--swaps", type=int, default=4, metavar="N", help="pairs to swap heads of (default: 4)")
+    parser.add_argument(
+        "--least-score",
+        type=_score,
+        metavar="X",
+        help="do not believe an alignment below it; 'none' believes all (default: the aligner's own limit)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the probes (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.set_defaults(run=_evaluate)
@@ -54,10 +61,10 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
-    from .cli import load_model
     from .evaluation.evaluator import RESULT_FILE, evaluate
     from .evaluation.listeners import judge, recognizer
     from .evaluation.tables import markdown_tables
+    from .loading import load_model
 
     for name in ("max_recordings", "examples", "swaps"):
         value = getattr(options, name)
@@ -88,6 +95,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         listeners=listeners,
         num_examples=options.examples,
         num_swaps=options.swaps,
+        least_score=options.least_score,
         seed=options.seed,
         command=shlex.join(["mimi-bridge", *options.arguments]),
         progress=_printer(),
@@ -99,6 +107,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     except ModuleNotFoundError:
         return
     print(report.write_report(output) or output / "report.html")
+
+
+def _score(text: str) -> float:
+    return -math.inf if text == "none" else float(text)
 
 
 def of_many_speakers(utterances: list[Utterance], count: int) -> list[Utterance]:

@@ -172,6 +172,7 @@ class EncoderHalf(Half):
 class DecoderHalf(Half):
     """Latents to audio."""
 
+    @for_inference
     def from_chunks(self, chunks: Iterable[Tensor], batch_size: int, num_frames: int) -> Tensor:
         """Audio of a recording of any length, from its latents some frames at a time.
 

@@ -32,6 +32,7 @@ class MimiBridgeStream:
         num_quantizers: Codebooks that `encode` gives.
     """
 
+    @for_inference
     def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None):
         config = model.config
         if not isinstance(batch_size, int) or batch_size < 1:

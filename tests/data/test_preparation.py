@@ -220,6 +220,43 @@ def test_recordings_score_and_features_do_not_depend_on_those_before(prepared, s
         np.testing.assert_allclose(row["wavlm_features"], alone["wavlm_features"], atol=4e-3, rtol=2e-3)
 
 
+def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_anew(settings, tmp_path, folder):
+    for name in ("0.wav", "0.txt"):
+        (tmp_path / name).symlink_to(folder / "speaker0" / name)
+    line = "{} 1 {} 0.2 {}\n".format
+    words = ("fresh", "snow", "fell", "and", "fell")
+    (tmp_path / "0.ctm").write_text("".join(line(0, 0.1 + 0.3 * n, word) for n, word in enumerate(words)))
+    given = replace(settings, source=str(tmp_path), aligner="given")
+    assert prepare(given, tmp_path / "given").num_with_tokens == 1
+    row = rows_of(tmp_path / "given")[0]
+    np.testing.assert_allclose([word["start"] for word in row["words"]], [0.1, 0.4, 0.7, 1.0, 1.3], atol=1e-6)
+    assert row["token_spans"][0, 0] == pytest.approx(0.1) and np.isnan(row["alignment_score"])
+    prepare(replace(settings, source=str(tmp_path), realign=True), tmp_path / "anew")
+    assert rows_of(tmp_path / "anew")[0]["words"][1]["start"] != pytest.approx(0.4)
+    bare = prepare(replace(settings, aligner="given"), tmp_path / "bare")
+    assert bare.num_with_tokens == 0 and bare.remarks[0][1].endswith("it has no alignment, and aligner is 'given'")
+
+
+def test_words_may_be_placed_by_a_ctc_model(settings, tmp_path):
+    pytest.importorskip("torchaudio")
+    from test_ctc_aligner import write_tiny_ctc
+
+    report = prepare(replace(settings, aligner=write_tiny_ctc(tmp_path / "ctc")), tmp_path / "data")
+    assert report.num_with_tokens == 5
+    row = rows_of(tmp_path / "data")[0]
+    assert [word["word"].lower().strip(",.") for word in row["words"]] == ["fresh", "snow", "fell", "and", "fell"]
+    assert row["token_spans"].max() <= row["num_frames"] / 12.5
+
+
+def test_list_of_recordings_that_changed_is_refused_not_mixed(settings, tmp_path, folder):
+    (tmp_path / "0.wav").symlink_to(folder / "speaker0/0.wav")
+    alone = replace(settings, source=str(tmp_path), text_teacher=None)
+    assert prepare(alone, tmp_path / "data").num_recordings == 1
+    (tmp_path / "1.wav").symlink_to(folder / "speaker1/1.wav")
+    with pytest.raises(FileExistsError, match=r"exists already .recordings '1, \w{16}', now '2, \w{16}'."):
+        prepare(alone, tmp_path / "data")
+
+
 def test_threads_of_the_caller_are_as_they_were(settings, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -261,3 +298,9 @@ def test_what_makes_every_recording_useless_stops_it_at_once(settings, tmp_path,
     with pytest.raises(error, match=message):
         prepare(replace(settings, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_run_that_found_nothing_of_use_leaves_nothing_in_the_way(settings, tmp_path):
+    with pytest.raises(ValueError, match="none of the 5 recordings"):
+        prepare(replace(settings, max_seconds=0.1), tmp_path / "data")
+    assert not list(tmp_path.iterdir())

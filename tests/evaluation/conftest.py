@@ -1,13 +1,18 @@
 """A report of made speech, and a browser to read it in."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluation_page import Page
 from made_evaluation import write_made_evaluation
+from mimi_bridge.audio import load_audio, save_audio
+from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.evaluation.report import write_report
+from mimi_bridge.synthesis import synthesize
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,39 @@ def page(made) -> Page:
 def short(spoken, tmp_path) -> Iterator[tuple[Path, dict]]:
     """A folder with an evaluation of a fifth of a second, to change and report; and the evaluation."""
     yield tmp_path, write_made_evaluation(tmp_path, {"one": spoken["Bread, honey."][:, :4_800]})
+
+
+@pytest.fixture(scope="session")
+def spoken_folder(tmp_path_factory) -> Path:
+    """Six recordings of three made voices, each with its transcript: a folder a speaker."""
+    folder = tmp_path_factory.mktemp("spoken")
+    texts = ("Bread, honey and a bag of rice.", "Nobody noticed the judge.", "Why would anyone walk?")
+    for number, voice in enumerate(("en-us", "en+f3", "en-gb-scotland+m4")):
+        for turn in range(2):
+            text = texts[(number + turn) % 3]
+            path = folder / voice.replace("+", "-") / f"{turn}.wav"
+            save_audio(path, synthesize(text, voice), 24_000)
+            path.with_suffix(".txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spoken_utterances(spoken_folder):
+    """The recordings of `spoken_folder`, each with an alignment: words and their letters, evenly laid out."""
+    utterances = []
+    for utterance in read_manifest(spoken_folder):
+        words = utterance.text.strip(".?").replace(",", "").split()
+        step = load_audio(utterance.path, 24_000).shape[-1] / 24_000 / len(words)
+        path = utterance.path.with_suffix(".json")
+        path.write_text(json.dumps({"words": [_word(word, n * step, step) for n, word in enumerate(words)]}))
+        utterances.append(replace(utterance, alignment=path))
+    return utterances
+
+
+def _word(word: str, start: float, seconds: float) -> dict:
+    step = seconds / len(word)
+    phones = [
+        {"phone": letter.upper(), "start": start + n * step, "end": start + (n + 1) * step}
+        for n, letter in enumerate(word)
+    ]
+    return {"word": word, "start": start, "end": start + seconds, "phones": phones}

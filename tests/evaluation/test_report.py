@@ -59,7 +59,7 @@ def test_figure_stands_in_the_row_and_column_that_its_place_says(page, made):
         (band, system, metric)
         for band, rows in bands.items()
         for system in rows
-        for metric in rows["mimi_8"]
+        for metric in made[1]["metrics"]
         if rows[system][metric]
     ]
     assert means == expected

@@ -10,7 +10,6 @@ from mimi_bridge.evaluation.report import write_report
 
 MISSING = ", ".join(missing_programs())
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not on the PATH: apt-get install chromium-driver")
-PLAYER = "document.querySelectorAll('.player')[{}].querySelectorAll('{}')[{}]"
 CONTRAST = """
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const rgba = (colour) => {
@@ -57,80 +56,95 @@ def opened(browser, made):
     return browser
 
 
-def sound(opened, row, what, player=0):
-    return opened.run(f"return {PLAYER.format(player, 'audio', row)}.{what}")
+def element(selector, number, player=0):
+    return f"document.querySelectorAll('.player')[{player}].querySelectorAll('{selector}')[{number}]"
 
 
-def label(opened, row):
-    return opened.run(f"return {PLAYER.format(0, 'button', row)}.getAttribute('aria-label')")
+def press(opened, number, player=0):
+    opened.run(f"{element('button', number, player)}.click()")
 
 
-def press(opened, row, player=0):
-    opened.run(f"{PLAYER.format(player, 'button', row)}.click()")
+def at_once(opened, condition, then="true"):
+    """As soon as a condition holds in the page, and before the sound goes on: the value of an expression there."""
+    return opened.run(
+        "return new Promise((resolve) => { const look = setInterval(() => {"
+        f"if ({condition}) {{ clearInterval(look); resolve((() => {{ return {then}; }})()); }} }}, 5); }});"
+    )
 
 
 def test_page_opens_without_a_complaint_and_asks_for_nothing_else(opened, made):
     press(opened, 0)
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.currentTime > 0")
+    at_once(opened, f"{element('audio', 0)}.currentTime > 0")
     assert opened.log("browser") == []
     requests = [address for address in opened.requests() if not address.startswith("data:")]
     assert requests == [(made[0] / "report.html").as_uri()]
 
 
 def test_sound_really_plays_to_its_end(opened, made):
+    audio, button = element("audio", 0), element("button", 0)
     press(opened, 0)
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.currentTime > 0.3")
-    assert label(opened, 0).startswith("Pause original")
-    assert sound(opened, 0, "duration") == pytest.approx(made[1]["examples"][0]["seconds"], abs=0.06)
-    assert opened.run("return document.querySelector('.playhead').getBoundingClientRect().height") > 100
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.paused")
-    assert label(opened, 0).startswith("Play original")
+    label, duration, height = at_once(
+        opened,
+        f"{audio}.currentTime > 0.3",
+        f"[{button}.ariaLabel, {audio}.duration, document.querySelector('.playhead').clientHeight]",
+    )
+    assert label.startswith("Pause original") and height > 100
+    assert duration == pytest.approx(made[1]["examples"][0]["seconds"], abs=0.06)
+    assert at_once(opened, f"{button}.ariaLabel.startsWith('Play original')", f"{audio}.paused") is True
 
 
 def test_every_sound_can_be_decoded(opened):
     opened.run("for (const sound of document.querySelectorAll('audio')) { sound.preload = 'auto'; sound.load(); }")
-    state = "[...document.querySelectorAll('audio')].map((sound) => sound.duration || 0)"
-    opened.wait_for(f"return {state}.every((seconds) => seconds > 0.9)")
-    assert len(opened.run(f"return {state}")) == 3 * 5 + 2
+    durations = "[...document.querySelectorAll('audio')].map((sound) => sound.duration || 0)"
+    at_once(opened, f"{durations}.every((seconds) => seconds > 0.9)")
+    assert len(opened.run(f"return {durations}")) == 3 * 5 + 2
 
 
 def test_one_sound_stops_another_and_goes_on_from_its_place(opened):
     press(opened, 0)
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.currentTime > 0.4")
-    press(opened, 2)
-    opened.wait_for(f"return !{PLAYER.format(0, 'audio', 2)}.paused")
-    assert sound(opened, 0, "paused") and sound(opened, 2, "currentTime") >= 0.4
-    press(opened, 1, player=1)
-    opened.wait_for(f"return {PLAYER.format(1, 'audio', 1)}.currentTime > 0")
-    playing = "return [...document.querySelectorAll('audio')].filter((sound) => !sound.paused).length"
-    assert opened.run(playing) == 1
-    assert sound(opened, 1, "currentTime", player=1) < 0.4
+    at_once(opened, f"{element('audio', 0)}.currentTime > 0.4", f"{element('button', 2)}.click()")
+    started = at_once(opened, f"{element('audio', 2)}.currentTime > 0", f"{element('audio', 2)}.currentTime")
+    assert started >= 0.4
+    assert opened.run(f"return {element('audio', 0)}.paused")
+
+
+def test_sound_of_another_example_starts_at_its_beginning(opened):
+    press(opened, 0)
+    other = element("audio", 1, player=1)
+    at_once(opened, f"{element('audio', 0)}.currentTime > 0.5", f"{element('button', 1, player=1)}.click()")
+    playing = "[...document.querySelectorAll('audio')].filter((sound) => !sound.paused)"
+    count, seconds = at_once(opened, f"{other}.currentTime > 0", f"[{playing}.length, {other}.currentTime]")
+    assert count == 1 and seconds < 0.5
 
 
 def test_button_pressed_twice_at_once_is_no_error(opened):
     for _ in range(3):
-        opened.run(f"const button = {PLAYER.format(0, 'button', 1)}; button.click(); button.click();")
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 1)}.paused")
+        opened.run(f"const button = {element('button', 1)}; button.click(); button.click();")
+    at_once(opened, f"{element('audio', 1)}.paused")
     assert opened.log("browser") == []
 
 
-def test_click_into_a_spectrogram_plays_from_there(opened):
-    box = f"{PLAYER.format(0, '.spectrogram', 1)}.getBoundingClientRect()"
+def test_click_into_a_spectrogram_plays_from_there(opened, made):
+    audio, box = element("audio", 1), f"{element('.spectrogram', 1)}.getBoundingClientRect()"
+    opened.run(f"{audio}.addEventListener('playing', () => {{ window.startedAt = {audio}.currentTime; }})")
     opened.run(f"scrollTo(0, {box}.top - 300)")
     x, y, width = opened.run(f"const {{left, top, width}} = {box}; return [left, top + 20, width]")
     for kind in ("mousePressed", "mouseReleased"):
         opened.devtools("Input.dispatchMouseEvent", type=kind, x=x + width / 2, y=y, button="left", clickCount=1)
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 1)}.currentTime > 0.5")
-    assert sound(opened, 0, "currentTime") == 0
+    started = at_once(opened, "window.startedAt !== undefined", "window.startedAt")
+    assert started == pytest.approx(made[1]["examples"][0]["seconds"] / 2, abs=0.05)
+    assert opened.run(f"return {element('audio', 0)}.currentTime") == 0
 
 
 def test_arrow_keys_move_by_half_a_second(opened):
     press(opened, 0)
-    opened.wait_for(f"return {PLAYER.format(0, 'audio', 0)}.currentTime > 0.1")
     key = "dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', cancelable: true}))"
-    before = sound(opened, 0, "currentTime")
-    assert opened.run(f"return {PLAYER.format(0, 'button', 0)}.{key}") is False
-    assert sound(opened, 0, "currentTime") < before
+    audio, button = element("audio", 0), element("button", 0)
+    after = at_once(
+        opened, f"{audio}.currentTime > 0.6", f"[{audio}.currentTime, {button}.{key}, {audio}.currentTime]"
+    )
+    assert after[1] is False  # the page does not scroll
+    assert after[0] - after[2] == pytest.approx(0.5, abs=0.02)
 
 
 def test_other_probe_is_shown_at_a_click(opened):
@@ -148,6 +162,17 @@ def test_page_never_scrolls_sideways_but_wide_tables_do(opened, width):
         "return [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
     )
     assert bool(wide) == (width < 1000)
+
+
+def test_names_of_rows_stay_in_view_when_a_table_scrolls(opened):
+    opened.show_as(390, 800, dark=False)
+    seen = opened.run(
+        "const box = document.querySelector('.scroll'); box.scrollIntoView(); box.scrollLeft = 150;"
+        "const name = box.querySelector('tbody th'); const {left, top, width, height} = name.getBoundingClientRect();"
+        "const at = (x) => document.elementFromPoint(left + x, top + height / 2);"
+        "return [box.scrollLeft, [1, 20, width - 5].map((x) => at(x) === name)];"
+    )
+    assert seen == [150, [True, True, True]]
 
 
 def test_page_with_endless_words_never_scrolls_sideways(browser, short):

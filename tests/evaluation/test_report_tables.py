@@ -68,13 +68,20 @@ def test_figures_of_a_column_have_the_decimals_of_the_middle_one():
     assert tables.decimals_of_metrics("all") == {"sdr": 1, "mel": 3, "wer": 0}
 
 
+def test_columns_have_the_order_of_the_metrics_and_only_those_that_a_band_has():
+    metrics = {"pesq": {}, "sdr": {}, "mel": {}}
+    systems = {"a": {"mel": {"mean": 1.0}, "own": {"mean": 1.0}}, "b": {"sdr": {"mean": 1.0}}}
+    tables = Tables(Values({"metrics": metrics, "reconstruction": {"all": systems}}))
+    assert list(tables.decimals_of_metrics("all")) == ["sdr", "mel", "own"]
+
+
 def test_head_of_a_column_is_what_the_evaluation_says_of_the_metric():
     metrics = {"f0": {"what": "pitch error, cents, of voiced frames", "higher_is_better": False}, "x": {}}
     tables = Tables(Values({"metrics": metrics}))
     assert tables.name_of_metric("f0") == "Pitch error"
-    assert tables.unit_of_metric("f0") == "cents, of voiced frames, lower is better"
-    assert (tables.name_of_metric("x"), tables.unit_of_metric("x")) == ("X", "")
-    assert (tables.name_of_metric("y_z"), tables.unit_of_metric("y_z")) == ("Y_z", "")
+    assert tables.notes_of_metric("f0") == ["cents, of voiced frames", "lower is better"]
+    assert (tables.name_of_metric("x"), tables.notes_of_metric("x")) == ("X", [])
+    assert (tables.name_of_metric("y_z"), tables.notes_of_metric("y_z")) == ("Y_z", [])
 
 
 def test_usual_count_is_the_most_common():

@@ -72,8 +72,9 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
     on_cpu = _is_cpu(device) if device is not None else not torch.accelerator.is_available()
     processes = PartialState(cpu=on_cpu, timeout=PROCESSES_WAIT)
     source = open_source(settings.source, settings.config, settings.split, settings.columns, settings.allow_outside)
+    recordings = f"{len(source)}, {source.fingerprint()[:16]}"
     num_shards = -(-len(source) // settings.recordings_per_shard)
-    dataset = ShardedDataset(output, asdict(settings) | {"recordings": source.fingerprint()}, num_shards)
+    dataset = ShardedDataset(output.absolute(), asdict(settings) | {"recordings": recordings}, num_shards)
     if not dataset.is_finished():
         dataset.begin()
         missing = dataset.missing()
@@ -190,10 +191,11 @@ def _finish(work: _Work) -> None:
         remarks=[pair for note in notes for pair in note.remarks],
     )
     if not report.num_recordings:
+        work.dataset.discard()
         name, reason = report.dropped[0]
         raise ValueError(
             f"none of the {len(report.dropped)} recordings of {settings.source} is of use; the first, {name}, is not "
-            f"because: {reason}. Delete {work.dataset.partial} before another try."
+            f"because: {reason}."
         )
     teachers = {"qwen": settings.text_teacher, "wavlm": settings.speech_teacher}
     work.dataset.finish(asdict(report), [name for name, teacher in teachers.items() if teacher is not None])

@@ -7,33 +7,28 @@ form of the result is in docs/evaluation.md.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..audio import save_audio
+from ..data.alignment import Aligner
 from ..data.manifest import Utterance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
-from .intervals import mean_with_interval
-from .labels import FrameLabels
 from .metrics import METRICS, Metric, missing_packages
-from .probe_matrix import ProbedRecording, probe_matrix
+from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
 from .recordings import Journal, Workbench, attempt
-from .sound import Sound
 from .stock_mimi import find_stock_mimi
-from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 from .systems import Systems
 
 FORMAT = "mimi_bridge_evaluation/1"
-RESULT_FILE, JOURNAL_FILE, AUDIO_FOLDER = "evaluation.json", "recordings.jsonl", "audio"
+RESULT_FILE, JOURNAL_FILE = "evaluation.json", "recordings.jsonl"
 PARTS = ("codes", "probes", "swaps")
-BANDS = ("full_band", "narrow_band")
 OPTIONAL = {"word_error": "--asr", "opinion": "--mos"}
 ALIGN_HINT = "pocketsphinx is missing; run pip install 'mimi-bridge[align]'."
 
@@ -50,6 +45,7 @@ def evaluate(
     num_examples: int = 3,
     num_swaps: int = 4,
     most_seconds: float = 30.0,
+    least_score: float | None = None,
     seed: int = 0,
     command: str = "",
     progress: Callable[[str], None] = lambda message: None,
@@ -67,6 +63,7 @@ def evaluate(
         num_examples: Recordings whose sounds are kept.
         num_swaps: Pairs of recordings whose heads are swapped.
         most_seconds: Of a recording; the rest is not looked at.
+        least_score: Alignments below it count as wrong; the aligner's own, if left out, `-math.inf` believes all.
         seed: Of the probes.
         command: That was given, for the record.
         progress: Told what is being done.
@@ -92,19 +89,19 @@ def evaluate(
         stock = attempt(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name, reference))
         metrics = {**METRICS, **(listeners or {})}
         metrics = {name: metric for name, metric in metrics.items() if name in wanted and name not in not_run}
-        aligner = _aligner(not_run) if wanted & {"probes", "swaps"} else None
+        aligner = _aligner(not_run, least_score) if wanted & {"probes", "swaps"} else None
         with_pitch = "f0_cents" not in missing_packages()
         bench = Workbench(Systems(model, stock), metrics, most_seconds, with_pitch, "probes" in wanted, aligner)
         entries = _measured(bench, utterances, folder, num_examples, progress)
         result = _result(bench, entries, not_run, wanted, seed, progress)
         if "swaps" in wanted:
             coded = result["entries"]
-            result |= attempt(not_run, "swaps", lambda: _swaps(bench, coded, folder, num_swaps, not_run)) or {}
+            result |= attempt(not_run, "swaps", lambda: swapped_heads(bench, coded, folder, num_swaps, not_run)) or {}
     finally:
         model.train(was_training)
     result.pop("entries", None)
     names = {"model": model_name or "a model", "reference": stock.name if stock else None, "command": command}
-    result = {"format": FORMAT, **names, **result}
+    result = _finite({"format": FORMAT, **names, **result})
     _write(folder / RESULT_FILE, result)
     return result
 
@@ -112,7 +109,7 @@ def evaluate(
 def _measured(
     bench: Workbench, utterances: list[Utterance], folder: Path, num_examples: int, progress: Callable[[str], None]
 ) -> list[dict]:
-    examples = _examples(utterances, num_examples)
+    examples, aligner = _examples(utterances, num_examples), bench.aligner
     settings = {
         "format": FORMAT,
         "model": _sha256(bench.systems.model),
@@ -120,14 +117,19 @@ def _measured(
         "metrics": {name: metric.what for name, metric in bench.metrics.items()},
         "recordings": hashlib.sha256(repr([(u.id, str(u.path), u.text) for u in utterances]).encode()).hexdigest(),
         "examples": sorted(examples),
-        "with": [bench.most_seconds, bench.with_pitch, bench.with_labels, bench.aligner is not None],
+        "with": [
+            bench.most_seconds,
+            bench.with_pitch,
+            bench.with_labels,
+            None if aligner is None else repr(aligner.least_score),
+        ],
     }
     journal = Journal(folder / JOURNAL_FILE, settings)
     done = journal.open()
     if done:
         progress(f"{done} of {len(utterances)} recordings are measured already")
     for number, utterance in enumerate(utterances, start=1):
-        if utterance.id not in journal.entries:
+        if "seconds" not in journal.entries.get(utterance.id, {}):  # one that could not be read is tried again
             progress(f"recording {number} of {len(utterances)}: {utterance.id}")
             journal.add(bench.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
     return [journal.entries[utterance.id] for utterance in utterances]
@@ -153,13 +155,13 @@ def _result(
             name: {"what": metric.what, "higher_is_better": metric.higher_is_better}
             for name, metric in bench.metrics.items()
         },
-        "reconstruction": _reconstruction(heard, bench),
+        "reconstruction": reconstruction_tables(heard, bench),
         "not_run": not_run,
         "codes": {"bridge": [], "bits_per_second": {}, "mimi": [], "overlap_with_mimi": []},
         "probes": {"attributes": {}, "inputs": [], "scores": {}},
         "swaps": [],
         "swap_summary": {},
-        "examples": [_example(entry) for entry in heard if entry.get("example")],
+        "examples": [example(entry) for entry in heard if entry.get("example")],
         "entries": coded,
     }
     if not coded:
@@ -172,77 +174,11 @@ def _result(
         found = attempt(not_run, "codes", lambda: code_statistics(model, codes, stock_codes))
         result["codes"] = found or result["codes"]
     if "probes" in wanted:
-        found = attempt(not_run, "probes", lambda: _probes(bench, coded, codes, stock_codes, not_run, seed, progress))
+        found = attempt(
+            not_run, "probes", lambda: probed_heads(bench, coded, codes, stock_codes, not_run, seed, progress)
+        )
         result["probes"] = found or result["probes"]
     return result
-
-
-def _reconstruction(entries: list[dict], bench: Workbench) -> dict:
-    tables = {}
-    bands = {band: [entry for entry in entries if entry["band"] == band] for band in BANDS} | {"all": entries}
-    for band, chosen in bands.items():
-        table: dict[str, dict] = {}
-        for system in bench.systems.labels():
-            figures = [entry["figures"].get(system, {}) for entry in chosen]
-            by_metric = {name: [f[name] for f in figures if name in f] for name in bench.metrics}
-            table[system] = {name: mean_with_interval(values) for name, values in by_metric.items() if values}
-        if chosen:
-            tables[band] = table
-    return tables
-
-
-def _probes(
-    bench: Workbench, entries: list[dict], codes: list, stock_codes: list, not_run: dict, seed: int, progress: Any
-) -> dict:
-    inputs = bench.systems.probe_inputs()
-    recordings = [
-        ProbedRecording(entry["speaker"], FrameLabels(**entry["labels"]), bench.systems.probe_features(ours, theirs))
-        for entry, ours, theirs in zip(entries, codes, stock_codes, strict=True)
-    ]
-    # A recording that the stock Mimi failed on would leave a hole in its columns.
-    whole = [recording for recording in recordings if set(recording.features) == set(inputs)]
-    matrix, missing = probe_matrix(whole, inputs, bench.systems.model.config.frame_rate, seed, progress)
-    reasons = {"phone": not_run.get("phones and words"), "word": not_run.get("phones and words")}
-    for name, reason in missing.items():
-        because = reasons.get(name) or (None if bench.with_pitch else "the package praat-parselmouth is missing.")
-        not_run[f"probe: {name}"] = because or reason
-    return matrix
-
-
-def _swaps(bench: Workbench, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]) -> dict:
-    def mean_pitch(entry: dict) -> float | None:
-        known = [value for value in entry["labels"]["pitch"] if value is not None]
-        return mean(known) if known else None
-
-    spoken = [entry for entry in entries if entry["text"]] or entries
-    pairs = chosen_pairs([(entry["speaker"], mean_pitch(entry)) for entry in spoken], count)
-    if not pairs:
-        not_run["swaps"] = "swapping needs recordings of 2 speakers or more."
-    transcripts = [entry["text"] for entry in spoken if entry["text"]]
-    swaps = []
-    for content, voice in pairs:
-        found = attempt(not_run, "swaps", lambda: _swap(bench, spoken[content], spoken[voice], folder, transcripts))  # noqa: B023
-        swaps += [found] if found else []
-    return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
-
-
-def _swap(bench: Workbench, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
-    systems, rate = bench.systems, bench.systems.model.config.sampling_rate
-    name = f"bridge_{systems.total}"
-    ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
-    mixed = systems.model.swap_heads(ours[None], theirs[None])[0]
-    lengths = [round(entry["seconds"] * rate) for entry in (content, voice, content)]
-    audio = [systems.decode(name, codes, n) for codes, n in zip((ours, theirs, mixed), lengths, strict=True)]
-    sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
-    path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
-    save_audio(folder / path, audio[2], rate)
-    numbers = swap_numbers(Swap(*sounds), bench.aligner, transcripts)
-    return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
-
-
-def _example(entry: dict) -> dict:
-    named = {name: entry[name] for name in ("id", "speaker", "text", "seconds")}
-    return {**named, **entry["example"], "codes": entry["codes"]}
 
 
 def _examples(utterances: list[Utterance], count: int) -> set[str]:
@@ -285,14 +221,16 @@ def _check_ids(utterances: list[Utterance]) -> None:
         raise ValueError(f"ids of recordings must be unique, got {', '.join(repeated[:3])} more than once.")
 
 
-def _aligner(not_run: dict[str, str]) -> Any:
+def _aligner(not_run: dict[str, str], least_score: float | None) -> Aligner | None:
     from ..data.pocketsphinx_aligner import PocketsphinxAligner
 
     try:
-        return PocketsphinxAligner()
+        aligner = PocketsphinxAligner()
     except ModuleNotFoundError:
         not_run["words of swaps"] = ALIGN_HINT
         return None
+    aligner.least_score = aligner.least_score if least_score is None else least_score
+    return aligner
 
 
 def _sha256(model: nn.Module) -> str:
@@ -301,6 +239,15 @@ def _sha256(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    # Json has no NaN and no infinity: null is what cannot be said.
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, result: dict) -> None:

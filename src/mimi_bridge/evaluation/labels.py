@@ -12,7 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..data.manifest import Span, Utterance, read_phones, read_words
+from ..data.alignment import Aligner
+from ..data.alignment_files import read_alignment
+from ..data.manifest import Span, Utterance
 from ..frames import spans_to_frame_weights
 from .sound import PITCH_RATE, Sound
 
@@ -39,19 +41,20 @@ class FrameLabels:
     energy: list[float | None]
 
 
-def spans_of(utterance: Utterance, sound: Sound, aligner=None) -> tuple[list[Span], list[Span]]:
+def spans_of(utterance: Utterance, sound: Sound, aligner: Aligner | None = None) -> tuple[list[Span], list[Span]]:
     """Phones and words of a recording in time.
 
     Args:
         utterance: With an alignment, or a text.
         sound: The recording.
-        aligner: A `PocketsphinxAligner` for one without alignment.
+        aligner: For one without alignment.
 
     Raises:
         ValueError: If there is no alignment and none can be made; the message says why.
     """
     if utterance.alignment is not None:
-        return read_phones(utterance.alignment), read_words(utterance.alignment)
+        given = read_alignment(utterance.alignment, utterance.id)
+        return given.phones, given.words
     if utterance.text is None:
         raise ValueError("the recording has neither an alignment nor a transcript.")
     if aligner is None:

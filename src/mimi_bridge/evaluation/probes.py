@@ -20,11 +20,12 @@ from torch import Tensor, nn
 CONTEXT = 1  # frames on either side
 HIDDEN = 32
 BATCH_FRAMES = 512
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 0.1  # over the root of the number of inputs; at the first step, falling to nothing at the last
 WEIGHT_DECAY = 1e-2
-MOST_STEPS = 400
+MOST_STEPS = 240
 LEAST_STEPS_BETWEEN_CHECKS = 15
-PATIENCE = 4  # checks without a better one, before a probe is done
+PATIENCE = 3  # checks that gain hardly anything, before a probe is done
+LEAST_GAIN = 0.005  # of the error
 FEWEST_GROUPS = 3
 
 
@@ -108,8 +109,10 @@ def cross_validate(
     trained = used & ~tested & ~checked
     goals = {name: _Goal(attribute, trained, checked, tested) for name, attribute in attributes.items()}
     sizes = [attribute.num_classes or 1 for attribute in attributes.values()]
-    probes = _Probes(features.shape[1] * neighbours.shape[1], sizes, num_groups, hidden, generator)
-    optimizer = torch.optim.AdamW(probes.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    dim = features.shape[1] * neighbours.shape[1]
+    probes = _Probes(dim, sizes, num_groups, hidden, generator)
+    optimizer = torch.optim.AdamW(probes.parameters(), LEARNING_RATE / dim**0.5, weight_decay=WEIGHT_DECAY)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / MOST_STEPS))
 
     def answers(rows: Tensor) -> list[Tensor]:
         window = features[neighbours[rows]] * real[rows][:, :, None]
@@ -124,6 +127,7 @@ def cross_validate(
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()
             optimizer.step()
+            scheduler.step()
             steps, since_check = steps + 1, since_check + 1
         if since_check >= LEAST_STEPS_BETWEEN_CHECKS or steps >= MOST_STEPS:
             since_check = 0
@@ -213,7 +217,8 @@ class _Goal:
         errors = (self._errors(told, self.values) * self.checked).sum(dim=1) / self.checked.sum(dim=1).clamp(min=1)
         # Where nothing can be checked, the last answers count.
         better = ((errors < self.best) | ~self.checked.any(dim=1)) & self.can_learn
-        self.checks_since_best = torch.where(better, 0, self.checks_since_best + 1)
+        much_better = (errors < self.best * (1 - LEAST_GAIN)) | (better & self.best.isinf())
+        self.checks_since_best = torch.where(much_better, 0, self.checks_since_best + 1)
         self.best = torch.where(better, errors, self.best)
         for fold in better.nonzero()[:, 0].tolist():
             rows = self.tested[fold]

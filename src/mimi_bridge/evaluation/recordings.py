@@ -5,6 +5,7 @@ each recording; an evaluation that was killed goes on after the last whole line,
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import soundfile
 from torch import Tensor
 
 from ..audio import save_audio
+from ..data.alignment import Aligner
 from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
@@ -35,7 +37,7 @@ class Workbench:
         most_seconds: Of a recording; the rest is not looked at.
         with_pitch: Whether pitch can be measured.
         with_labels: Whether phones and words are wanted.
-        aligner: A `PocketsphinxAligner` for recordings without alignment, or None.
+        aligner: For recordings without alignment, or None.
     """
 
     systems: Systems
@@ -43,7 +45,7 @@ class Workbench:
     most_seconds: float = 30.0
     with_pitch: bool = True
     with_labels: bool = True
-    aligner: Any = None
+    aligner: Aligner | None = None
 
     def measure(self, utterance: Utterance, audio_folder: Path | None = None) -> dict:
         """One line of the journal.
@@ -76,7 +78,7 @@ class Workbench:
                     sounds[system] = decoded
         for system, sound in sounds.items():
             figures = {
-                name: attempt(failures, name, lambda: metric.measure(sound, original))  # noqa: B023
+                name: attempt(failures, name, lambda: _finite(metric.measure(sound, original)))  # noqa: B023
                 for name, metric in self.metrics.items()
             }
             entry["figures"][system] = {name: value for name, value in figures.items() if value is not None}
@@ -174,6 +176,12 @@ class Journal:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self.entries[entry["id"]] = entry
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"the metric gave {value}.")
+    return value
 
 
 def _parsed(line: str) -> dict | None:

@@ -63,21 +63,23 @@ class Tables:
         name = str(self.values.get("metrics", metric, "what") or metric).partition(",")[0]
         return name[:1].upper() + name[1:]
 
-    def unit_of_metric(self, metric: str) -> str:
-        """Its unit, and which way is better."""
+    def notes_of_metric(self, metric: str) -> list[str]:
+        """Its unit, and which way is better, as far as the evaluation says so."""
         unit = str(self.values.get("metrics", metric, "what") or "").partition(",")[2].strip()
         higher = self.values.get("metrics", metric, "higher_is_better")
         better = "" if higher is None else "higher is better" if higher else "lower is better"
-        return ", ".join(part for part in (unit, better) if part)
+        return [note for note in (unit, better) if note]
 
     def decimals_of_metrics(self, band: str) -> dict[str, int]:
-        """The metrics that any system of a band has, and the decimals that suit the middle one of their means."""
-        sizes: dict[str, list[float]] = {}
+        """The metrics that any system of a band has, in order, and the decimals that suit their middle mean."""
+        sizes: dict[str, list[float]] = {metric: [] for metric in self.values.get("metrics") or {}}
+        known = set()
         for system, row in self.values.get("reconstruction", band).items():
             for metric in row or {}:
                 mean = self.values.number("reconstruction", band, system, metric, "mean")
                 sizes.setdefault(metric, []).extend([] if mean is None else [abs(mean)])
-        return {metric: decimals_of(median(found)) if found else 0 for metric, found in sizes.items()}
+                known.add(metric)
+        return {name: decimals_of(median(found)) if found else 0 for name, found in sizes.items() if name in known}
 
     def usual_count(self, band: str) -> tuple[Key, ...] | None:
         """Where the number of recordings that most cells of a band have is found; None if none has one."""

@@ -45,7 +45,7 @@ class Sound:
 
     @cached_property
     def f0_hz(self) -> Tensor:
-        """Pitch at 100 Hz, `(steps,)`, 0 where there is none; step `i` is centred on `(i + 0.5)` / 100 s.
+        """Pitch at 100 Hz, `(steps,)`, 0 where there is none; step `i` begins at `i` / 100 s.
 
         Raises:
             ModuleNotFoundError: If praat-parselmouth is not installed.
@@ -59,7 +59,7 @@ class Sound:
         except parselmouth.PraatError as error:
             raise ValueError(f"the sound has no pitch to be found: {str(error).splitlines()[0]}") from error
         steps = torch.zeros(-(-len(self.samples) * PITCH_RATE // self.sampling_rate))
-        # Praat centres its steps in the sound; each goes to ours that is nearest.
-        places = torch.from_numpy(np.round(pitch.xs() * PITCH_RATE - 0.5).astype(np.int64)).clamp(0, len(steps) - 1)
+        # Praat centres its steps in the sound: all lie equally far into ours, and no two in the same one.
+        places = torch.from_numpy(np.floor(pitch.xs() * PITCH_RATE + 1e-6).astype(np.int64)).clamp(0, len(steps) - 1)
         steps[places] = torch.from_numpy(pitch.selected_array["frequency"]).float()
         return steps

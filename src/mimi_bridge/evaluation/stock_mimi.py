@@ -37,14 +37,14 @@ class StockMimi:
         """Whether the model is a fresh conversion, whose first codebook is none of Mimi's."""
         return isinstance(self.model, MimiBridgeModel)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio of whole frames, `(1, 1, samples)` -> codes `(codebooks, frames)`."""
         if self.is_conversion:
             return self.model.encode(audio).audio_codes[0, 1:]
         return self.model.encode(audio, num_quantizers=self.num_codebooks).audio_codes[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `(codebooks, frames)` -> `(1, samples)`."""
         if self.is_conversion:

@@ -22,7 +22,7 @@ from .sound import Sound
 LEAST_OCTAVES = 1 / 12  # between two voices, before it can be said which of them a pitch follows
 FEWEST_STEPS = 20  # voiced in both, before their contours are compared
 OTHER_TRANSCRIPTS = 9
-TIMBRE_WINDOW, TIMBRE_BANDS = 1024, 40
+TIMBRE_WINDOW, TIMBRE_BANDS = 512, 16  # too coarse to see harmonics
 LOUD_NEPERS = 4.6  # below the loudest, 40 dB: what is quieter is no voice
 
 

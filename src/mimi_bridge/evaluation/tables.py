@@ -11,7 +11,7 @@ def markdown_tables(evaluation: dict) -> str:
 
 
 def flat_metrics(evaluation: dict) -> dict[str, float]:
-    """Numbers by name: `bridge_9_mel`, `probe_content_phone_linear`, `perplexity_content`, `swap_words_kept`, ...
+    """Numbers by name: `bridge_9_mel`, `codes_perplexity_content`, `probe_content_phone_linear`, `swap_words_kept`...
 
     Those of reconstruction are over all recordings; a head's perplexity is that of its first codebook.
     """
@@ -19,7 +19,7 @@ def flat_metrics(evaluation: dict) -> dict[str, float]:
     for system, figures in evaluation["reconstruction"].get("all", {}).items():
         flat |= {f"{system}_{metric}": figure["mean"] for metric, figure in figures.items() if system != "original"}
     for row in reversed(evaluation["codes"]["bridge"]):
-        flat[f"perplexity_{row['head']}"] = row["perplexity"]
+        flat[f"codes_perplexity_{row['head']}"] = row["perplexity"]
     for name, scores in evaluation["probes"]["scores"].items():
         for attribute, by_probe in scores.items():
             flat |= {f"probe_{name}_{attribute}_{kind}": score["mean"] for kind, score in by_probe.items()}
@@ -90,6 +90,8 @@ def _arrow(metric: dict) -> str:
 def _with_interval(figure: dict | None) -> str:
     if figure is None:
         return ""
+    if figure["count"] == 1:
+        return _number(figure["mean"])  # one has no interval
     return f"{_number(figure['mean'])} ({_number(figure['low'])} to {_number(figure['high'])})"
 
 

@@ -1,0 +1,99 @@
+"""What is found over all recordings, from the lines of the journal: reconstruction, probes, swaps, examples."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch import Tensor
+
+from ..audio import save_audio
+from .intervals import mean_with_interval
+from .labels import FrameLabels
+from .probe_matrix import ProbedRecording, probe_matrix
+from .recordings import Workbench, attempt
+from .sound import Sound
+from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
+
+AUDIO_FOLDER = "audio"
+BANDS = ("full_band", "narrow_band")
+
+
+def reconstruction_tables(entries: list[dict], bench: Workbench) -> dict:
+    """Band -> system -> metric -> mean and interval; `all` is both bands."""
+    tables = {}
+    bands = {band: [entry for entry in entries if entry["band"] == band] for band in BANDS} | {"all": entries}
+    for band, chosen in bands.items():
+        table: dict[str, dict] = {}
+        for system in bench.systems.labels():
+            figures = [entry["figures"].get(system, {}) for entry in chosen]
+            by_metric = {name: [f[name] for f in figures if name in f] for name in bench.metrics}
+            table[system] = {name: mean_with_interval(values) for name, values in by_metric.items() if values}
+        if chosen:
+            tables[band] = table
+    return tables
+
+
+def probed_heads(
+    bench: Workbench,
+    entries: list[dict],
+    codes: list[Tensor],
+    stock_codes: list[Tensor | None],
+    not_run: dict[str, str],
+    seed: int,
+    progress: Callable[[str], None],
+) -> dict:
+    """The probe matrix; what could not be asked is added to `not_run`."""
+    inputs = bench.systems.probe_inputs()
+    recordings = [
+        ProbedRecording(entry["speaker"], FrameLabels(**entry["labels"]), bench.systems.probe_features(ours, theirs))
+        for entry, ours, theirs in zip(entries, codes, stock_codes, strict=True)
+    ]
+    # A recording that the stock Mimi failed on would leave a hole in its columns.
+    whole = [recording for recording in recordings if set(recording.features) == set(inputs)]
+    matrix, missing = probe_matrix(whole, inputs, bench.systems.model.config.frame_rate, seed, progress)
+    reasons = {"phone": not_run.get("phones and words"), "word": not_run.get("phones and words")}
+    for name, reason in missing.items():
+        because = reasons.get(name) or (None if bench.with_pitch else "the package praat-parselmouth is missing.")
+        not_run[f"probe: {name}"] = because or reason
+    return matrix
+
+
+def swapped_heads(bench: Workbench, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]) -> dict:
+    """Swaps of pairs of recordings, their sounds written; one that fails is named in `not_run`."""
+
+    def mean_pitch(entry: dict) -> float | None:
+        known = [value for value in entry["labels"]["pitch"] if value is not None]
+        return mean(known) if known else None
+
+    spoken = [entry for entry in entries if entry["text"]] or entries
+    pairs = chosen_pairs([(entry["speaker"], mean_pitch(entry)) for entry in spoken], count)
+    if not pairs:
+        not_run["swaps"] = "swapping needs recordings of 2 speakers or more."
+    transcripts = [entry["text"] for entry in spoken if entry["text"]]
+    swaps = []
+    for content, voice in pairs:
+        found = attempt(not_run, "swaps", lambda: _swap(bench, spoken[content], spoken[voice], folder, transcripts))  # noqa: B023
+        swaps += [found] if found else []
+    return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
+
+
+def _swap(bench: Workbench, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
+    systems, rate = bench.systems, bench.systems.model.config.sampling_rate
+    name = f"bridge_{systems.total}"
+    ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
+    mixed = systems.model.swap_heads(ours[None], theirs[None])[0]
+    lengths = [round(entry["seconds"] * rate) for entry in (content, voice, content)]
+    audio = [systems.decode(name, codes, n) for codes, n in zip((ours, theirs, mixed), lengths, strict=True)]
+    sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
+    path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
+    save_audio(folder / path, audio[2], rate)
+    numbers = swap_numbers(Swap(*sounds), bench.aligner, transcripts)
+    return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
+
+
+def example(entry: dict) -> dict:
+    """A recording whose sounds were kept."""
+    named = {name: entry[name] for name in ("id", "speaker", "text", "seconds")}
+    return {**named, **entry["example"], "codes": entry["codes"]}

@@ -1,0 +1,36 @@
+"""A model for the command line: what can go wrong with its name, its kind and its device, in one sentence each."""
+
+import argparse
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_mimi_bridge import MimiBridgeConfig
+from .modeling_mimi_bridge import MimiBridgeModel
+
+
+def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
+    """A Mimi Bridge model from a folder or the Hub, in eval mode.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is another kind of model, a broken one, or the device is not there.
+    """
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"no such model folder: {name}")
+    config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, MimiBridgeConfig):
+        raise ValueError(
+            f"{name} is a model of type {config.model_type!r}, expected 'mimi_bridge'; convert a Mimi checkpoint with "
+            "conversion/convert_kyutai.py."
+        )
+    try:
+        return AutoModel.from_pretrained(name).eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} is not to be had here: {error}") from error
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `load_model` wants."""
+    parser.add_argument("-m", "--model", required=True, help="folder that the conversion wrote, or an id on the Hub")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")

@@ -1,0 +1,31 @@
+"""A sound's pitch and telephone samples."""
+
+import pytest
+import torch
+
+from mimi_bridge.evaluation.sound import Sound
+
+
+def test_pitch_of_a_gliding_voice_is_followed_in_time(voiced_audio):
+    pitch = Sound(voiced_audio[0], 24_000).f0_hz
+    assert pitch.shape == (200,)
+    seconds = (torch.arange(200) + 0.5) / 100
+    expected = 110 + 70 * seconds
+    voiced = pitch > 0
+    assert voiced.float().mean() > 0.9
+    assert (pitch / expected - 1)[voiced].abs().max() < 0.02
+    assert voiced[4:-4].all()
+
+
+def test_noise_has_hardly_any_pitch():
+    noise = torch.randn(1, 24_000, generator=torch.Generator().manual_seed(0))
+    assert (Sound(noise, 24_000).f0_hz > 0).float().mean() < 0.1
+
+
+def test_telephone_samples_are_at_16_khz(voiced_audio):
+    assert Sound(voiced_audio[0], 24_000).telephone.shape == (32_000,)
+
+
+def test_sound_too_short_for_a_pitch_says_so():
+    with pytest.raises(ValueError, match="no pitch to be found"):
+        assert Sound(torch.zeros(1, 100), 24_000).f0_hz is None

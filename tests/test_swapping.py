@@ -1,0 +1,55 @@
+"""Codes with the heads of another recording."""
+
+import pytest
+import torch
+
+from mimi_bridge.swapping import swap_heads
+
+HEADS = {"content": 1, "prosody": 1, "acoustic": 2}
+
+
+@pytest.fixture
+def ours():
+    return torch.arange(12).view(1, 4, 3)
+
+
+@pytest.fixture
+def theirs():
+    return 100 + torch.arange(20).view(1, 4, 5)
+
+
+def test_named_heads_are_the_others_and_the_rest_stays(ours, theirs):
+    swapped = swap_heads(ours, theirs, HEADS)
+    assert swapped[0].tolist() == [[0, 1, 2], [3, 4, 5], [110, 111, 112], [115, 116, 117]]
+    assert swap_heads(ours, theirs, HEADS, ("content", "prosody"))[0, 2:].tolist() == ours[0, 2:].tolist()
+
+
+def test_shorter_codes_start_again_where_they_end(ours, theirs):
+    assert swap_heads(theirs, ours, HEADS, ("content",))[0, 0].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_swapping_with_itself_or_no_head_changes_nothing(ours):
+    assert torch.equal(swap_heads(ours, ours, HEADS), ours)
+    assert torch.equal(swap_heads(ours, ours + 1, HEADS, ()), ours)
+
+
+def test_swapping_all_heads_gives_the_other(ours):
+    assert torch.equal(swap_heads(ours, ours + 1, HEADS, tuple(HEADS)), ours + 1)
+
+
+def test_unknown_head_is_refused_by_name(ours):
+    with pytest.raises(ValueError, match="must be among content, prosody, acoustic, got timbre"):
+        swap_heads(ours, ours, HEADS, ("timbre",))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3, 3), (2, 4, 3), (1, 4, 0)])
+def test_codes_of_another_shape_are_refused(ours, shape):
+    with pytest.raises(ValueError, match=r"other_codes must be \(1, 4, frames\)"):
+        swap_heads(ours, torch.zeros(shape, dtype=torch.long), HEADS)
+
+
+def test_model_knows_its_heads(tiny_model):
+    ours, theirs = torch.zeros(1, 9, 4, dtype=torch.long), torch.ones(1, 9, 4, dtype=torch.long)
+    swapped = tiny_model.swap_heads(ours, theirs)
+    assert swapped[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1]
+    assert tiny_model.decode(swapped).audio_values.shape == (1, 1, 4 * 1920)
