@@ -33,7 +33,7 @@ def decode_with_caches(model, codes, lengths):
 def test_chunks_decoded_with_both_caches_give_the_whole(tiny_model, codes, lengths):
     expected = tiny_model.decoder(tiny_model.get_quantized(codes).transpose(1, 2)).audio_values
     difference = decode_with_caches(tiny_model, codes, lengths) - expected
-    assert difference.abs().max() <= 2e-6 * max(1.0, float(expected.abs().max()))
+    assert difference.abs().max() <= 3e-6 * max(1.0, float(expected.abs().max()))
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def test_exported_steps_give_a_stream_s_numbers_in_another_process(tiny_model, a
         codes = stream.encode(audio)
         sound = stream.decode(codes)
     assert torch.equal(result["codes"], codes)
-    assert (result["audio"] - sound).abs().max() <= 2e-6 * max(1.0, float(sound.abs().max()))
+    assert (result["audio"] - sound).abs().max() <= 3e-6 * max(1.0, float(sound.abs().max()))
 
 
 @torch.no_grad()

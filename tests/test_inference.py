@@ -1,0 +1,42 @@
+"""Both halves on the small codec, which was trained: real weights, real scale."""
+
+import pytest
+import torch
+from transformers import MimiModel
+
+from mimi_bridge import small_codec
+from mimi_bridge.packing import PackedHalves
+
+FRAME = 1920
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return MimiModel.from_pretrained(small_codec()).eval()
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 75])
+@torch.no_grad()
+def test_chunks_give_the_codes_of_the_whole_and_its_audio_within_a_millionth(codec, speech, num_frames):
+    audio, halves = speech[None, :, : 75 * FRAME], PackedHalves()  # 150 steps, almost five windows
+    encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
+    codes = codec.encode(audio).audio_codes
+    state, latents = None, []
+    for chunk in audio.split(num_frames * FRAME, dim=-1):
+        found, state = encoder(state, chunk)
+        latents.append(found)
+    streamed = codec.quantizer.encode(torch.cat(latents, dim=1).transpose(1, 2)).transpose(0, 1)
+    assert torch.equal(streamed, codes)
+    state, sounds = None, []
+    for chunk in codec.quantizer.decode(codes).transpose(1, 2).split(num_frames, dim=1):
+        sound, state = decoder(state, chunk)
+        sounds.append(sound)
+    assert (torch.cat(sounds, dim=-1) - codec.decode(codes).audio_values).abs().max() <= 1e-6
+
+
+def test_state_is_not_changed_by_a_call_that_takes_it(codec):
+    encoder = PackedHalves().require("encoder", codec.encoder)
+    _, state = encoder(None, torch.randn(1, 1, 3 * FRAME))
+    before = {name: state[name].clone() for name in ("tails", "positions")}
+    encoder(state, torch.randn(1, 1, FRAME))
+    assert all(torch.equal(state[name], value) for name, value in before.items())
