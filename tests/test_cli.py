@@ -39,7 +39,8 @@ def test_encode_then_decode_gives_the_models_own_audio(tmp_path, model_folder, r
         audio = load_audio(recording, 24_000)
         expected = tiny_model(audio[None]).audio_values[0].clamp(-1, 1)
     assert audio.shape == expected.shape
-    torch.testing.assert_close(load_audio(tmp_path / "out.wav", 24_000), expected, atol=1 / 32_767, rtol=0)
+    rounding = 1 / 32_767 + 1e-5  # of 16 bits, and of another order of sums at a peak of 8
+    torch.testing.assert_close(load_audio(tmp_path / "out.wav", 24_000), expected, atol=rounding, rtol=0)
 
 
 def test_encode_keeps_the_first_codebooks_when_asked(tmp_path, model_folder, recording):
