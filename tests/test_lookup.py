@@ -55,6 +55,7 @@ def test_vectors_between_two_entries_get_the_nearer_one_where_float32_cannot_tel
     assert (in_float32 != expected).any()
     assert torch.equal(nearest_entries(between, codebook), expected)
     assert torch.equal(LookupTable().nearest(between, codebook), expected)
+    assert torch.equal(torch.cat([nearest_entries(vector, codebook) for vector in between.split(1)]), expected)
 
 
 def test_the_first_of_equal_entries_is_chosen(codebook, vectors):
@@ -147,10 +148,11 @@ def test_a_changed_codebook_is_looked_up_as_it_is_now(codebook, vectors, change)
     assert change is move_there_and_back or not torch.equal(after, before)
 
 
-def test_a_step_of_an_optimizer_is_seen(codebook, vectors):
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+def test_a_step_of_an_optimizer_is_seen(codebook, vectors, options):
     entries, table = nn.Parameter(codebook), LookupTable()
     table.nearest(vectors, entries)
-    optimizer = torch.optim.AdamW([entries], lr=1.0)
+    optimizer = torch.optim.AdamW([entries], lr=1.0, **options)
     for _ in range(2):
         entries.square().sum().backward()
         optimizer.step()
@@ -169,10 +171,12 @@ def test_a_copy_keeps_nothing_of_the_original_s_codebook(codebook, vectors):
         assert torch.equal(codes, nearest_in_double(vectors, copied.entries))
 
 
-def test_a_write_through_data_is_seen_after_forget(codebook, vectors):
+def test_a_write_through_data_is_seen_by_the_first_value_of_an_entry_else_after_forget(codebook, vectors):
     table = LookupTable()
     table.nearest(vectors, codebook)
-    codebook.data.neg_()
+    codebook.data[7] = 0.0
+    assert torch.equal(table.nearest(vectors, codebook), nearest_in_double(vectors, codebook))
+    codebook.data[:, 1:].neg_()
     table.forget()
     assert torch.equal(table.nearest(vectors, codebook), nearest_in_double(vectors, codebook))
 

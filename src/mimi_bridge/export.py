@@ -8,6 +8,7 @@ stream. Nothing is checked in it: not whether audio is finite, nor whether codes
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 
@@ -84,7 +85,8 @@ def export_decode_step(
 
 def _export(step: nn.Module, half: Half, given: Tensor, batch_size: int) -> tuple[ExportedProgram, dict[str, Tensor]]:
     state = half.new_state(batch_size)
-    return export(step, (given, *(state[name] for name in STATE))), state
+    with torch.no_grad():  # or each change of the mode inside the step would become a part of the program
+        return export(step, (given, *(state[name] for name in STATE))), state
 
 
 def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:

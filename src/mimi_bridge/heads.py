@@ -12,6 +12,7 @@ step (see `codebook_learning`).
 Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow transformers' `models/mimi`.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
@@ -128,7 +129,8 @@ class QuantizerHead(nn.Module):
         They are those of `forward`, and `decode` gives its quantized latents of them; masked frames apart.
         """
         inputs = self._project_in(latents)
-        with torch.autocast(inputs.device.type, enabled=False):
+        device = inputs.device.type  # a context that changes nothing would keep an exported program from loading
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             codes, codebooks = [], self.codebooks[:num_codebooks]
             for level, codebook in enumerate(codebooks):
                 codes.append(self._nearest(level, inputs, codebook))

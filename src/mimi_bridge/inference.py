@@ -35,6 +35,8 @@ def for_inference(function: Callable) -> Callable:
 
     @wraps(function)
     def wrapped(*args, **kwargs):
+        if torch.compiler.is_compiling():  # an exported program knows no modes
+            return function(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
@@ -109,7 +111,8 @@ class Half:
 
     def _run_near_audio(self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor) -> None:
         piece = PIECE_FRAMES * steps_per_frame
-        if x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > piece):
+        in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > piece)
+        if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
             run_in_pieces(self.near_audio, x, tails, is_first, piece, out)
         else:
             out.copy_(run(self.near_audio, x, tails, is_first))

@@ -22,9 +22,9 @@ class LookupTable:
     """One codebook's entries as the product wants them, kept until the codebook changes.
 
     Transposed, a single vector's product reads them twice as fast. A codebook has changed when it is another tensor or
-    was written to: its storage and PyTorch's count of writes say so. Writes through `.data` are not counted; call
-    `forget` after those. Elsewhere than on a CPU nothing is kept: it would save nothing, and a recorded CUDA graph
-    would go on with the old norms.
+    was written to, as PyTorch counts it. Fused optimizers, and whoever writes through `.data`, count nothing: so each
+    entry's first value is compared, too, and `forget` is for those who know of a change. Elsewhere than on a CPU
+    nothing is kept: it would save nothing, and a recorded CUDA graph would go on with the old norms.
     """
 
     def __init__(self) -> None:
@@ -35,20 +35,27 @@ class LookupTable:
 
     def forget(self) -> None:
         """Make it anew at the next lookup."""
-        self._made_of: tuple[Tensor, int] | None = None
+        self._made_of: tuple[Tensor, int, Tensor] | None = None
         self._table: tuple[Tensor, Tensor, float] | None = None
 
     def nearest(self, vectors: Tensor, codebook: Tensor) -> Tensor:
         """As `nearest_entries`."""
         if torch.compiler.is_compiling() or codebook.device.type != "cpu" or codebook.is_inference():
             return nearest_entries(vectors, codebook)
-        made_of, version = self._made_of, codebook._version
-        if made_of is None or made_of[1] != version or made_of[0].data_ptr() != codebook.data_ptr():
-            # the tensor itself is kept, too: its memory cannot become another codebook's meanwhile
+        if self._table is None or not self._is_made_of(codebook):
             self._table = _table(codebook, transposed=True)
-            self._made_of = (codebook.detach(), version)
-        assert self._table is not None
+            # the tensor itself is kept, too: its memory cannot become another codebook's meanwhile
+            self._made_of = (codebook.detach(), codebook._version, codebook.detach()[:, 0].clone())
         return _nearest_on_cpu(vectors, codebook, *self._table)
+
+    @torch.no_grad()
+    def _is_made_of(self, codebook: Tensor) -> bool:
+        if self._made_of is None:
+            return False
+        tensor, version, first_values = self._made_of
+        if tensor.data_ptr() != codebook.data_ptr() or version != codebook._version:
+            return False
+        return torch.equal(codebook[:, 0], first_values)
 
 
 @torch.no_grad()
@@ -86,10 +93,15 @@ def _nearest_on_cpu(vectors: Tensor, codebook: Tensor, columns: Tensor, norms: T
     for block in (flat,) if len(flat) <= BLOCK_ON_CPU else flat.split(BLOCK_ON_CPU):
         scores = torch.addmm(norms, block, columns, alpha=-1)
         best, indices, second = _least_two(scores)
-        limits = torch.linalg.vecdot(block, block).mul_(ROUNDING / 2).add_(ROUNDING * largest)
-        doubtful = second.sub_(best)[:, 0] <= limits
-        if bool(doubtful.any()):
-            indices[doubtful, 0] = _nearest_in_double(block[doubtful], codebook)
+        if len(block) == 1:  # numbers are quicker than tensors of one
+            square = float(torch.linalg.vecdot(block, block))
+            if float(second) - float(best) <= ROUNDING * (square / 2 + largest):
+                indices[0] = _nearest_in_double(block, codebook)
+        else:
+            limits = torch.linalg.vecdot(block, block).mul_(ROUNDING / 2).add_(ROUNDING * largest)
+            doubtful = second.sub_(best)[:, 0] <= limits
+            if bool(doubtful.any()):
+                indices[doubtful, 0] = _nearest_in_double(block[doubtful], codebook)
         found.append(indices)
     return (found[0] if len(found) == 1 else torch.cat(found)).view(vectors.shape[:-1])
 

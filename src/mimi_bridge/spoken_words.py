@@ -16,7 +16,7 @@ from .espeak_process import PHONEME, WORD
 from .synthesis import VOICES, run_espeak
 
 WRITTEN_WORD = re.compile(r"\S*\w\S*")  # between white space, with a letter or digit
-OUTER_PUNCTUATION = re.compile(r"^\W+|\W+$")
+OUTER_PUNCTUATION = re.compile(r"^[^\w$£€&%@°]+|[^\w$£€&%@°]+$")  # signs are read aloud
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,12 @@ def test_text_that_cannot_fit_has_no_alignment(monkeypatch, aligner):
     assert aligner.align(audio, RATE, "aaa") is None  # needs a blank between equal letters
 
 
+def test_recording_too_long_for_the_search_is_refused(monkeypatch, aligner):
+    monkeypatch.setattr(aligner, "_log_probabilities", lambda samples: torch.zeros(60_000, 32))
+    with pytest.raises(ValueError, match="a recording of 20 minutes with 17999 letters is too long"):
+        aligner.align(torch.zeros(1, 60_000 * STRIDE), RATE, "a " * 9_000)
+
+
 def test_recording_shorter_than_a_frame_has_no_alignment(aligner):
     assert aligner.align(torch.zeros(1, 72), 24_000, "hi") is None
 

@@ -237,6 +237,17 @@ def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_
     assert bare.num_with_tokens == 0 and bare.remarks[0][1].endswith("it has no alignment, and aligner is 'given'")
 
 
+def test_words_may_be_placed_by_a_ctc_model(settings, tmp_path):
+    pytest.importorskip("torchaudio")
+    from test_ctc_aligner import write_tiny_ctc
+
+    report = prepare(replace(settings, aligner=write_tiny_ctc(tmp_path / "ctc")), tmp_path / "data")
+    assert report.num_with_tokens == 5
+    row = rows_of(tmp_path / "data")[0]
+    assert [word["word"].lower().strip(",.") for word in row["words"]] == ["fresh", "snow", "fell", "and", "fell"]
+    assert row["token_spans"].max() <= row["num_frames"] / 12.5
+
+
 def test_list_of_recordings_that_changed_is_refused_not_mixed(settings, tmp_path, folder):
     (tmp_path / "0.wav").symlink_to(folder / "speaker0/0.wav")
     alone = replace(settings, source=str(tmp_path), text_teacher=None)

@@ -120,7 +120,10 @@ def contents_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_other_plan_for_what_was_begun_is_refused_by_what_differs(tmp_path):
-    ShardedDataset(tmp_path / "data", PLAN, 2).begin()
+    ShardedDataset(tmp_path / "data", PLAN | {"layer": 5}, 2).begin()
+    begun = ShardedDataset(tmp_path / "data", PLAN, 2)
+    begun.begin()  # nothing was written by the plan before
+    write(begun, 0)
     with pytest.raises(ValueError, match="was begun in another way .layer 3, now 4.; go on with the same command"):
         ShardedDataset(tmp_path / "data", PLAN | {"layer": 4}, 2).begin()
     assert json.loads((tmp_path / "data.partial/data/plan.json").read_text()) == PLAN

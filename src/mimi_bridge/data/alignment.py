@@ -45,5 +45,5 @@ class Aligner(Protocol):
             None if there is no way to lay it: it is too long for the recording, or quite another text.
 
         Raises:
-            ValueError: If the text holds nothing that can be aligned.
+            ValueError: If the text holds nothing that can be aligned, or the recording is too long.
         """

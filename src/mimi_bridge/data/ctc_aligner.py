@@ -28,6 +28,7 @@ from .manifest import Span
 from .tokens import APOSTROPHES, JOINERS, SIGNS
 
 WILDCARD_COST = 0.05  # a frame, in log probability: enough that silence beside it stays silence
+MOST_CELLS = 2**30  # frames times places in the text: a byte each, and at 2**31 torchaudio's search crashes
 FEWEST_LETTERS = 10  # of a vocabulary of letters; one of whole syllables or words has fewer
 
 
@@ -114,6 +115,11 @@ class CtcAligner:
         repeated = sum(a == b for a, b in pairwise(targets))
         if len(targets) + repeated > len(log_probabilities):
             return None
+        if len(log_probabilities) * (2 * len(targets) + 1) > MOST_CELLS:
+            raise ValueError(
+                f"a recording of {audio.shape[-1] / sampling_rate / 60:.0f} minutes with {len(targets)} letters is "
+                "too long to be aligned at once (a quarter of an hour of common speech goes); divide it at pauses."
+            )
         best = log_probabilities.max(dim=-1, keepdim=True).values
         emission = torch.cat([log_probabilities, best - WILDCARD_COST], dim=-1)
         way, scores = self._forced_align(emission[None], torch.tensor([targets]), blank=self._blank)

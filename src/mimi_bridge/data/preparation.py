@@ -74,7 +74,7 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
     source = open_source(settings.source, settings.config, settings.split, settings.columns, settings.allow_outside)
     recordings = f"{len(source)}, {source.fingerprint()[:16]}"
     num_shards = -(-len(source) // settings.recordings_per_shard)
-    dataset = ShardedDataset(output, asdict(settings) | {"recordings": recordings}, num_shards)
+    dataset = ShardedDataset(output.absolute(), asdict(settings) | {"recordings": recordings}, num_shards)
     if not dataset.is_finished():
         dataset.begin()
         missing = dataset.missing()

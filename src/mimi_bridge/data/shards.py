@@ -79,12 +79,12 @@ class ShardedDataset:
         """Make the folder, or find the one that was begun; any number of processes may.
 
         Raises:
-            ValueError: If one was begun there by another plan.
+            ValueError: If shards were written there by another plan.
         """
         self._data.mkdir(parents=True, exist_ok=True)
         self._notes.mkdir(exist_ok=True)
         path = self._data / PLAN
-        if not path.is_file():
+        if not path.is_file() or not any(self._notes.iterdir()):
             write_whole(path, json.dumps(self.plan, indent=1, sort_keys=True).encode())
         differences = self._differences(_read_plan(path) or {})
         if differences:
