@@ -64,7 +64,7 @@ def balanced_groups(units: Sequence[str], num_groups: int) -> dict[str, int]:
     """Deal units (a speaker a frame, say) to groups, the most frequent first, each to the smallest group.
 
     >>> balanced_groups(["ann", "ann", "bob", "cy", "bob", "ann"], 2)
-    {'ann': 0, 'bob': 1, 'cy': 0}
+    {'ann': 0, 'bob': 1, 'cy': 1}
     """
     counts = {unit: 0 for unit in units}
     for unit in units:
