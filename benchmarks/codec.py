@@ -168,9 +168,13 @@ def compare_memory(folder: Path, names: list[str], share: float) -> None:
     print_table(["", "minutes", "encode, MiB", "decode, MiB"], rows)
 
 
-@torch.inference_mode()
 def _memory(folder: Path, name: str, minutes: float) -> list[float | None]:
-    peer = PEERS[name](folder)
+    peer = PEERS[name](folder)  # outside of inference mode, or ours takes the reference path
+    with torch.inference_mode():
+        return _memory_of(peer, minutes)
+
+
+def _memory_of(peer: Peer, minutes: float) -> list[float | None]:
     codes = peer.encode(speech(4.0))
     peer.decode(codes)  # what is made once is there
     audio = speech(60 * minutes)
