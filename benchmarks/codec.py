@@ -39,7 +39,11 @@ STARTS = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few seconds of audio, one round")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few seconds of audio, one round")
+    size.add_argument(
+        "--brief", action="store_true", help="a sixth of the work: fewer lengths, calls, streams, minutes"
+    )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="(default: all)")
     parser.add_argument("--weights", type=Path, help="folder to keep the weights in (default: a temporary one)")
     parser.add_argument("--memory", nargs=2, metavar=("PEER", "MINUTES"), help=argparse.SUPPRESS)
@@ -58,16 +62,20 @@ def main() -> None:
         print(f"{machine()}\n")
         peers = [PEERS[name](folder) for name in arguments.peers]
         with torch.inference_mode():
-            compare_whole(peers, ((2.0, 1),) if arguments.quick else LENGTHS)
+            lengths = ((10.0, 3), (60.0, 1)) if arguments.brief else LENGTHS
+            compare_whole(peers, ((2.0, 1),) if arguments.quick else lengths)
             streaming = [peer for peer in peers if has_streams(peer)]
             if len(streaming) < len(peers):
                 print("\nours: no streams in this version")
-            num_frames = 8 if arguments.quick else STREAMED_FRAMES
-            compare_frames_a_call(streaming, FRAMES_A_CALL[:2] if arguments.quick else FRAMES_A_CALL, num_frames)
-            compare_batches(streaming, BATCHES[:2] if arguments.quick else BATCHES, num_frames // 4)
+            num_frames = 8 if arguments.quick else 96 if arguments.brief else STREAMED_FRAMES
+            compare_frames_a_call(
+                streaming, FRAMES_A_CALL[:2] if num_frames < STREAMED_FRAMES else FRAMES_A_CALL, num_frames
+            )
+            batches = BATCHES[1:3] if arguments.brief else BATCHES[:2] if arguments.quick else BATCHES
+            compare_batches(streaming, batches, num_frames // 4)
         del peers, streaming
-        compare_memory(folder, arguments.peers, 1 / 30 if arguments.quick else 1.0)
-        compare_starts(folder, 1 if arguments.quick else 5)
+        compare_memory(folder, arguments.peers, 1 / 30 if arguments.quick else 1 / 4 if arguments.brief else 1.0)
+        compare_starts(folder, 1 if arguments.quick else 3 if arguments.brief else 5)
 
 
 def compare_whole(peers: list[Peer], lengths: tuple[tuple[float, int], ...]) -> None:
