@@ -63,8 +63,8 @@ def soak(model, speech: torch.Tensor, hours: float) -> bool:
             if call in (num_calls // 10, num_calls - 1):
                 memory.append(memory_mib("VmRSS"))
     print(
-        f"{hours:g} hours in one stream: {same} of {num_calls} chunks of {OTHER_FRAMES} frames have equal codes, audio "
-        f"differs by at most {worst:.1e}; memory {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end; "
+        f"{hours:g} hours in one stream: {same} of {num_calls} chunks of {OTHER_FRAMES} frames have equal codes, "
+        f"audio differs by at most {worst:.1e}; memory {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end; "
         f"{time.process_time() - start:.0f} CPU s.",
         flush=True,
     )
