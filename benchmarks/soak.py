@@ -64,8 +64,8 @@ def soak(model, speech: torch.Tensor, hours: float) -> bool:
                 memory.append(memory_mib("VmRSS"))
     print(
         f"{hours:g} hours in one stream: {same} of {num_calls} chunks of {OTHER_FRAMES} frames have equal codes, "
-        f"audio differs by at most {worst:.1e}; memory {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end; "
-        f"{time.process_time() - start:.0f} CPU s.",
+        f"audio differs by at most {worst:.1e}; memory {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the "
+        f"end; {time.process_time() - start:.0f} CPU s.",
         flush=True,
     )
     return same == num_calls and worst <= TOLERANCE

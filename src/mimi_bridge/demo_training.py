@@ -92,5 +92,9 @@ def _run(*command: object) -> None:
     print(f"$ {shlex.join(shown)}", flush=True)
     if words[0] == "mimi-bridge":
         words = [sys.executable, "-m", "mimi_bridge.cli", *words[1:]]
-    if subprocess.run(words, check=False).returncode != 0:
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+    }  # a second thread for such small models costs more than it does
+    if subprocess.run(words, check=False, env=environment).returncode != 0:
         raise RuntimeError(f"`{shown[0]} {shown[1]}` failed, see above.")
