@@ -8,7 +8,6 @@ form of the result is in docs/evaluation.md.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import nn
 
 from ..data.alignment import Aligner
 from ..data.manifest import Utterance
+from ..data.whole_files import write_whole
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
@@ -252,6 +252,4 @@ def _finite(value: Any) -> Any:
 
 def _write(path: Path, result: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -18,6 +18,7 @@ from ..audio import save_audio
 from ..data.alignment import Aligner
 from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
+from ..data.whole_files import write_whole
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
 from .metrics import Metric
 from .sound import Sound
@@ -166,9 +167,7 @@ class Journal:
             whole = [{"settings": self.settings}]
         self.entries = {entry["id"]: entry for entry in whole[1:]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in whole), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in whole).encode())
         return len(self.entries)
 
     def add(self, entry: dict) -> None:
