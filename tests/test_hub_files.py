@@ -19,6 +19,7 @@ HUB_FILES = (  # each may import only those before it
     "waveform",
     "distillation",
     "bridges",
+    "nearest_on_cpu",
     "lookup",
     "codebook_learning",
     "heads",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mimi_bridge import lookup
-from mimi_bridge.lookup import LookupTable, nearest_entries, nearest_like_transformers
+from mimi_bridge import nearest_on_cpu
+from mimi_bridge.lookup import NUM_PARTS, LookupTable, nearest_entries, nearest_like_transformers
 
 SIZE, DIM = 64, 32
 
@@ -36,7 +36,7 @@ def test_nearest_entry_is_chosen_by_eye(search):
     assert search(vectors, codebook).tolist() == [[0, 1], [2, 0]]
 
 
-@pytest.mark.parametrize("size", [SIZE, 2 * lookup.GROUP, 5 * lookup.GROUP + 3])
+@pytest.mark.parametrize("size", [SIZE, 2 * nearest_on_cpu.GROUP, 5 * nearest_on_cpu.GROUP + 3])
 def test_codes_equal_a_search_in_float64_and_transformers_own(vectors, size):
     codebook = torch.randn(size, DIM)
     codes = nearest_entries(vectors, codebook)
@@ -86,14 +86,69 @@ def test_search_is_in_float32_where_vectors_and_codebook_are_not(vectors):
     assert torch.equal(LookupTable().nearest(vectors, half), nearest_in_double(vectors, half.float()))
 
 
-@pytest.mark.parametrize("num_rows", [1, lookup.FEW, 50])
-@pytest.mark.parametrize("size", [1, 9, lookup.GROUP, 3 * lookup.GROUP])
+@pytest.mark.parametrize("num_rows", [1, nearest_on_cpu.FEW, 50])
+@pytest.mark.parametrize("size", [1, 9, nearest_on_cpu.GROUP, 3 * nearest_on_cpu.GROUP])
 def test_least_two_are_the_first_two_of_the_sorted_row(num_rows, size):
     scores = torch.randn(num_rows, size)
     values, indices = torch.cat([scores, torch.full((num_rows, 1), torch.inf)], dim=1).sort(dim=-1)
-    least, index, second = lookup._least_two(scores.clone())
+    least, index, second = nearest_on_cpu._least_two(scores.clone())
     assert torch.equal(torch.cat([least, second], dim=1), values[:, :2])
     assert torch.equal(index, indices[:, :1])
+
+
+# --- the shortlist of a product in bfloat16 ---
+
+
+@pytest.fixture(params=[True, False], ids=["fast bfloat16", "slow bfloat16"])
+def many_entries(request, monkeypatch) -> Tensor:
+    """A codebook with so many entries that shortlists are made, and whether the processor is good at it."""
+    monkeypatch.setattr(nearest_on_cpu, "HAS_FAST_BFLOAT16", request.param)
+    return torch.randn(4 * nearest_on_cpu.GROUP, DIM, generator=torch.Generator().manual_seed(3))
+
+
+def shortlisted(vectors: Tensor, codebook: Tensor) -> Tensor | None:
+    return nearest_on_cpu._nearest_of_shortlist(vectors[0], nearest_on_cpu.EntryTable.of(codebook))
+
+
+def test_codes_from_a_shortlist_are_those_of_a_search_in_float64(vectors, many_entries):
+    expected = nearest_in_double(vectors, many_entries)
+    in_bfloat16 = (vectors[0].bfloat16() @ many_entries.bfloat16().T).float() - many_entries.square().sum(dim=-1) / 2
+    assert (in_bfloat16.argmax(dim=-1) != expected[0]).any()
+    assert torch.equal(nearest_entries(vectors, many_entries), expected)
+    assert torch.equal(LookupTable().nearest(vectors, many_entries), expected)
+    assert torch.equal(shortlisted(vectors, many_entries), expected[0])
+
+
+@pytest.mark.parametrize("length", [1e-3, 1.0, 1e3])
+def test_a_shortlist_holds_the_nearest_of_two_entries_that_bfloat16_cannot_tell(many_entries, length):
+    generator = torch.Generator().manual_seed(4)
+    first, second = (many_entries[torch.randint(len(many_entries), (300,), generator=generator)] for _ in range(2))
+    between = length * torch.lerp(first, second, 0.5 + 1e-3 * torch.randn(300, 1, generator=generator))[None]
+    codebook = length * many_entries + 3 * length  # far from the origin
+    assert torch.equal(nearest_entries(between, codebook), nearest_in_double(between, codebook))
+
+
+def test_the_first_of_equal_entries_of_a_shortlist_is_chosen(vectors, many_entries):
+    doubled = torch.cat([many_entries, many_entries])
+    assert torch.equal(nearest_entries(vectors, doubled), nearest_entries(vectors, many_entries))
+    assert torch.equal(shortlisted(vectors, doubled), nearest_in_double(vectors, many_entries)[0])
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_vector_that_is_not_finite_has_no_shortlist_and_harms_no_other(vectors, many_entries, broken):
+    expected = nearest_entries(vectors, many_entries)
+    vectors[0, 7] = broken
+    assert shortlisted(vectors, many_entries) is None
+    codes = nearest_entries(vectors, many_entries)
+    assert 0 <= codes[0, 7] < len(many_entries)
+    codes[0, 7] = expected[0, 7]
+    assert torch.equal(codes, expected)
+
+
+def test_entries_that_are_nearly_all_the_same_have_no_shortlist(vectors, many_entries):
+    codebook = 100.0 + 1e-3 * many_entries
+    assert shortlisted(vectors, codebook) is None
+    assert torch.equal(nearest_entries(vectors, codebook), nearest_in_double(vectors, codebook))
 
 
 # --- what is kept of a codebook ---
@@ -101,8 +156,10 @@ def test_least_two_are_the_first_two_of_the_sorted_row(num_rows, size):
 
 def test_a_table_is_made_once_for_a_codebook_that_stays(codebook, vectors, monkeypatch):
     made = []
-    make = lookup._table
-    monkeypatch.setattr(lookup, "_table", lambda *given, **options: made.append(1) or make(*given, **options))
+    make = nearest_on_cpu.EntryTable.of
+    monkeypatch.setattr(
+        nearest_on_cpu.EntryTable, "of", lambda *given, **options: made.append(1) or make(*given, **options)
+    )
     table = LookupTable()
     for _ in range(3):
         table.nearest(vectors, codebook[:])  # a view of the same memory
@@ -179,6 +236,15 @@ def test_a_write_through_data_is_seen_by_the_first_value_of_an_entry_else_after_
     codebook.data[:, 1:].neg_()
     table.forget()
     assert torch.equal(table.nearest(vectors, codebook), nearest_in_double(vectors, codebook))
+
+
+def test_single_vectors_see_a_write_through_data_within_a_few_calls(codebook, vectors):
+    table, one = LookupTable(), vectors[:, :1]
+    before = table.nearest(one, codebook)
+    codebook.data[:, 0] += 100.0 * (torch.arange(SIZE) == before[0])  # its entry alone is moved out of the way
+    codes = [table.nearest(one, codebook) for _ in range(NUM_PARTS)]
+    assert torch.equal(codes[-1], nearest_in_double(one, codebook))
+    assert not torch.equal(codes[-1], before)
 
 
 def test_a_codebook_made_in_inference_mode_is_looked_up_as_it_is_now(vectors):
