@@ -6,7 +6,7 @@ from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiTransformerModel
 
 from mimi_bridge.attention import window_bias
-from mimi_bridge.packing import _transformer
+from mimi_bridge.layout import _transformer
 from tiny import TINY
 
 SIZES = {**TINY, "num_quantizers": 9}
@@ -20,7 +20,7 @@ CONFIGS = [
     {"sliding_window": 200},
     {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
 ]
-SHORT, LONG = [1, 2, 16, 5, 1], [60, 3, 40, 120]  # up to 16 steps read the ring alone
+SHORT, LONG = [1, 2, 16, 5, 1], [60, 3, 40, 120]  # the ring takes 16 steps at once
 
 
 def reference_and_ours(**fields):
@@ -31,7 +31,7 @@ def reference_and_ours(**fields):
     reference = MimiTransformerModel(config).eval()
     for parameter in reference.parameters():
         parameter.requires_grad_(False).add_(0.1 * torch.randn_like(parameter))
-    return reference, _transformer(reference)
+    return reference, _transformer(reference, plain=False)
 
 
 def new_ring(transformer, batch_size):
@@ -41,8 +41,8 @@ def new_ring(transformer, batch_size):
 def in_chunks(transformer, x, lengths):
     """Run chunk by chunk."""
     ring, positions, results = new_ring(transformer, len(x)), torch.zeros(len(x), dtype=torch.long), []
-    for number, chunk in enumerate(x.split(lengths, dim=1)):
-        results.append(transformer(chunk, ring, positions, None, number > 0))
+    for chunk in x.split(lengths, dim=1):
+        results.append(transformer(chunk, ring, positions, None))
         positions = positions + chunk.shape[1]
     return torch.cat(results, dim=1)
 
@@ -59,7 +59,7 @@ def test_any_chunks_give_what_transformers_gives_for_the_whole(fields, lengths):
     assert close(in_chunks(transformer, x, lengths), reference(x).last_hidden_state)
 
 
-@pytest.mark.parametrize("num_steps", [2, 40], ids=["ring alone", "ring and chunk"])
+@pytest.mark.parametrize("num_steps", [2, 40], ids=["one block", "several blocks"])
 def test_rows_with_positions_of_their_own_get_what_they_get_alone(num_steps):
     _, transformer = reference_and_ours()
     past, x = torch.randn(3, 50, 64), torch.randn(3, num_steps, 64)
@@ -68,19 +68,19 @@ def test_rows_with_positions_of_their_own_get_what_they_get_alone(num_steps):
     for row, count in enumerate(counts):
         if count:
             own = ring[:, row : row + 1].clone()
-            transformer(past[row : row + 1, :count], own, torch.tensor([0]), None, False)
+            transformer(past[row : row + 1, :count], own, torch.tensor([0]), None)
             ring[:, row : row + 1] = own
-        alone.append(transformer(x[row : row + 1], ring[:, row : row + 1].clone(), torch.tensor([count]), None, True))
-    together = transformer(x, ring, torch.tensor(counts), None, True)
+        alone.append(transformer(x[row : row + 1], ring[:, row : row + 1].clone(), torch.tensor([count]), None))
+    together = transformer(x, ring, torch.tensor(counts), None)
     assert close(together, torch.cat(alone))
 
 
-@pytest.mark.parametrize("num_steps", [2, 40], ids=["ring alone", "ring and chunk"])
+@pytest.mark.parametrize("num_steps", [2, 40], ids=["one block", "several blocks"])
 def test_inactive_row_keeps_its_keys_and_values(num_steps):
     _, transformer = reference_and_ours()
     ring = torch.randn_like(new_ring(transformer, 3))
     before, active = ring.clone(), torch.tensor([True, False, True])
-    transformer(torch.randn(3, num_steps, 64), ring, torch.tensor([30, 30, 5]), active, True)
+    transformer(torch.randn(3, num_steps, 64), ring, torch.tensor([30, 30, 5]), active)
     assert torch.equal(ring[:, 1], before[:, 1])
     assert not torch.equal(ring[:, 0], before[:, 0]) and not torch.equal(ring[:, 2], before[:, 2])
 
@@ -88,8 +88,8 @@ def test_inactive_row_keeps_its_keys_and_values(num_steps):
 def test_what_stands_in_slots_of_an_ended_stream_is_not_seen():
     _, transformer = reference_and_ours()
     x, positions = torch.randn(1, 2, 64), torch.tensor([0])
-    clean = transformer(x, new_ring(transformer, 1), positions, None, True)
-    used = transformer(x, 1e3 * torch.randn_like(new_ring(transformer, 1)), positions, None, True)
+    clean = transformer(x, new_ring(transformer, 1), positions, None)
+    used = transformer(x, 1e3 * torch.randn_like(new_ring(transformer, 1)), positions, None)
     assert torch.equal(used, clean)
 
 

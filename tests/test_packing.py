@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.packing import NUM_PARTS, PackedHalves, Unsupported
+from mimi_bridge.packing import PackedHalves
+from mimi_bridge.watch import NUM_PARTS, Unsupported
 from tiny import TINY
 
 FRAME = 1920

@@ -9,9 +9,9 @@ from mimi_bridge.time_major import (
     Convolution,
     Residual,
     Upsampling,
+    convolution_parts,
     convolution_weight,
     elu,
-    laid_out,
     run,
     run_in_pieces,
     transposed_convolution_weight,
@@ -26,15 +26,16 @@ def _inference():
         yield
 
 
-def packed(convolution: nn.Conv1d, **options) -> Convolution:
+def packed(convolution: nn.Conv1d, plain: bool = False, **options) -> Convolution:
     """Torch's convolution as ours."""
+    sizes = convolution.in_channels, convolution.stride[0], convolution.dilation[0]
+    channels, stride, dilation = sizes
     return Convolution(
-        convolution_weight(convolution.weight),
-        convolution.bias,
-        convolution.in_channels,
+        convolution_parts(convolution_weight(convolution.weight), convolution.bias, *sizes, plain=plain),
+        channels,
         kernel=convolution.kernel_size[0],
-        stride=convolution.stride[0],
-        dilation=convolution.dilation[0],
+        stride=stride,
+        dilation=dilation,
         **options,
     )
 
@@ -61,6 +62,9 @@ def close(result, expected) -> bool:
 
 
 CONVOLUTIONS = [  # kernel, stride, dilation, channels
+    (6, 2, 1, 8),
+    (5, 2, 1, 8),
+    (4, 2, 2, 8),
     (1, 1, 1, 3),
     (3, 1, 1, 16),
     (7, 1, 1, 1),
@@ -74,12 +78,13 @@ CONVOLUTIONS = [  # kernel, stride, dilation, channels
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("num_steps", [20, 400], ids=["few steps", "many steps"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_convolution_is_torch_s_with_zeros_before_the_start(sizes, batch_size, num_steps, bias):
+@pytest.mark.parametrize("plain", [True, False])
+def test_convolution_is_torch_s_with_zeros_before_the_start(sizes, batch_size, num_steps, bias, plain):
     kernel, stride, dilation, channels = sizes
     convolution = nn.Conv1d(channels, 6, kernel, stride, dilation=dilation, bias=bias)
     x = torch.randn(batch_size, num_steps, channels)
     padded = functional.pad(x.transpose(1, 2), ((kernel - 1) * dilation + 1 - stride, 0))
-    assert close(whole([packed(convolution)], x), convolution(padded).transpose(1, 2))
+    assert close(whole([packed(convolution, plain)], x), convolution(padded).transpose(1, 2))
 
 
 @pytest.mark.parametrize("sizes", CONVOLUTIONS)
@@ -111,8 +116,9 @@ def test_only_rows_that_begin_are_padded_with_their_first_step():
 def test_transposed_convolution_is_a_causal_convolution_of_kernel_2(groups, stride):
     convolution = nn.ConvTranspose1d(8, 8, 2 * stride, stride, groups=groups)
     layer = Convolution(
-        transposed_convolution_weight(convolution.weight, stride, groups),
-        convolution.bias.repeat(stride),
+        convolution_parts(
+            transposed_convolution_weight(convolution.weight, stride, groups), convolution.bias.repeat(stride), 8
+        ),
         8,
         kernel=2,
         upsampling=stride,
@@ -185,11 +191,3 @@ def test_elu_writes_where_it_is_told_to():
     x, out = torch.randn(3, 5), torch.empty(6, 5)
     elu(x, out=out[2:5])
     assert torch.equal(out[2:5], elu(x))
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
-def test_laid_out_weight_is_the_same_matrix_with_its_longer_axis_in_a_line(shape):
-    weight = torch.randn(shape)
-    result = laid_out(weight)
-    assert torch.equal(result, weight)
-    assert result.stride()[shape.index(max(shape))] == 1 or shape[0] == shape[1]

@@ -1,9 +1,9 @@
 """Mimi's transformer on rows that each have their own position: sliding-window attention over a ring of keys.
 
 A row's key for position `p` lies in slot `p % slots`. With `slots >= window - 1 + steps`, the keys that a call writes
-never take the place of one that it still needs, so a short call writes first and then attends to the ring; a long call
-attends to the ring as it was, and its own keys. Positions alone say which slots count, so a row that begins anew needs
-nothing cleared, and a call that is broken off leaves the state as good as it was.
+never take the place of one that it still needs. So `steps` queries at a time, their keys are written first, and then
+they attend to the ring. Positions alone say which slots count, so a row that begins anew needs nothing cleared; and
+since a key lies in its slot whoever asks, the sums over keys have one order however a recording is divided into calls.
 
 Source: transformers `models/mimi/modeling_mimi.py`: rotary embedding, `(window - 1)` past keys, layer scale.
 """
@@ -15,21 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SPARE_SLOTS = 16  # steps that fit beside the window: the longest call that attends to the ring alone
+from .linear_map import MIN_ROWS, LinearMap, has_too_few_rows
+
+SPARE_SLOTS = 16  # queries at a time, at least: what fits beside the window
 SLOT_MULTIPLE = 16  # attention kernels like round numbers
 
 
 @dataclass(frozen=True)
 class TransformerLayer:
-    """The tensors of one layer: norms and maps with a bias as `(weight, bias)`, maps as `(in, out)`."""
+    """The maps and tensors of one layer; norms are `(weight, bias)`."""
 
     attention_norm: tuple[Tensor, Tensor]
-    query_key_value: tuple[Tensor, Tensor | None]
-    attention_out: tuple[Tensor, Tensor | None]
+    query_key_value: LinearMap
+    attention_out: LinearMap
     attention_scale: Tensor
     feedforward_norm: tuple[Tensor, Tensor]
-    feedforward_in: Tensor
-    feedforward_out: Tensor
+    feedforward_in: LinearMap
+    feedforward_out: LinearMap
     feedforward_scale: Tensor
 
 
@@ -69,9 +71,12 @@ class Transformer:
         """Shape of a row's ring in one layer: heads of the keys and then of the values, slots, size."""
         return 2 * self.num_key_value_heads, self.num_slots, self.head_dim
 
-    def __call__(
-        self, x: Tensor, keys_values: Tensor, positions: Tensor, is_active: Tensor | None, has_past: bool
-    ) -> Tensor:
+    @property
+    def steps_at_once(self) -> int:
+        """Steps of a call that writes over no key that the call before still needed."""
+        return self.num_slots - (self.window - 1)
+
+    def __call__(self, x: Tensor, keys_values: Tensor, positions: Tensor, is_active: Tensor | None) -> Tensor:
         """Run all layers; `keys_values` is moved on in place, `positions` are not.
 
         Args:
@@ -79,7 +84,6 @@ class Transformer:
             keys_values: `(layers, batch, *ring_shape)`.
             positions: Steps that each row has seen before, `(batch,)`.
             is_active: False on rows whose keys and values must stay as they are, `(batch,)`; None if there is none.
-            has_past: False if no row has seen a step yet.
 
         Returns:
             `(batch, steps, hidden_size)`; of inactive rows it means nothing.
@@ -88,28 +92,26 @@ class Transformer:
         num_heads, num_slots, _ = self.ring_shape
         steps = positions[:, None] + torch.arange(num_steps, device=x.device)
         turn = rotary_table(steps, self.inverse_frequencies, self.rotary_scaling, x.dtype)
-        reads_ring_alone = num_steps <= num_slots - (self.window - 1)
-        newest = positions + (num_steps if reads_ring_alone else 0) - 1
         slots = torch.arange(num_slots, device=x.device)
-        in_slots = newest[:, None] - torch.remainder(newest[:, None] - slots, num_slots)
-        key_positions = in_slots if reads_ring_alone else torch.cat([in_slots, steps], dim=1) if has_past else steps
-        bias = window_bias(steps, key_positions, self.window, x.dtype)
         rings = torch.arange(batch_size * num_heads, device=x.device).view(batch_size, num_heads, 1) * num_slots
-        where = (rings + torch.remainder(steps[:, None, -num_slots:], num_slots)).flatten()
+        where, biases = [], []
+        for block in steps.split(self.steps_at_once, dim=1):
+            newest = block[:, -1:]
+            in_slots = newest - torch.remainder(newest - slots, num_slots)
+            biases.append(window_bias(block, in_slots, self.window, x.dtype))
+            where.append((rings + torch.remainder(block[:, None], num_slots)).flatten())
 
         for layer, ring in zip(self.layers, keys_values, strict=True):
             normed = functional.layer_norm(x, x.shape[-1:], *layer.attention_norm, self.norm_epsilon)
-            query, new = self._split(_linear(normed, *layer.query_key_value), turn)
-            if reads_ring_alone:
-                self._write(ring, new, where, is_active)
-                attended = self._attend(query, ring, bias)
-            else:
-                attended = self._attend(query, torch.cat([ring, new], dim=2) if has_past else new, bias)
-                self._write(ring, new[:, :, -num_slots:], where, is_active)
-            x = torch.addcmul(x, _linear(attended, *layer.attention_out), layer.attention_scale)
+            query, new = self._split(_mapped(normed, layer.query_key_value), turn)
+            queries, news = (each.split(self.steps_at_once, dim=2) for each in (query, new))
+            blocks = zip(queries, news, where, biases, strict=True)
+            attended = [self._attend(ring, is_active, *block) for block in blocks]
+            together = attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
+            x = torch.addcmul(x, _mapped(together, layer.attention_out), layer.attention_scale)
             normed = functional.layer_norm(x, x.shape[-1:], *layer.feedforward_norm, self.norm_epsilon)
-            inner = self.activation(_linear(normed, layer.feedforward_in))
-            x = torch.addcmul(x, _linear(inner, layer.feedforward_out), layer.feedforward_scale)
+            inner = self.activation(_mapped(normed, layer.feedforward_in))
+            x = torch.addcmul(x, _mapped(inner, layer.feedforward_out), layer.feedforward_scale)
         return x
 
     def _split(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -122,23 +124,24 @@ class Transformer:
         query, key, value = turned[:, :, : self.num_heads], turned[:, :, self.num_heads :], halves[:, :, num_turned:]
         return query.flatten(3).transpose(1, 2), torch.cat([key, value], dim=2).flatten(3).transpose(1, 2)
 
-    def _write(self, ring: Tensor, new: Tensor, where: Tensor, is_active: Tensor | None) -> None:
-        flat = ring.view(-1, self.head_dim)
+    def _attend(
+        self, ring: Tensor, is_active: Tensor | None, query: Tensor, new: Tensor, where: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Write keys and values, then attend to the ring: `(batch, steps, heads * head_dim)`."""
+        flat, num_steps = ring.view(-1, self.head_dim), query.shape[2]
         if is_active is not None:
             new = torch.where(is_active[:, None, None, None], new, flat.index_select(0, where).view(new.shape))
         flat.index_copy_(0, where, new.reshape(-1, self.head_dim))
-
-    def _attend(self, query: Tensor, keys_values: Tensor, bias: Tensor) -> Tensor:
-        key, value = keys_values.chunk(2, dim=1)
+        if has_too_few_rows(query[0, 0]):
+            query, bias = (functional.pad(each, (0, 0, 0, MIN_ROWS - num_steps)) for each in (query, bias))
+        key, value = ring.chunk(2, dim=1)
         shares = {} if self.num_heads == self.num_key_value_heads else {"enable_gqa": True}
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **shares)
-        return attended.transpose(1, 2).flatten(2)
+        return attended[:, :, :num_steps].transpose(1, 2).flatten(2)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    flat = x.view(-1, x.shape[-1])
-    result = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
-    return result.view(*x.shape[:-1], -1)
+def _mapped(x: Tensor, linear: LinearMap) -> Tensor:
+    return linear(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def rotary_table(

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram, export
 
 from .inference import DecoderHalf, EncoderHalf, Half, State
 from .modeling_mimi_bridge import MimiBridgeModel
+from .packing import PackedHalves
 
 STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
 
@@ -23,7 +24,7 @@ class EncodeStep(nn.Module):
 
     def __init__(self, model: Any, num_quantizers: int | None = None):
         super().__init__()
-        self.half: EncoderHalf = model.packed_halves.require("encoder", model.encoder)
+        self.half: EncoderHalf = PackedHalves(plain=True).require("encoder", model.encoder)
         self.quantizer, self.num_quantizers = model.quantizer, num_quantizers
 
     def forward(self, chunk: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
@@ -37,7 +38,7 @@ class DecodeStep(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.half: DecoderHalf = model.packed_halves.require("decoder", model.decoder)
+        self.half: DecoderHalf = PackedHalves(plain=True).require("decoder", model.decoder)
         self.quantizer = model.quantizer
 
     def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:

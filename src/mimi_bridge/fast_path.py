@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .inference import DecoderHalf, EncoderHalf
-from .packing import Unsupported
 from .quantizer import CausalBridgeQuantizer
+from .watch import Unsupported
 
 
 def asks_for_gradients(*sources: nn.Module | Tensor) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
 from .codebook_learning import CodebookLearner, learn_from
+from .linear_map import row_by_row_linear
 from .lookup import LookupTable, nearest_entries, nearest_like_transformers
 
 
@@ -186,10 +187,10 @@ class QuantizerHead(nn.Module):
     def _project_in(self, latents: Tensor) -> Tensor:
         if self.like_transformers:
             return self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
-        return nn.functional.linear(latents, self.project_in.weight[:, :, 0]).float()
+        return row_by_row_linear(latents, self.project_in.weight[:, :, 0]).float()
 
     def _project_out(self, entries: Tensor) -> Tensor:
         entries = entries.to(self.project_out.weight.dtype)
         if self.like_transformers:
             return self.project_out(entries.transpose(1, 2)).transpose(1, 2)
-        return nn.functional.linear(entries, self.project_out.weight[:, :, 0])
+        return row_by_row_linear(entries, self.project_out.weight[:, :, 0])

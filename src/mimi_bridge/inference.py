@@ -74,7 +74,7 @@ class Half:
     @property
     def like(self) -> Tensor:
         """A tensor of the half's device and type."""
-        return self.resampling.weight
+        return self.transformer.layers[0].attention_scale
 
     @for_inference
     def new_state(self, batch_size: int) -> State:
@@ -90,14 +90,14 @@ class Half:
         """A copy, for several calls in a row that may fail in the middle."""
         return {name: value.clone() for name, value in state.items()}
 
-    def _begin(self, state: State | None, batch_size: int, num_frames: int) -> tuple[State, bool]:
-        """A state to work on, which leaves the given one as good as it was, and whether any row has a past."""
+    def _begin(self, state: State | None, batch_size: int, num_frames: int) -> State:
+        """A state to work on, which leaves the given one as good as it was."""
         if state is None:
-            return self.new_state(batch_size), False
+            return self.new_state(batch_size)
         working = {**state, "tails": state["tails"].clone()}
-        if num_frames * self.steps_per_frame > self.transformer.num_slots - (self.transformer.window - 1):
+        if num_frames * self.steps_per_frame > self.transformer.steps_at_once:
             working["keys_values"] = state["keys_values"].clone()
-        return working, True
+        return working
 
     def _end(self, state: State | None, working: State, num_frames: int, is_active: Tensor | None) -> State:
         moved = working["positions"] + num_frames * self.steps_per_frame
@@ -154,12 +154,12 @@ class EncoderHalf(Half):
         """
         batch_size, _, num_samples = audio.shape
         num_frames = num_samples // self.frame_size
-        working, has_past = self._begin(state, batch_size, num_frames)
+        working = self._begin(state, batch_size, num_frames)
         tails, is_first = working["tails"], working["positions"] == 0
         between = audio.new_empty(batch_size, num_samples // self.near_audio_ratio, self.near_transformer_channels)
         self._run_near_audio(audio.transpose(1, 2), self.frame_size, tails, is_first, between)
         hidden = run(self.near_transformer, between, tails, is_first)
-        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
+        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
         latents = self.resampling(hidden, tails, is_first)
         return latents, self._end(state, working, num_frames, is_active)
 
@@ -208,10 +208,10 @@ class DecoderHalf(Half):
             Audio `(batch, channels, frames * frame_size)`, and the new state.
         """
         batch_size, num_frames, _ = latents.shape
-        working, has_past = self._begin(state, batch_size, num_frames)
+        working = self._begin(state, batch_size, num_frames)
         tails, is_first = working["tails"], working["positions"] == 0
         hidden = self.before_transformer(latents, tails, is_first)
-        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active, has_past)
+        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
         audio = self.after_transformer(hidden, tails, is_first, out)
         return audio, self._end(state, working, num_frames, is_active)
 

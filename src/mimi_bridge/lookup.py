@@ -44,7 +44,7 @@ class LookupTable:
             return nearest_entries(vectors, codebook)
         if self._table is None or not self._is_made_of(codebook, thoroughly=vectors[..., 0].numel() > 1):
             # the table keeps the tensor itself, too: its memory cannot become another codebook's meanwhile
-            self._table = EntryTable.of(codebook, transposed=True)
+            self._table = EntryTable.of(codebook, is_kept=True)
             self._version, self._first_values = codebook._version, codebook.detach()[:, 0].clone()
         return nearest_on_cpu(vectors, self._table)
 

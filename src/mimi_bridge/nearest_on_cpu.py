@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .linear_map import MIN_ROWS, LinearMap
+
 BLOCK = 128  # vectors: 1 MB of products with 2,048 entries
 GROUP, FEW = 128, 16
 MIN_ROWS_OF_A_SHORTLIST = 64  # for fewer vectors a shortlist saves nothing
@@ -32,20 +34,34 @@ class EntryTable:
         columns: The entries as columns, float32, `(codebook_dim, codebook_size)`.
         norms: Half of each entry's squared norm, `(codebook_size,)`.
         largest: The largest of the norms.
+        is_kept: Whether it is for many calls, so that the entries may be laid out anew.
     """
 
     codebook: Tensor
     columns: Tensor
     norms: Tensor
     largest: float
+    is_kept: bool
 
     @classmethod
-    def of(cls, codebook: Tensor, transposed: bool = False) -> "EntryTable":
-        """The table of a codebook; transposed, a single vector's product reads the entries twice as fast."""
+    def of(cls, codebook: Tensor, is_kept: bool = False) -> "EntryTable":
+        """The table of a codebook; if kept, transposed: a single vector's product reads it twice as fast."""
         codebook = codebook.detach()
         entries = codebook.float()
         norms = torch.linalg.vector_norm(entries, dim=-1).square() / 2
-        return cls(codebook, entries.T.contiguous() if transposed else entries.T, norms, float(norms.max()))
+        columns = entries.T.contiguous() if is_kept else entries.T
+        return cls(codebook, columns, norms, float(norms.max()), is_kept)
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """What is least for the nearest entry, by float32: `(vectors, codebook_dim)` -> `(vectors, codebook_size)`."""
+        if self.is_kept and len(vectors) >= MIN_ROWS:
+            return self.blocks(vectors)
+        return torch.addmm(self.norms, vectors, self.columns, alpha=-1)
+
+    @cached_property
+    def blocks(self) -> LinearMap:
+        """The map of a few vectors to scores."""
+        return LinearMap.of(-self.codebook.float(), self.norms)
 
     @cached_property
     def rounded(self) -> tuple[Tensor, float]:
@@ -75,7 +91,7 @@ def _nearest_in_block(vectors: Tensor, table: EntryTable) -> Tensor:
 
 def _nearest_to_one(vector: Tensor, table: EntryTable) -> Tensor:
     # As `_nearest_in_float32`; numbers are quicker than tensors of one.
-    best, code, second = _least_two(torch.addmm(table.norms, vector, table.columns, alpha=-1))
+    best, code, second = _least_two(table.scores(vector))
     flat = vector[0]
     if second.item() - best.item() <= ROUNDING * (torch.dot(flat, flat).item() / 2 + table.largest):
         return _nearest_in_double(vector, table.codebook)
@@ -83,7 +99,7 @@ def _nearest_to_one(vector: Tensor, table: EntryTable) -> Tensor:
 
 
 def _nearest_in_float32(vectors: Tensor, table: EntryTable) -> Tensor:
-    best, codes, second = _least_two(torch.addmm(table.norms, vectors, table.columns, alpha=-1))
+    best, codes, second = _least_two(table.scores(vectors))
     limits = torch.linalg.vecdot(vectors, vectors).mul_(ROUNDING / 2).add_(ROUNDING * table.largest)
     doubtful = second.sub_(best)[:, 0] <= limits
     codes = codes[:, 0]

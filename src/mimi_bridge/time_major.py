@@ -9,9 +9,9 @@
                        ├──── row 2 ───┤
     result   windows (steps / stride, kernel · channels) @ weight (kernel · channels, out) + bias
 
-The library under torch wants rows that do not overlap, and copies such a matrix. For few rows that is cheap. Where
-there are many, the product is taken apart: `stride` neighbours at a time do not overlap, so the result is a sum of
-`kernel / stride` products of plain views, each `stride` steps later than the one before, and nothing is copied.
+The libraries under torch want rows that do not overlap, and copy such a matrix. So on a CPU the product is taken
+apart: `stride` neighbours at a time do not overlap, so the result is a sum of `kernel / stride` products of plain
+views, each `stride` steps later than the one before, and of a single recording nothing is copied.
 
 A transposed convolution of kernel `2 · stride` is the same thing: each input step and the one before it give `stride`
 output steps, so it is a causal convolution of kernel 2 with `stride · out` channels, its rows then read as steps.
@@ -31,18 +31,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MIN_ROWS_OF_A_SUM = 64  # from which on a sum of products is faster than one product of a copy
-MIN_COLUMNS_OF_A_SUM = 16
+from .linear_map import LinearMap
+
+MIN_COLUMNS_OF_A_SUM = 16  # of a part's input, from which on a sum of products is faster than one product of a copy
 LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A causal convolution, its weight laid out for one matrix product.
+    """A causal convolution as matrix products.
 
     Attributes:
-        weight: `(kernel * in_channels, out)`; `out` is `upsampling * out_channels`.
-        bias: `(out,)`, or None.
+        parts: One map of whole windows, `kernel * in_channels` to `out`, or `kernel / stride` maps of as many steps
+            each as do not overlap; `out` is `upsampling * out_channels`. See `convolution_parts`.
         in_channels: Channels of the input.
         kernel: Steps under the kernel.
         stride: Input steps from one window to the next.
@@ -53,8 +54,7 @@ class Convolution:
         offset: Where this convolution's tail begins among all tails of its half.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    parts: Sequence[LinearMap]
     in_channels: int
     kernel: int = 1
     stride: int = 1
@@ -97,30 +97,22 @@ class Convolution:
         else:
             buffer = elu(x) if self.activates else x.contiguous()
         num_windows = num_steps // self.stride
-        if batch_size == 1 and num_windows >= MIN_ROWS_OF_A_SUM and self.stride * channels >= MIN_COLUMNS_OF_A_SUM:
-            result = self._sum_of_products(buffer[0], num_windows)
-        else:
-            row = buffer.shape[1] * channels
-            windows = buffer.as_strided(
-                (batch_size, num_windows, self.kernel, channels),
-                (row, self.stride * channels, self.dilation * channels, 1),
-            ).reshape(batch_size * num_windows, self.kernel * channels)
-            result = windows @ self.weight if self.bias is None else torch.addmm(self.bias, windows, self.weight)
+        result: Tensor | None = None
+        for number, part in enumerate(self.parts):
+            result = part(self._windows(buffer, num_windows, number), result)
+        assert result is not None
         return result.view(batch_size, num_windows * self.upsampling, -1)
 
-    def _sum_of_products(self, buffer: Tensor, num_windows: int) -> Tensor:
-        """The windows taken apart into views that do not overlap, which the matrix product reads without a copy."""
-        num_columns = self.stride * self.in_channels
-        result: Tensor | None = None
-        for part, weight in enumerate(self.weight.split(num_columns)):
-            start = part * max(self.stride, self.dilation)
-            view = buffer[start : start + num_windows * self.stride].view(num_windows, num_columns)
-            if result is not None:
-                result.addmm_(view, weight)
-            else:
-                result = view @ weight if self.bias is None else torch.addmm(self.bias, view, weight)
-        assert result is not None
-        return result
+    def _windows(self, buffer: Tensor, num_windows: int, number: int) -> Tensor:
+        """What a part of the convolution sees, `(batch * windows, taps * channels)`; a view where that can be."""
+        batch_size, num_steps, channels = buffer.shape
+        taps = self.kernel // len(self.parts)
+        windows = buffer.as_strided(
+            (batch_size, num_windows, taps, channels),
+            (num_steps * channels, self.stride * channels, self.dilation * channels, 1),
+            buffer.storage_offset() + number * taps * self.dilation * channels,
+        )
+        return windows.reshape(batch_size * num_windows, taps * channels)
 
 
 @dataclass(frozen=True)
@@ -192,24 +184,40 @@ def elu(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def convolution_weight(weight: Tensor) -> Tensor:
-    """`Conv1d`'s `(out, in, kernel)` -> `(kernel * in, out)`."""
-    return laid_out(weight.permute(2, 1, 0).flatten(0, 1))
+    """`Conv1d`'s `(out, in, kernel)` -> `(out, kernel * in)`."""
+    return weight.permute(0, 2, 1).flatten(1)
 
 
 def transposed_convolution_weight(weight: Tensor, stride: int, groups: int = 1) -> Tensor:
-    """`ConvTranspose1d`'s `(in, out / groups, 2 * stride)` -> `(2 * in, stride * out)`, zeros between groups."""
+    """`ConvTranspose1d`'s `(in, out / groups, 2 * stride)` -> `(stride * out, 2 * in)`, zeros between groups."""
     channels, share, _ = weight.shape
     if groups > 1:
         of_group = torch.arange(channels, device=weight.device) // (channels // groups)
         same = functional.one_hot(of_group, groups).to(weight.dtype)  # (in, groups)
         weight = (same[:, :, None, None] * weight[:, None]).reshape(channels, groups * share, -1)
     before, itself = weight[:, :, stride:], weight[:, :, :stride]
-    return laid_out(torch.cat([before, itself]).transpose(1, 2).flatten(1))
+    return torch.cat([before, itself]).permute(2, 1, 0).flatten(0, 1)
 
 
-def laid_out(weight: Tensor) -> Tensor:
-    """A matrix `(in, out)` in new memory, its longer axis in a line: up to twice as fast for few rows."""
-    return weight.T.contiguous().T if weight.shape[0] > weight.shape[1] else weight.contiguous()
+def convolution_parts(
+    weight: Tensor, bias: Tensor | None, in_channels: int, stride: int = 1, dilation: int = 1, plain: bool = False
+) -> list[LinearMap]:
+    """The maps of a `Convolution`: on a CPU taken apart, where that saves a copy of the windows.
+
+    Args:
+        weight: `(out, kernel * in_channels)`.
+        bias: `(out,)`, or None.
+        in_channels: See `Convolution`.
+        stride: See `Convolution`.
+        dilation: See `Convolution`.
+        plain: One map whose weight is as given, which any device takes and a program can be exported of.
+    """
+    columns = stride * in_channels
+    is_whole = weight.shape[1] % columns != 0 or (stride > 1 and dilation > 1)
+    if plain or weight.device.type != "cpu" or is_whole or columns < MIN_COLUMNS_OF_A_SUM:
+        return [LinearMap.of(weight.contiguous(), bias, plain)]
+    first, *others = weight.split(columns, dim=1)
+    return [LinearMap.of(first.contiguous(), bias), *(LinearMap.of(each.contiguous()) for each in others)]
 
 
 def with_offsets(layers: Sequence[Layer]) -> tuple[list[Layer], int]:

@@ -1,0 +1,143 @@
+"""Noticing that a module, or a weight of it, is no longer what it was.
+
+A module is as it was as long as every part and tensor of it is still in its place with the same address and version,
+and some values of each tensor are the same: fused optimizers, and whoever writes through `.data`, change weights and
+count no version. All that is looked up at each call; a stream's step looks at the values of a part of the tensors
+only, another one each time.
+"""
+
+from collections.abc import Iterator
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.mimi.modeling_mimi import (
+    MimiAttention,
+    MimiConv1d,
+    MimiConvTranspose1d,
+    MimiDecoder,
+    MimiDecoderModel,
+    MimiEncoder,
+    MimiEncoderModel,
+    MimiLayerScale,
+    MimiMLP,
+    MimiResnetBlock,
+    MimiRotaryEmbedding,
+    MimiTransformerLayer,
+    MimiTransformerModel,
+)
+
+KNOWN_MODULES = {
+    MimiAttention,
+    MimiConv1d,
+    MimiConvTranspose1d,
+    MimiDecoder,
+    MimiDecoderModel,
+    MimiEncoder,
+    MimiEncoderModel,
+    MimiLayerScale,
+    MimiMLP,
+    MimiResnetBlock,
+    MimiRotaryEmbedding,
+    MimiTransformerLayer,
+    MimiTransformerModel,
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.ELU,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.ModuleList,
+}
+IDLE_HOOKS = "transformers.utils.output_capturing"  # stay on a model that once gave its hidden states, and do nothing
+SAMPLES_PER_TENSOR = 16  # values compared
+NUM_PARTS = 16  # of the tensors: a quick look compares values of one part
+
+
+class Unsupported(Exception):
+    """Why a half has no packed form."""
+
+
+class Watch:
+    """What a module's tensors looked like.
+
+    It holds on to their memory, because an address says nothing once it may be given to another tensor.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._modules = list(module.modules())
+        self._tables: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._entries: list[Any] = []
+        for each in self._modules:
+            for table in (each._modules, each._parameters, each._buffers):
+                for name, entry in table.items():
+                    self._tables.append(table)
+                    self._names.append(name)
+                    self._entries.append(entry)
+        self._hooks = [table for each in self._modules for table in (each._forward_hooks, each._forward_pre_hooks)]
+        self._tensors = [entry for entry in self._entries if isinstance(entry, Tensor)]
+        self._memory = [tensor.detach() for tensor in self._tensors]
+        self._can_be_watched = not any(tensor.is_inference() for tensor in self._tensors)
+        self._versions = self._current_versions() if self._can_be_watched else []
+        self._addresses = self._current_addresses()
+        self._views = [_some_values(tensor) for tensor in self._memory if tensor.is_floating_point()]
+        self._samples = [self._sampled(part) for part in range(NUM_PARTS)]
+        self._next_part = 0
+
+    def check(self) -> None:
+        """Raise `Unsupported` where something changes what the module computes, or hides changes of its tensors."""
+        if not self._can_be_watched:
+            raise Unsupported("its weights were made in inference mode, where changes of a tensor leave no trace")
+        if len({(tensor.device, tensor.dtype) for tensor in self._weights()}) != 1:
+            raise Unsupported("its weights do not all have one type and one device")
+        if self._memory[0].device.type == "meta":
+            raise Unsupported("its weights are not loaded")
+        if self._is_hooked():
+            raise Unsupported("one of its modules has a hook or a forward of its own")
+        activations = {type(each.activation_fn) for each in self._modules if isinstance(each, MimiMLP)}
+        foreign = sorted(
+            {type(each).__name__ for each in self._modules if type(each) not in KNOWN_MODULES | activations}
+        )
+        if foreign:
+            raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
+
+    def finds_all_as_it_was(self, thoroughly: bool) -> bool:
+        """Whether modules and tensors are those that were packed, unchanged."""
+        parts = range(NUM_PARTS) if thoroughly else [self._next_part]
+        self._next_part = (self._next_part + 1) % NUM_PARTS
+        return (
+            self._can_be_watched
+            and all(map(is_, map(dict.get, self._tables, self._names), self._entries))
+            and self._versions == self._current_versions()
+            and self._addresses == self._current_addresses()
+            and not (any(self._hooks) and self._is_hooked())
+            and all(torch.equal(self._samples[part], self._sampled(part)) for part in parts)
+            and not (thoroughly and self._is_hooked())
+        )
+
+    def _weights(self) -> Iterator[Tensor]:
+        return (tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter))
+
+    def _is_hooked(self) -> bool:
+        hooks = (hook for table in self._hooks for hook in table.values())
+        return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(
+            "forward" in each.__dict__ for each in self._modules
+        )
+
+    def _current_versions(self) -> list[int]:
+        return list(map(attrgetter("_version"), self._tensors))
+
+    def _current_addresses(self) -> list[int]:
+        return list(map(Tensor.data_ptr, self._tensors))
+
+    def _sampled(self, part: int) -> Tensor:
+        views = self._views[part::NUM_PARTS]
+        return torch.cat([view.float() for view in views]) if views else torch.empty(0)
+
+
+def _some_values(tensor: Tensor) -> Tensor:
+    """A view of a few values, spread over the tensor's memory."""
+    step = max(1, tensor.numel() // SAMPLES_PER_TENSOR)
+    return tensor.as_strided((min(tensor.numel(), SAMPLES_PER_TENSOR),), (step,))
