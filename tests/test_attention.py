@@ -5,6 +5,7 @@ import torch
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiTransformerModel
 
+from mimi_bridge import linear_map
 from mimi_bridge.attention import window_bias
 from mimi_bridge.layout import _transformer
 from tiny import TINY
@@ -45,6 +46,11 @@ def in_chunks(transformer, x, lengths):
         results.append(transformer(chunk, ring, positions, None))
         positions = positions + chunk.shape[1]
     return torch.cat(results, dim=1)
+
+
+@pytest.fixture(autouse=True, params=[linear_map.MIN_SIZE, 1], ids=["plain", "in blocks"])
+def _maps(request, monkeypatch):
+    monkeypatch.setattr(linear_map, "MIN_SIZE", request.param)
 
 
 def close(result, expected) -> bool:

@@ -34,6 +34,42 @@ def test_chunks_give_the_codes_of_the_whole_and_its_audio_within_a_millionth(cod
     assert (torch.cat(sounds, dim=-1) - codec.decode(codes).audio_values).abs().max() <= 1e-6
 
 
+@pytest.mark.usefixtures("_row_by_row")
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 16, 40])
+def test_chunks_give_the_latents_and_the_audio_of_the_whole_to_the_bit(codec, speech, num_frames):
+    audio, halves = speech[None, :, : 75 * FRAME], PackedHalves()
+    encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
+    latents = encoder(None, audio)[0]
+    for half, whole, chunks in (
+        (encoder, latents, audio.split(num_frames * FRAME, dim=-1)),
+        (decoder, decoder(None, latents)[0], latents.split(num_frames, dim=1)),
+    ):
+        state, found = None, []
+        for chunk in chunks:
+            result, state = half(state, chunk)
+            found.append(result)
+        assert torch.equal(torch.cat(found, dim=1 if half is encoder else -1), whole)
+
+
+@pytest.mark.usefixtures("_row_by_row")
+@pytest.mark.parametrize("num_frames", [1, 40])
+def test_a_row_of_a_batch_is_the_row_alone_to_the_bit(codec, speech, num_frames):
+    audio, halves = torch.stack([speech[:, start:][:, : 40 * FRAME] for start in (0, 7_000, 90_001)]), PackedHalves()
+    encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
+
+    def run(rows):
+        state, latents = None, []
+        for chunk in rows.split(num_frames * FRAME, dim=-1):
+            found, state = encoder(state, chunk)
+            latents.append(found)
+        return torch.cat(latents, dim=1)
+
+    together = run(audio)
+    assert torch.equal(torch.cat([run(row[None]) for row in audio]), together)
+    heard = decoder(None, together)[0]
+    assert torch.equal(torch.cat([decoder(None, row[None])[0] for row in together]), heard)
+
+
 def test_state_is_not_changed_by_a_call_that_takes_it(codec):
     encoder = PackedHalves().require("encoder", codec.encoder)
     _, state = encoder(None, torch.randn(1, 1, 3 * FRAME))

@@ -81,6 +81,17 @@ def test_random_chunks_give_the_codes_and_the_audio_of_the_whole(model, sound, e
     check_random_chunks(model, sound, expected, seed)
 
 
+@pytest.mark.usefixtures("_row_by_row")
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_cpu_a_stream_s_audio_is_that_of_the_whole_to_the_bit(model, sound, seed):
+    with torch.no_grad():
+        codes = model.encode(sound[:1]).audio_codes
+        whole = model.decode(codes).audio_values
+        with model.stream() as stream:
+            audio = [stream.decode(chunk) for chunk in codes.split(random_lengths(60, 40, seed), dim=-1)]
+    assert torch.equal(torch.cat(audio, dim=-1), whole)
+
+
 @pytest.mark.slow
 def test_a_thousand_random_chunkings_give_the_codes_and_the_audio_of_the_whole(model, sound, expected):
     for seed in range(20, 1020):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mimi_bridge import linear_map
 from mimi_bridge.time_major import (
     Convolution,
     Residual,
@@ -19,8 +20,9 @@ from mimi_bridge.time_major import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _inference():
+@pytest.fixture(autouse=True, params=[linear_map.MIN_SIZE, 1], ids=["plain", "in blocks"])
+def _inference(request, monkeypatch):
+    monkeypatch.setattr(linear_map, "MIN_SIZE", request.param)
     torch.manual_seed(0)
     with torch.no_grad():
         yield
