@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from peers import FRAME, PEERS, RATE, Peer, has_streams, in_common, speech, write_weights
+from peers import FRAME, PEERS, RATE, Peer, in_common, speech, write_weights
 from stopwatch import alternate, machine, memory_mib, mib, peak_of, print_table
 
 LENGTHS = ((10.0, 5), (60.0, 3), (300.0, 1))  # seconds and rounds
@@ -27,6 +27,7 @@ FRAMES_A_CALL = (1, 4, 16, 64)
 BATCHES = (1, 4, 16, 32)
 STREAMED_FRAMES = 320  # of a stream: past the window of 250
 MEMORY_MINUTES = {"ours": 60.0, "transformers": 2.0, "moshi": 2.0, "rustymimi": 2.0}  # the others' grows with length
+PARTS = ("whole", "streams", "memory", "starts")
 STARTS = {
     "import": {"ours": "import mimi_bridge", "transformers": "from transformers import MimiModel"},
     "import and load": {
@@ -45,6 +46,7 @@ def main() -> None:
         "--brief", action="store_true", help="a sixth of the work: fewer lengths, calls, streams, minutes"
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="(default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of it (default: all)")
     parser.add_argument("--weights", type=Path, help="folder to keep the weights in (default: a temporary one)")
     parser.add_argument("--memory", nargs=2, metavar=("PEER", "MINUTES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,22 +62,25 @@ def main() -> None:
         if not (folder / "ours").exists():
             write_weights(folder)
         print(f"{machine()}\n")
-        peers = [PEERS[name](folder) for name in arguments.peers]
         with torch.inference_mode():
-            lengths = ((10.0, 3), (60.0, 1)) if arguments.brief else LENGTHS
-            compare_whole(peers, ((2.0, 1),) if arguments.quick else lengths)
-            streaming = [peer for peer in peers if has_streams(peer)]
-            if len(streaming) < len(peers):
-                print("\nours: no streams in this version")
-            num_frames = 8 if arguments.quick else 96 if arguments.brief else STREAMED_FRAMES
-            compare_frames_a_call(
-                streaming, FRAMES_A_CALL[:2] if num_frames < STREAMED_FRAMES else FRAMES_A_CALL, num_frames
-            )
-            batches = BATCHES[1:3] if arguments.brief else BATCHES[:2] if arguments.quick else BATCHES
-            compare_batches(streaming, batches, num_frames // 4)
-        del peers, streaming
-        compare_memory(folder, arguments.peers, 1 / 30 if arguments.quick else 1 / 4 if arguments.brief else 1.0)
-        compare_starts(folder, 1 if arguments.quick else 3 if arguments.brief else 5)
+            compare_speed([PEERS[name](folder) for name in arguments.peers], arguments)
+        if "memory" in arguments.only:
+            compare_memory(folder, arguments.peers, 1 / 30 if arguments.quick else 1 / 4 if arguments.brief else 1.0)
+        if "starts" in arguments.only:
+            compare_starts(folder, 1 if arguments.quick else 3 if arguments.brief else 5)
+
+
+def compare_speed(peers: list[Peer], arguments: argparse.Namespace) -> None:
+    """Whole recordings and streams, as far as they are asked for."""
+    if "whole" in arguments.only:
+        lengths = ((2.0, 1),) if arguments.quick else ((10.0, 3), (60.0, 1)) if arguments.brief else LENGTHS
+        compare_whole(peers, lengths)
+    if "streams" in arguments.only:
+        num_frames = 8 if arguments.quick else 96 if arguments.brief else STREAMED_FRAMES
+        frames_a_call = FRAMES_A_CALL[:2] if num_frames < STREAMED_FRAMES else FRAMES_A_CALL
+        batches = BATCHES[1:3] if arguments.brief else BATCHES[:2] if arguments.quick else BATCHES
+        compare_frames_a_call(peers, frames_a_call, num_frames)
+        compare_batches(peers, batches, num_frames // 4)
 
 
 def compare_whole(peers: list[Peer], lengths: tuple[tuple[float, int], ...]) -> None:

@@ -186,11 +186,6 @@ Peer = Transformers | Moshi | Rustymimi | Ours
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Ours, Transformers, Moshi, Rustymimi)}
 
 
-def has_streams(peer: Peer) -> bool:
-    """Whether this version of it streams."""
-    return not isinstance(peer, Ours) or hasattr(peer.model, "stream")
-
-
 def in_common(peer: Peer, codes: Tensor) -> Tensor:
     """The codebooks that all of them have."""
     return codes[:, 1:] if isinstance(peer, Ours) else codes

@@ -35,6 +35,7 @@ HUB_FILES = (  # each may import only those before it
     "layout",
     "packing",
     "fast_path",
+    "stream_steps",
     "streaming",
     "swapping",
     "modeling_mimi_bridge",

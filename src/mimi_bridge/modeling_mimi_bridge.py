@@ -251,7 +251,9 @@ class MimiBridgeModel(MimiModel):
             padding_cache=decoder_padding_cache,
         )
 
-    def stream(self, batch_size: int = 1, num_quantizers: int | None = None) -> MimiBridgeStream:
+    def stream(
+        self, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False
+    ) -> MimiBridgeStream:
         """Open a live codec: whole frames out of chunks of any length, exactly as from the whole recording.
 
         Example:
@@ -271,11 +273,12 @@ class MimiBridgeModel(MimiModel):
         Args:
             batch_size: Rows: conversations that run side by side.
             num_quantizers: Encode to the first so many codebooks only.
+            cuda_graphs: On a GPU, record the step of one frame once and replay it by a single launch.
 
         Raises:
-            ValueError: If the model cannot stream, or a number makes no sense.
+            ValueError: If the model cannot stream, a number makes no sense, or there is no GPU to record on.
         """
-        return MimiBridgeStream(self, batch_size, num_quantizers)
+        return MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs)
 
     @can_return_tuple
     def forward(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .inference import EncoderHalf, Half, State, for_inference
+from .stream_steps import StreamSteps
 from .waveform import is_finite
 
 NO_CODE = -1  # in codes: this row has no such frame
@@ -33,7 +34,7 @@ class MimiBridgeStream:
     """
 
     @for_inference
-    def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None):
+    def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False):
         config = model.config
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -49,6 +50,12 @@ class MimiBridgeStream:
                 half = model.packed_halves.require(name, getattr(model, name))
                 self._state[name] = half.new_state(batch_size)
                 self._like = half.like.new_empty(0)
+        if cuda_graphs and self._like.device.type != "cuda":
+            raise ValueError(
+                f"cuda_graphs needs the model on a GPU, but it is on {self._like.device}; move it there, or leave "
+                "cuda_graphs out."
+            )
+        self._steps = StreamSteps(self.num_quantizers, cuda_graphs, NO_CODE)
         self._waiting = self._like.new_zeros(batch_size, self._channels, self._frame_size)
         self._num_waiting = [0] * batch_size
 
@@ -146,13 +153,8 @@ class MimiBridgeStream:
         state = self._ready(half, self._state["decoder"], segments)
         for start, end, is_active in segments:
             codes = audio_codes[..., start:end].to(self.device)
-            if is_active is None:
-                decoded, state = half(state, self._model.quantizer.decode(codes))
-            else:
-                is_active = is_active.to(self.device)
-                latents = self._model.quantizer.decode(codes.masked_fill(~is_active[:, None, None], 0))
-                decoded, state = half(state, latents, is_active)
-                decoded.masked_fill_(~is_active[:, None, None], 0)
+            is_active = None if is_active is None else is_active.to(self.device)
+            decoded, state = self._steps.decode(half, self._model.quantizer, state, codes, is_active)
             audio[..., start * self._frame_size : end * self._frame_size] = decoded
         self._state["decoder"] = state
         return audio
@@ -230,11 +232,8 @@ class MimiBridgeStream:
         for start, end, is_active in segments:
             piece = audio[..., start * self._frame_size : end * self._frame_size]
             is_active = None if is_active is None else is_active.to(self.device)
-            latents, state = half(state, piece, is_active)
-            found = self._model.quantizer.encode(latents, None, self.num_quantizers)
-            codes[..., start:end] = (
-                found if is_active is None else found.masked_fill(~is_active[:, None, None], NO_CODE)
-            )
+            found, state = self._steps.encode(half, self._model.quantizer, state, piece, is_active)
+            codes[..., start:end] = found
         return codes, state
 
     def _ready(self, half: Half, state: State, segments: list) -> State:
