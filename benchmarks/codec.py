@@ -174,11 +174,11 @@ def compare_memory(folder: Path, names: list[str], share: float) -> None:
         answer = subprocess.run(command, check=False, capture_output=True, text=True)
         if answer.returncode:
             last = (answer.stderr.strip().splitlines() or ["killed, for want of memory?"])[-1]
-            rows.append([name, f"{minutes:.3g}", f"failed: {last[:60]}", ""])
+            rows.append([name, f"{minutes:.3g}", f"failed: {last[:60]}", "", ""])
         else:
             rows.append([name, f"{minutes:.3g}", *map(mib, json.loads(answer.stdout.splitlines()[-1]))])
     print("\nMemory of one long recording, above that of the loaded model and of what it is given:\n")
-    print_table(["", "minutes", "encode, MiB", "decode, MiB"], rows)
+    print_table(["", "minutes", "made at the first call, both ways, MiB", "encode, MiB", "decode, MiB"], rows)
 
 
 def _memory(folder: Path, name: str, minutes: float) -> list[float | None]:
@@ -188,12 +188,14 @@ def _memory(folder: Path, name: str, minutes: float) -> list[float | None]:
 
 
 def _memory_of(peer: Peer, minutes: float) -> list[float | None]:
+    start = memory_mib("VmRSS")
     codes = peer.encode(speech(4.0))
     peer.decode(codes)  # what is made once is there
+    made_once = memory_mib("VmRSS") - start
     audio = speech(60 * minutes)
     encoding = peak_of(lambda: peer.encode(audio))
     codes = codes.repeat(1, 1, -(-audio.shape[-1] // FRAME // codes.shape[-1]))
-    return [encoding, peak_of(lambda: peer.decode(codes))]
+    return [made_once, encoding, peak_of(lambda: peer.decode(codes))]
 
 
 def compare_starts(folder: Path, rounds: int) -> None:

@@ -38,16 +38,16 @@ REAL_SPEECH = Path(os.environ.get(SPEECH_VARIABLE) or Path(__file__).parents[2] 
 
 @pytest.fixture(scope="session")
 def real_speech() -> torch.Tensor:
-    """24 s of real speech, `(1, samples)` at 24 kHz; tests that need it skip where there is none."""
+    """26 s of real speech, `(1, samples)` at 24 kHz; tests that need it skip where there is none."""
     if not REAL_SPEECH.exists():
         pytest.skip(f"no real speech: set {SPEECH_VARIABLE} to a recording or a folder of them")
     full_band = REAL_SPEECH / "kathleen"
-    return load_speech(full_band if full_band.exists() else REAL_SPEECH, 24_000, seconds=24)
+    return load_speech(full_band if full_band.exists() else REAL_SPEECH, 24_000, seconds=26)
 
 
 @pytest.fixture(scope="session")
 def best_speech(request: pytest.FixtureRequest) -> torch.Tensor:
-    """24 s of speech, real where there is some, else synthetic, `(1, samples)` at 24 kHz."""
+    """26 s of speech, real where there is some, else 24 s of synthetic, `(1, samples)` at 24 kHz."""
     return request.getfixturevalue("real_speech" if REAL_SPEECH.exists() else "speech")
 
 

@@ -167,6 +167,33 @@ def test_state_of_a_stream_stays_as_large_as_it_is(model, sound):
         assert stream.state_dict()["encoder.positions"].tolist() == [400, 400]
 
 
+@pytest.mark.full_size
+@torch.no_grad()
+def test_streams_at_full_size_give_the_codes_and_the_audio_of_the_reference(full_size_model, best_speech):
+    model, sound = full_size_model, best_speech[None, :, : best_speech.shape[-1] // FRAME * FRAME]
+    model.use_fast_path = False
+    try:
+        codes = model.encode(sound).audio_codes
+        audio = model.decode(codes).audio_values
+    finally:
+        del model.use_fast_path
+    whole = model.decode(codes).audio_values
+    in_use = min(len(codebook.unique()) for codebook in codes.unbind(dim=1))
+    print(f"{sound.shape[-1] / 24_000:.1f} s, {in_use} codes in use of each codebook")
+    assert in_use >= 30
+    for num_frames in (1, 5, 25, 125):
+        with model.stream() as stream:
+            found = torch.cat([stream.encode(chunk) for chunk in sound.split(num_frames * FRAME, dim=-1)], dim=-1)
+            heard = torch.cat([stream.decode(chunk) for chunk in codes.split(num_frames, dim=-1)], dim=-1)
+        equal = (found == codes).double().mean().item()
+        difference = ((heard - audio).abs().max() / audio.abs().max()).item()
+        print(
+            f"{num_frames} frames a call: codes equal {equal}, audio {difference:.1e} of the reference's peak, "
+            f"{(heard - whole).abs().max().item():.1e} from the fast path's whole"
+        )
+        assert equal == 1.0 and difference <= 2e-6
+
+
 # Rows
 
 
