@@ -126,6 +126,25 @@ def test_fast_path_gives_the_reference_s_numbers_at_full_size(full_size_model, b
     assert equal == 1.0 and difference <= 2e-6 and in_use >= 30  # of 2,048: equality means much
 
 
+@pytest.mark.full_size
+@torch.no_grad()
+def test_in_bfloat16_the_fast_path_s_codes_are_as_near_to_float32_s_as_the_reference_s(full_size_model, best_speech):
+    audio = best_speech[None, :, : 12 * 24_000]
+    in_float32, model = full_size_model.encode(audio).audio_codes, deepcopy(full_size_model).bfloat16()
+    fast = model.encode(audio.bfloat16()).audio_codes
+    model.use_fast_path = False
+    reference = model.encode(audio.bfloat16()).audio_codes
+
+    def equal(codes, others):
+        return (codes == others).double().mean().item()
+
+    print(
+        f"bfloat16: codes of the fast path equal the reference's in {equal(fast, reference):.3f}; float32's are those "
+        f"of the fast path in {equal(fast, in_float32):.3f}, of the reference in {equal(reference, in_float32):.3f}"
+    )
+    assert equal(fast, in_float32) >= equal(reference, in_float32) - 0.05
+
+
 # When it is taken
 
 
