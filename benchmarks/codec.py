@@ -62,7 +62,7 @@ def main() -> None:
         if not (folder / "ours").exists():
             write_weights(folder)
         print(f"{machine()}\n")
-        with torch.inference_mode():
+        if {"whole", "streams"} & set(arguments.only):
             compare_speed([PEERS[name](folder) for name in arguments.peers], arguments)
         if "memory" in arguments.only:
             compare_memory(folder, arguments.peers, 1 / 30 if arguments.quick else 1 / 4 if arguments.brief else 1.0)
@@ -70,6 +70,7 @@ def main() -> None:
             compare_starts(folder, 1 if arguments.quick else 3 if arguments.brief else 5)
 
 
+@torch.inference_mode()
 def compare_speed(peers: list[Peer], arguments: argparse.Namespace) -> None:
     """Whole recordings and streams, as far as they are asked for."""
     if "whole" in arguments.only:

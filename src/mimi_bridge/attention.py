@@ -88,23 +88,26 @@ class Transformer:
         Returns:
             `(batch, steps, hidden_size)`; of inactive rows it means nothing.
         """
-        batch_size, num_steps, _ = x.shape
+        batch_size, num_real, _ = x.shape
+        if batch_size == 1 and has_too_few_rows(x[0]):  # fill up here, once for all products
+            x = functional.pad(x, (0, 0, 0, MIN_ROWS - num_real))
         num_heads, num_slots, _ = self.ring_shape
-        steps = positions[:, None] + torch.arange(num_steps, device=x.device)
+        steps = positions[:, None] + torch.arange(x.shape[1], device=x.device)
         turn = rotary_table(steps, self.inverse_frequencies, self.rotary_scaling, x.dtype)
         slots = torch.arange(num_slots, device=x.device)
         rings = torch.arange(batch_size * num_heads, device=x.device).view(batch_size, num_heads, 1) * num_slots
         where, biases = [], []
         for block in steps.split(self.steps_at_once, dim=1):
-            newest = block[:, -1:]
+            written = block[:, :num_real]
+            newest = written[:, -1:]
             in_slots = newest - torch.remainder(newest - slots, num_slots)
             biases.append(window_bias(block, in_slots, self.window, x.dtype))
-            where.append((rings + torch.remainder(block[:, None], num_slots)).flatten())
+            where.append((rings + torch.remainder(written[:, None], num_slots)).flatten())
 
         for layer, ring in zip(self.layers, keys_values, strict=True):
             normed = functional.layer_norm(x, x.shape[-1:], *layer.attention_norm, self.norm_epsilon)
             query, new = self._split(_mapped(normed, layer.query_key_value), turn)
-            queries, news = (each.split(self.steps_at_once, dim=2) for each in (query, new))
+            queries, news = (each.split(self.steps_at_once, dim=2) for each in (query, new[:, :, :num_real]))
             blocks = zip(queries, news, where, biases, strict=True)
             attended = [self._attend(ring, is_active, *block) for block in blocks]
             together = attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
@@ -112,7 +115,7 @@ class Transformer:
             normed = functional.layer_norm(x, x.shape[-1:], *layer.feedforward_norm, self.norm_epsilon)
             inner = self.activation(_mapped(normed, layer.feedforward_in))
             x = torch.addcmul(x, _mapped(inner, layer.feedforward_out), layer.feedforward_scale)
-        return x
+        return x[:, :num_real]
 
     def _split(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries, and keys with values, turned to their positions; `(batch, heads, steps, head_dim)` each."""
