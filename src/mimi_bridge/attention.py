@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .linear_map import MIN_ROWS, LinearMap, has_too_few_rows
+from .linear_map import LinearMap, filled, has_too_few_rows
 
 SPARE_SLOTS = 16  # queries at a time, at least: what fits beside the window
 SLOT_MULTIPLE = 16  # attention kernels like round numbers
@@ -89,8 +89,8 @@ class Transformer:
             `(batch, steps, hidden_size)`; of inactive rows it means nothing.
         """
         batch_size, num_real, _ = x.shape
-        if batch_size == 1 and has_too_few_rows(x[0]):  # fill up here, once for all products
-            x = functional.pad(x, (0, 0, 0, MIN_ROWS - num_real))
+        if batch_size == 1 and has_too_few_rows(x):  # fill up here, once for all products
+            x = filled(x)
         num_heads, num_slots, _ = self.ring_shape
         steps = positions[:, None] + torch.arange(x.shape[1], device=x.device)
         turn = rotary_table(steps, self.inverse_frequencies, self.rotary_scaling, x.dtype)
@@ -135,8 +135,8 @@ class Transformer:
         if is_active is not None:
             new = torch.where(is_active[:, None, None, None], new, flat.index_select(0, where).view(new.shape))
         flat.index_copy_(0, where, new.reshape(-1, self.head_dim))
-        if has_too_few_rows(query[0, 0]):
-            query, bias = (functional.pad(each, (0, 0, 0, MIN_ROWS - num_steps)) for each in (query, bias))
+        if has_too_few_rows(query):
+            query, bias = filled(query), filled(bias)
         key, value = ring.chunk(2, dim=1)
         shares = {} if self.num_heads == self.num_key_value_heads else {"enable_gqa": True}
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **shares)

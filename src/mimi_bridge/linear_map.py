@@ -53,8 +53,8 @@ class LinearMap:
         """
         num_rows = len(x)
         if has_too_few_rows(x):
-            added = None if add is None else _filled(add)
-            return self(_filled(x), added)[:num_rows]
+            added = None if add is None else filled(add)
+            return self(filled(x), added)[:num_rows]
         if self.weight.is_mkldnn:
             if add is None:
                 return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
@@ -77,16 +77,17 @@ def row_by_row_linear(x: Tensor, weight: Tensor) -> Tensor:
     flat = x.reshape(-1, x.shape[-1])
     if not has_too_few_rows(flat):
         return functional.linear(x, weight)
-    return functional.linear(_filled(flat), weight)[: len(flat)].view(*x.shape[:-1], -1)
+    return functional.linear(filled(flat), weight)[: len(flat)].view(*x.shape[:-1], -1)
 
 
 def has_too_few_rows(x: Tensor) -> bool:
-    """Whether the libraries would compute the product of these rows in another order than that of more."""
-    return len(x) < MIN_ROWS and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the libraries would sum the product of these rows, `(..., rows, size)`, in another order than more."""
+    return x.shape[-2] < MIN_ROWS and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _filled(x: Tensor) -> Tensor:
-    return functional.pad(x, (0, 0, 0, MIN_ROWS - len(x)))
+def filled(x: Tensor) -> Tensor:
+    """Too few rows, `(..., rows, size)`, and rows of zeros after them: `(..., MIN_ROWS, size)`."""
+    return functional.pad(x, (0, 0, 0, MIN_ROWS - x.shape[-2]))
 
 
 @cache
