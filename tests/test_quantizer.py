@@ -300,6 +300,23 @@ def test_training_has_commitment_losses_alone_when_there_is_no_teacher(quantizer
     assert tuple(quantizer.train()(latents).losses) == LOSSES[:3]
 
 
+def test_inference_without_a_teacher_gives_the_commitments_of_training_when_asked_for_losses(quantizer, batch):
+    given = {name: batch[name] for name in ("x", "frame_mask")}
+    asked, with_teachers = quantizer(**given, return_loss=True), quantizer(**batch)
+    assert {name: value.item() for name, value in asked.losses.items()} == {
+        name: with_teachers.losses[name].item() for name in LOSSES[:3]
+    }
+    assert asked.loss.item() == pytest.approx(sum(asked.losses.values()).item())
+
+
+@BOTH_MODES
+def test_no_loss_is_computed_when_none_is_wanted_though_teachers_are_given(quantizer, batch, training):
+    before = deepcopy(quantizer.state_dict())
+    output = quantizer.train(training)(**batch, return_loss=False)
+    assert (output.loss.item(), output.losses, output.distances) == (0.0, {}, {})
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items()) != training
+
+
 def test_inference_gives_the_losses_of_training_when_teachers_are_given(quantizer, batch):
     evaluated, trained = quantizer.eval()(**batch).losses, quantizer.train()(**batch).losses
     assert tuple(evaluated) == LOSSES

@@ -21,7 +21,7 @@ class CausalBridgeQuantizerOutput(ModelOutput):
     Args:
         quantized: Sum of the heads, `(batch, frames, codec_dim)`; zero on masked frames.
         codes: `(batch, codebooks, frames)`, int64, in the order content, prosody, acoustic; 0 on masked frames.
-        loss: Weighted sum of `losses`, a scalar; 0 where there is nothing to learn from (inference, no teacher).
+        loss: Weighted sum of `losses`, a scalar; 0 where none was computed: in inference without a teacher.
         losses: Each loss by name, unweighted scalars, or none: `commitment_content`, `commitment_prosody`,
             `commitment_acoustic`, `codebook_content` and so on where codebooks learn by gradients, and `qwen` and
             `wavlm` where their teacher was given.

@@ -129,11 +129,11 @@ class CausalBridgeQuantizer(nn.Module):
         wavlm_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
         num_quantizers: int | None = None,
+        return_loss: bool | None = None,
     ) -> CausalBridgeQuantizerOutput:
         """Quantize latents and, where there is something to learn from, say how far each head is from its goal.
 
-        Losses are computed in training mode and whenever a teacher is given. In training mode the codebooks move.
-        Masked frames touch no statistic, no loss and no code, whatever they hold.
+        In training mode the codebooks move. Masked frames touch no statistic, no loss and no code, whatever they hold.
 
         Args:
             x: Latents, `(batch, frames, codec_dim)`.
@@ -145,6 +145,8 @@ class CausalBridgeQuantizer(nn.Module):
             wavlm_mask: True on frames that have such features, `(batch, frames)`; all real ones do, if left out.
             frame_mask: True on real frames, `(batch, frames)`; all are, if left out.
             num_quantizers: Use the first so many codebooks only; in inference.
+            return_loss: Whether to compute the losses; by default in training mode and wherever a teacher is given.
+                True also gives the commitments in inference without a teacher; False gives no loss.
 
         Raises:
             ValueError: If shapes, durations or spans do not fit, each with the sample's number; or if codebooks are
@@ -161,8 +163,9 @@ class CausalBridgeQuantizer(nn.Module):
             raise ValueError(
                 "durations and token_spans say where qwen_hidden belongs, but it was not given; pass it, too."
             )
-        learns = self.training or qwen_hidden is not None or wavlm_features is not None
-        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=learns)
+        if return_loss is None:
+            return_loss = self.training or qwen_hidden is not None or wavlm_features is not None
+        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=return_loss)
         heads = {
             name: head
             for name, head in (("content", content), ("prosody", prosody), ("acoustic", acoustic))
@@ -170,7 +173,7 @@ class CausalBridgeQuantizer(nn.Module):
         }
         losses: dict[str, Tensor] = {}
         distances: dict[str, TeacherDistance] = {}
-        if learns:
+        if return_loss:
             real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
             for name, head in heads.items():
                 losses |= {f"commitment_{name}": head.commitment} if head.commitment is not None else {}
