@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mimi_bridge.bridges import STD_FLOOR, TeacherBridge
+from mimi_bridge.bridges import TeacherBridge, TeacherDistance
 
 CODEC_DIM, TEACHER_DIM = 4, 3
 MEAN, STD = torch.tensor([100.0, -2.0, 0.5]), torch.tensor([50.0, 0.1, 2.0])
@@ -74,11 +75,28 @@ def test_standardised_teacher_is_in_float32(targets, dtype):
     assert torch.equal(new_bridge().standardise(given), new_bridge().standardise(given.float()))
 
 
-def test_dimension_that_does_not_vary_is_standardised_to_0_and_not_to_nan():
+@pytest.mark.parametrize(
+    "mean, std, expected",
+    [
+        (MEAN, [0.0, 2.0, 3.0], [1.0, 2.0, 3.0]),
+        (MEAN, [2.0, 1e-7, 3.0], [2.0, 1.0, 3.0]),
+        (MEAN, [0.0, 0.0, 3.0], [1.0, 1.0, 3.0]),
+        (MEAN, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+        (torch.tensor([0.0, 3e4, 0.0]), [1.0, 0.02, 1.0], [1.0, 1.0, 1.0]),
+        (MEAN * 1e-5, [0.0, 1e-5, 2e-5], [1.0, 1e-5, 2e-5]),
+    ],
+    ids=["zero", "far below the others", "most are zero", "all are zero", "rounding of its mean", "a small teacher"],
+)
+def test_dimension_that_does_not_vary_has_a_scale_of_1(mean, std, expected):
+    bridge = new_bridge()
+    bridge.set_statistics(mean, torch.tensor(std))
+    assert bridge.std.tolist() == pytest.approx(expected)
+
+
+def test_later_value_in_a_dimension_that_never_varied_stays_small():
     bridge = new_bridge()
     bridge.set_statistics(MEAN, torch.tensor([0.0, 1.0, 1.0]))
-    assert bridge.std.tolist() == pytest.approx([STD_FLOOR, 1.0, 1.0])
-    assert not bridge.standardise(MEAN[None, None]).any()
+    assert bridge.standardise(MEAN[None, None] + 0.1).flatten().tolist() == pytest.approx([0.1, 0.1, 0.1], rel=1e-4)
 
 
 def test_statistics_are_in_the_checkpoint_and_no_optimizer_moves_them():
@@ -173,6 +191,15 @@ def test_loss_is_0_over_0_frames_when_nothing_has_a_target(kind, latents, target
     assert not distance.target_sums.any()
 
 
+def test_distance_is_tensors_alone_to_whatever_walks_through_an_output(latents, targets, target_mask):
+    distance = new_bridge().compare(latents, targets, target_mask)
+    leaves, structure = tree_flatten({"qwen": distance})
+    assert all(isinstance(leaf, Tensor) for leaf in leaves) and len(leaves) == 3
+    rebuilt = tree_unflatten(leaves, structure)["qwen"]
+    assert isinstance(rebuilt, TeacherDistance)
+    assert rebuilt.loss is distance.loss and rebuilt.target_sums is distance.target_sums
+
+
 def test_cosine_ignores_how_far_from_its_mean_the_teacher_is_and_mse_does_not(latents, targets, target_mask):
     farther = MEAN + 10 * (targets - MEAN)
     pairs = {
@@ -206,8 +233,13 @@ def test_teacher_of_the_right_size_is_taken():
         (MEAN[None], STD, r"the mean of qwen_hidden must be 3 finite numbers, got shape \(1, 3\)"),
         (torch.tensor([0.0, torch.nan, 0.0]), STD, "the mean of qwen_hidden must be 3 finite numbers"),
         (MEAN, torch.tensor([1.0, torch.inf, 1.0]), "the std of qwen_hidden must be 3 finite numbers"),
+        (
+            MEAN,
+            torch.tensor([1.0, -0.5, 1.0]),
+            r"the std of qwen_hidden must be at least 0, got -0\.5; is it the mean",
+        ),
     ],
-    ids=["long mean", "short std", "two axes", "NaN", "infinite"],
+    ids=["long mean", "short std", "two axes", "NaN", "infinite", "negative"],
 )
 def test_statistics_that_do_not_fit_are_refused_and_leave_the_old_ones(mean, std, message):
     bridge = new_bridge()

@@ -210,6 +210,31 @@ def test_nan_without_a_target_does_not_reach_target_sums(kind):
     assert torch.equal(target_sums(kind, poisoned, target_mask), target_sums(kind, teacher, target_mask))
 
 
+class WithoutFloat64(Tensor):
+    """A tensor as on a Mac's GPU: its device knows no float64."""
+
+    device = torch.device("mps")
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is Tensor.cpu:
+            return args[0].as_subclass(Tensor)
+        result = super().__torch_function__(function, types, args, kwargs)
+        if isinstance(result, cls) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+@BOTH_KINDS
+def test_target_sums_are_the_same_to_the_bit_where_the_device_knows_no_float64(kind):
+    teacher, target_mask = some_targets(0)
+    limited = teacher.as_subclass(WithoutFloat64)
+    with pytest.raises(TypeError, match="float64"):
+        limited.double()
+    sums = target_sums(kind, limited, target_mask.as_subclass(WithoutFloat64))
+    assert torch.equal(sums, target_sums(kind, teacher, target_mask))
+
+
 @BOTH_KINDS
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["one batch", "three batches"])
 def test_constant_distance_is_the_mean_over_all_targets_of_the_distance_to_their_mean(kind, seeds):

@@ -11,25 +11,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from .distillation import masked_distance, target_sums
 
-STD_FLOOR = 1e-4  # of a teacher's dimension that does not vary
+STD_FLOOR = 1e-4  # of the middle dimension's deviation: a dimension below it does not vary
+ROUNDING = 1e-6  # of a dimension's mean: a deviation below it is float32's rounding
 
 
 @dataclass
-class TeacherDistance:
-    """How far a head is from a teacher.
+class TeacherDistance(ModelOutput):
+    """How far a head is from a teacher; tensors alone, so that whatever carries a model's output carries this.
 
-    Attributes:
+    Args:
         loss: Mean distance over the frames that have a target, a scalar; 0 if there is none.
         num_frames: Frames that have a target, a scalar.
         target_sums: Of the standardised targets; see `distillation.target_sums`.
     """
 
+    # A `ModelOutput` may require its first field alone, since a dictionary can take the place of all.
     loss: Tensor
-    num_frames: Tensor
-    target_sums: Tensor
+    num_frames: Tensor = None  # type: ignore[assignment]
+    target_sums: Tensor = None  # type: ignore[assignment]
 
 
 class TeacherBridge(nn.Linear):
@@ -68,17 +71,24 @@ class TeacherBridge(nn.Linear):
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store the teacher's mean and standard deviation, each `(teacher_dim,)`.
 
+        A dimension that does not vary has a scale of 1, as in scikit-learn's `StandardScaler`: divided by next to
+        nothing, a later value beside its mean would outweigh all other dimensions.
+
         Raises:
-            ValueError: If they are of another size, or not finite.
+            ValueError: If they are of another size, not finite, or a deviation is negative.
         """
+        mean, std = mean.to(self.mean), std.to(self.std)
         for name, value in (("mean", mean), ("std", std)):
             if value.shape != (self.out_features,) or not bool(torch.isfinite(value).all()):
                 raise ValueError(
                     f"the {name} of {self.name} must be {self.out_features} finite numbers, got shape "
                     f"{tuple(value.shape)}; compute it over the targets that you train on."
                 )
+        if bool((std < 0).any()):
+            raise ValueError(f"the std of {self.name} must be at least 0, got {float(std.min()):g}; is it the mean?")
+        is_constant = std <= torch.maximum(STD_FLOOR * std.median(), ROUNDING * mean.abs())
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=STD_FLOOR))
+        self.std.copy_(std.masked_fill(is_constant, 1.0))
 
     def standardise(self, features: Tensor) -> Tensor:
         """The teacher's vectors with mean 0 and deviation 1, float32."""

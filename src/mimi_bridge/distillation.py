@@ -10,6 +10,8 @@ Source: Moshi technical report (arXiv:2410.00037), section 3.3.2, for the cosine
 import torch
 from torch import Tensor
 
+WITHOUT_FLOAT64 = ("mps",)  # types of devices
+
 
 def masked_mse(student: Tensor, teacher: Tensor, target_mask: Tensor) -> Tensor:
     """Mean squared error between two feature sequences, over frames with a target.
@@ -66,13 +68,15 @@ def target_sums(kind: str, teacher: Tensor, target_mask: Tensor) -> Tensor:
         target_mask: True on frames that have a target, `(batch, frames)`.
 
     Returns:
-        `(dim + 2,)`, float64: the sum of the targets (for cosine, of their directions), of squares, and the number.
+        `(dim + 2,)`, float64: the sum of the targets (for cosine, of their directions), of squares, and the number. On
+        the teacher's device, or on the CPU where that knows no float64.
     """
-    targets = teacher[target_mask].double()
+    if teacher.device.type in WITHOUT_FLOAT64:
+        teacher, target_mask = teacher.cpu(), target_mask.cpu()
+    targets = teacher.masked_fill(~target_mask[:, :, None], 0.0).double().flatten(0, 1)
     if kind == "cosine":
         targets = torch.nn.functional.normalize(targets, dim=-1)
-    count = target_mask.sum().double()[None]
-    return torch.cat([targets.sum(dim=0), targets.square().sum()[None], count])
+    return torch.cat([targets.sum(dim=0), targets.square().sum()[None], target_mask.sum().double()[None]])
 
 
 def constant_distance(kind: str, sums: Tensor, fitted_on: Tensor | None = None) -> float:
