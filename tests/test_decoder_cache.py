@@ -21,7 +21,7 @@ def decode_with_caches(model, codes, lengths):
     for chunk in codes.split(lengths, dim=-1):
         output = model.decode(chunk, **caches)
         caches = {
-            "decoder_past_key_values": output.decoder_past_key_values,
+            "decoder_cache": output.decoder_cache,
             "decoder_padding_cache": output.padding_cache,
         }
         sounds.append(output.audio_values)

@@ -6,7 +6,19 @@ from copy import deepcopy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, EncodecFeatureExtractor, MimiModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    DynamicCache,
+    EncodecFeatureExtractor,
+    MimiModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils.generic import can_return_loss
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel, MimiBridgeOutput
 from mimi_bridge.frames import mask_from_lengths
@@ -119,14 +131,13 @@ def test_first_codebooks_can_be_decoded_alone(tiny_model, voiced_audio):
     assert lengths == {voiced_audio.shape[-1]}
 
 
-def test_encoding_frame_by_frame_with_transformers_caches_gives_the_codes_of_the_whole(tiny_model, speech):
+@pytest.mark.parametrize("cache_name", ["encoder_cache", "encoder_past_key_values"])
+def test_encoding_frame_by_frame_with_transformers_caches_gives_the_codes_of_the_whole(tiny_model, speech, cache_name):
     audio = speech[None, :, : 150 * FRAME]  # 12 s: longer than the attention window
     caches, streamed = (None, None), []
     for frame in audio.split(FRAME, dim=-1):
-        output = tiny_model.encode(
-            frame, encoder_past_key_values=caches[0], padding_cache=caches[1], use_streaming=True
-        )
-        caches = output.encoder_past_key_values, output.padding_cache
+        output = tiny_model.encode(frame, **{cache_name: caches[0]}, padding_cache=caches[1], use_streaming=True)
+        caches = getattr(output, cache_name), output.padding_cache
         streamed.append(output.audio_codes)
     assert torch.equal(torch.cat(streamed, dim=-1), tiny_model.encode(audio).audio_codes)
 
@@ -136,7 +147,122 @@ def test_encode_returns_a_tuple_when_asked(tiny_model, voiced_audio):
     assert torch.equal(codes, tiny_model.encode(voiced_audio).audio_codes)
 
 
+# What is asked for is done, or refused
+
+
+@pytest.mark.parametrize("keyword", ["paddding_mask", "labels", "foo", "num_items_in_batch", "output_router_logits"])
+@pytest.mark.parametrize("method", ["encode", "decode", "forward"])
+def test_keyword_that_would_have_no_effect_is_refused(tiny_model, voiced_audio, method, keyword):
+    given = tiny_model.encode(voiced_audio).audio_codes if method == "decode" else voiced_audio
+    with pytest.raises(TypeError, match=rf"^{method}\(\) takes no '{keyword}'.* correct the name or leave it out"):
+        getattr(tiny_model, method)(given, **{keyword: torch.ones(1)})
+
+
+@pytest.mark.parametrize("keyword", ["use_streaming", "padding_cache", "decoder_padding_cache"])
+def test_forward_refuses_what_only_streams_know(tiny_model, voiced_audio, keyword):
+    with pytest.raises(TypeError, match=f"takes no '{keyword}'"):
+        tiny_model(voiced_audio, **{keyword: True})
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_one_cache_under_both_of_its_names_is_refused(tiny_model, voiced_audio, half):
+    method, given = tiny_model.encode, voiced_audio
+    if half == "decoder":
+        method, given = tiny_model.decode, tiny_model.encode(voiced_audio).audio_codes
+    with pytest.raises(ValueError, match=f"{half}_cache and {half}_past_key_values are two names of one cache"):
+        method(given, **{f"{half}_cache": DynamicCache(), f"{half}_past_key_values": DynamicCache()})
+
+
+@pytest.mark.parametrize(
+    ("given", "ignored"),
+    [
+        (("audio_codes",), {"qwen_hidden", "wavlm_features", "latents", "frame_mask", "num_quantizers"}),
+        (("input_values",), {"frame_mask"}),
+        (("latents",), {"padding_mask", "decoder_cache", "output_hidden_states"}),
+    ],
+    ids=str,
+)
+def test_forward_refuses_arguments_that_the_given_kind_of_input_would_ignore(tiny_model, voiced_audio, given, ignored):
+    inputs = {"input_values": voiced_audio, **tiny_model(voiced_audio)}
+    for name in ignored:
+        with pytest.raises(ValueError, match=f"{name} would have no effect where"):
+            tiny_model(**{key: inputs[key] for key in given}, **{name: torch.ones(1)})
+
+
+def test_forward_returns_the_hidden_states_of_the_encoder_when_asked(tiny_model, voiced_audio):
+    expected = tiny_model.encoder(voiced_audio, output_hidden_states=True).hidden_states
+    found = tiny_model(voiced_audio, output_hidden_states=True).hidden_states
+    assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+def test_forward_of_latents_returns_the_hidden_states_of_the_decoder_when_asked(tiny_model, voiced_audio):
+    latents = tiny_model.get_latents(voiced_audio)
+    quantized = tiny_model(latents=latents).quantized.transpose(1, 2)
+    expected = tiny_model.decoder(quantized, output_hidden_states=True).hidden_states
+    found = tiny_model(latents=latents, output_audio=True, output_hidden_states=True).hidden_states
+    assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+def test_decode_returns_hidden_states_when_asked(tiny_model, voiced_audio):
+    codes = tiny_model.encode(voiced_audio).audio_codes
+    assert len(tiny_model.decode(codes, output_hidden_states=True).hidden_states) == 1 + 2
+
+
+def test_attentions_are_returned_by_the_attention_that_can_give_them(tiny_model, voiced_audio):
+    tiny_model.set_attn_implementation("eager")
+    assert tiny_model.encode(voiced_audio, output_attentions=True).attentions[0].shape[-2:] == (50, 50)
+
+
+def test_keyword_that_asks_for_nothing_changes_nothing(tiny_model, voiced_audio):
+    codes = tiny_model.encode(voiced_audio, output_hidden_states=False, output_attentions=None).audio_codes
+    assert torch.equal(codes, tiny_model.encode(voiced_audio).audio_codes)
+
+
+@pytest.mark.parametrize("name", ["its own", "sdpa", "eager"])
+def test_attention_that_a_user_registered_is_used_by_encode_and_decode(tiny_model, voiced_audio, name, monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        return sdpa_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr(AttentionInterface, "_global_mapping", dict(AttentionInterface._global_mapping))
+    AttentionInterface.register(name, counted)
+    AttentionMaskInterface.register("its own", sdpa_mask)
+    expected = tiny_model.encode(voiced_audio).audio_codes
+    tiny_model.set_attn_implementation(name)
+    calls.clear()
+    assert torch.equal(tiny_model.encode(voiced_audio).audio_codes, expected)
+    assert len(calls) == tiny_model.config.num_hidden_layers
+    tiny_model.decode(expected)
+    assert len(calls) == 2 * tiny_model.config.num_hidden_layers
+    with pytest.raises(ValueError, match="cannot stream, because of its encoder: its attention is not"):
+        tiny_model.stream()
+
+
 # Forward
+
+
+def test_forward_gives_codes_then_audio_as_transformers_mimi(tiny_model, voiced_audio):
+    output = tiny_model(voiced_audio)
+    assert torch.equal(output[0], output.audio_codes) and torch.equal(output[1], output.audio_values)
+
+
+def test_forward_computes_losses_in_inference_when_asked(tiny_model, voiced_audio):
+    output = tiny_model(voiced_audio, output_losses=True)
+    assert set(output.losses) == {"commitment_content", "commitment_prosody", "commitment_acoustic"}
+
+
+def test_forward_computes_no_loss_when_told_to_return_none(tiny_model, voiced_audio):
+    assert tiny_model(voiced_audio, return_loss=False, **teachers(num_frames=25)).loss is None
+
+
+def test_processor_would_take_it_for_an_audio_tokenizer(tiny_model):
+    assert isinstance(tiny_model, PreTrainedAudioTokenizerBase)
+
+
+def test_plain_trainer_knows_that_the_model_has_a_loss_without_labels():
+    assert can_return_loss(MimiBridgeModel)
 
 
 def test_forward_is_encode_then_decode(tiny_model, voiced_audio):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.models.mimi.modeling_mimi import MimiDecoderModel
 
+from .checkpoint import call_with_cache
 from .inference import DecoderHalf, for_inference
 
 
@@ -31,16 +32,16 @@ def decode_with_caches(
     half: DecoderHalf,
     decoder: MimiDecoderModel,
     latents: Tensor,
-    past_key_values: Cache | None,
+    cache: Cache | None,
     padding_cache: MimiBridgeDecoderPaddingCache,
-) -> tuple[Tensor, Cache]:
+) -> tuple[Tensor, Cache | None]:
     """Decode the next frames of a stream, the transformer by transformers' own module and cache.
 
     Args:
         half: The packed decoder, for the convolutions.
         decoder: transformers' decoder.
         latents: `(batch, frames, hidden_size)`.
-        past_key_values: Of the call before, or None.
+        cache: Keys and values of the call before, or None.
         padding_cache: Of the call before, or an empty one; moved on.
 
     Returns:
@@ -49,10 +50,10 @@ def decode_with_caches(
     Raises:
         ValueError: If one of the caches is of a stream that has begun and the other is not, or of other rows.
     """
-    tails, has_keys = padding_cache.tails, past_key_values is not None and past_key_values.get_seq_length() > 0
+    tails, has_keys = padding_cache.tails, cache is not None and cache.get_seq_length() > 0
     if (tails is not None) != has_keys:
         raise ValueError(
-            "decoder_past_key_values and decoder_padding_cache must come from the same call, got one of a stream that "
+            "decoder_cache and decoder_padding_cache must come from the same call, got one of a stream that "
             "has begun and one that is new; pass both, or neither."
         )
     if tails is not None and len(tails) != len(latents):
@@ -63,7 +64,7 @@ def decode_with_caches(
     is_first = latents.new_full((len(latents),), tails is None, dtype=torch.bool)
     tails = latents.new_zeros(len(latents), half.tails_size) if tails is None else tails.clone()
     hidden = half.before_transformer(latents, tails, is_first)
-    decoded = decoder.decoder_transformer(hidden, past_key_values=past_key_values, use_cache=True)
+    decoded, cache = call_with_cache(decoder.decoder_transformer, hidden, cache=cache, use_cache=True)
     audio = half.after_transformer(decoded.last_hidden_state, tails, is_first)
     padding_cache.tails = tails
-    return audio, decoded.past_key_values
+    return audio, cache

@@ -7,7 +7,7 @@ every recording the codes it gets alone.
 Source: transformers `models/mimi/modeling_mimi.py`; moshi `models/compression.py` for the padding.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,12 +15,21 @@ from torch import Tensor
 from transformers import MimiModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
 from .bridges import TeacherBridge
-from .checkpoint import accept_flat_keys, keep_mimi_layout, raise_on_wrong_keys
+from .checkpoint import (
+    accept_flat_keys,
+    cache_from,
+    call_with_cache,
+    keep_mimi_layout,
+    raise_on_ignored,
+    raise_on_unknown,
+    raise_on_wrong_keys,
+)
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .decoder_cache import MimiBridgeDecoderPaddingCache, decode_with_caches
 from .fast_path import asks_for_gradients, decode_recordings, encode_recordings, fast_half
@@ -32,8 +41,10 @@ from .streaming import MimiBridgeStream
 from .swapping import swap_heads
 from .waveform import checked_audio, silence_padding, whole_frames
 
+RECORDED = ("output_hidden_states", "output_attentions")  # what transformers' halves return besides, if asked
 
-class MimiBridgeModel(MimiModel):
+
+class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
     """Mimi whose codes come in three heads: content (1 codebook), prosody (1) and acoustic (7).
 
     `from_pretrained` raises if the checkpoint lacks a key of the model or holds a foreign one, where transformers
@@ -74,7 +85,10 @@ class MimiBridgeModel(MimiModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """As in transformers, but a missing, foreign or misshapen key raises a `ValueError` that names it."""
+        """As in transformers, but a missing or foreign key raises a `ValueError` that names it.
+
+        For a teacher of another size: `from_pretrained(path, qwen_dim=896, ignore_mismatched_sizes=True)`.
+        """
         try:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
@@ -145,10 +159,10 @@ class MimiBridgeModel(MimiModel):
         input_values: Tensor,
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
-        encoder_past_key_values: Cache | None = None,
+        encoder_cache: Cache | None = None,
         padding_cache: MimiConv1dPaddingCache | None = None,
         use_streaming: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MimiBridgeEncoderOutput:
         """Audio to codes.
 
@@ -159,10 +173,11 @@ class MimiBridgeModel(MimiModel):
             input_values: Audio at the model's sampling rate, `(batch, channels, samples)`.
             padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
             num_quantizers: Give the first so many codebooks only, in the order content, prosody, acoustic.
-            encoder_past_key_values: Cache of the encoder transformer from the call before; streaming.
+            encoder_cache: Cache of the encoder transformer from the call before; streaming. Its name before
+                transformers 5.24, `encoder_past_key_values`, is taken, too.
             padding_cache: Cache of the convolutions from the call before; streaming.
             use_streaming: Keep both caches and return them. Chunks must then be whole frames.
-            **kwargs: Passed to the encoder, `output_hidden_states` among them.
+            **kwargs: `output_hidden_states`, `output_attentions`, of the encoder transformer; `return_dict`.
 
         Returns:
             Codes `(batch, codebooks, frames)`, their mask, and what transformers' Mimi returns.
@@ -170,10 +185,13 @@ class MimiBridgeModel(MimiModel):
         Raises:
             ValueError: If the audio is empty, of a wrong shape, or not finite; if padding is not on the right; if a
                 stream's chunk is not whole frames; if there are not so many codebooks.
+            TypeError: If a keyword is unknown.
         """
+        encoder_cache = cache_from(encoder_cache, kwargs, "encoder")
+        raise_on_unknown(kwargs, "encode", RECORDED)
         streaming = self.config.use_streaming if use_streaming is None else use_streaming
         streaming = streaming or padding_cache is not None
-        is_plain = not (streaming or encoder_past_key_values is not None or kwargs)
+        is_plain = not (streaming or encoder_cache is not None or any(kwargs.values()))
         encoder = self._require("encoder")
         half = self._fast_half("encoder", input_values) if is_plain else None  # codes have no gradient to ask for
         if half is not None:
@@ -185,17 +203,13 @@ class MimiBridgeModel(MimiModel):
         is_padded = not bool(audio_codes_mask.all())
         if is_padded and audio.device.type == "cpu" and is_plain:
             return self._encode_row_by_row(audio, audio_codes_mask, num_quantizers)
-        encoded = encoder(
-            audio,
-            past_key_values=encoder_past_key_values,
-            padding_cache=padding_cache,
-            use_streaming=use_streaming,
-            **kwargs,
+        encoded, encoder_cache = call_with_cache(
+            encoder, audio, cache=encoder_cache, padding_cache=padding_cache, use_streaming=use_streaming, **kwargs
         )
         latents = encoded.latents.transpose(1, 2)
         return MimiBridgeEncoderOutput(
             audio_codes=self.quantizer.encode(latents, audio_codes_mask, num_quantizers),
-            encoder_past_key_values=encoded.past_key_values,
+            encoder_cache=encoder_cache,
             padding_cache=encoded.padding_cache,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
@@ -207,47 +221,62 @@ class MimiBridgeModel(MimiModel):
         self,
         audio_codes: Tensor,
         padding_mask: Tensor | None = None,
-        decoder_past_key_values: Cache | None = None,
+        decoder_cache: Cache | None = None,
         decoder_padding_cache: MimiBridgeDecoderPaddingCache | None = None,
         use_streaming: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MimiBridgeDecoderOutput:
         """Codes to audio, from the first 1 to all codebooks.
 
         Args:
             audio_codes: `(batch, codebooks, frames)`, integers.
             padding_mask: The mask the audio was encoded with; the result is cut to its length.
-            decoder_past_key_values: Cache of the decoder transformer from the call before; streaming. Alone, without
-                `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together.
+            decoder_cache: Cache of the decoder transformer from the call before; streaming. Alone, without
+                `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together. Its name
+                before transformers 5.24, `decoder_past_key_values`, is taken, too.
             decoder_padding_cache: Cache of the convolutions from the call before; streaming.
             use_streaming: Keep both caches and return them, without gradients; a cache of the convolutions does, too.
-            **kwargs: Passed to the decoder.
+            **kwargs: `output_hidden_states`, `output_attentions`, of the decoder transformer; `return_dict`.
 
         Returns:
             `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the caches.
 
         Raises:
             ValueError: If the codes are not integers, out of range, or of a wrong shape; if the caches do not fit each
-                other or the codes.
+                other or the codes; if a stream is asked for hidden states or attentions.
+            TypeError: If a keyword is unknown.
         """
+        decoder_cache = cache_from(decoder_cache, kwargs, "decoder")
+        raise_on_unknown(kwargs, "decode", RECORDED)
+        is_plain = not any(kwargs.values())
         decoder, audio = self._require("decoder"), None
         if use_streaming or decoder_padding_cache is not None:
+            if not is_plain:
+                raise ValueError(
+                    f"decoding a stream by caches gives no hidden states or attentions, got {kwargs}; leave them out, "
+                    "or decode the whole recording."
+                )
             cache = MimiBridgeDecoderPaddingCache() if decoder_padding_cache is None else decoder_padding_cache
             latents, half = self.quantizer.decode(audio_codes), self.packed_halves.require("decoder", decoder)
-            audio, decoder_past_key_values = decode_with_caches(half, decoder, latents, decoder_past_key_values, cache)
+            audio, decoder_cache = decode_with_caches(half, decoder, latents, decoder_cache, cache)
             decoder_padding_cache = cache
-        elif decoder_past_key_values is None and not kwargs and not asks_for_gradients(decoder, self.quantizer):
+        elif decoder_cache is None and is_plain and not asks_for_gradients(decoder, self.quantizer):
             half = self._fast_half("decoder", audio_codes)
             audio = None if half is None else decode_recordings(half, self.quantizer, audio_codes)
         if audio is None:
             latents = self.quantizer.decode(audio_codes).transpose(1, 2)
-            decoded = decoder(latents, padding_mask, past_key_values=decoder_past_key_values, **kwargs)
-            return MimiBridgeDecoderOutput(**decoded)
+            decoded, decoder_cache = call_with_cache(decoder, latents, padding_mask, cache=decoder_cache, **kwargs)
+            return MimiBridgeDecoderOutput(
+                audio_values=decoded.audio_values,
+                decoder_cache=decoder_cache,
+                hidden_states=decoded.hidden_states,
+                attentions=decoded.attentions,
+            )
         if padding_mask is not None:
             audio = audio[..., : padding_mask.shape[-1]]
         return MimiBridgeDecoderOutput(
             audio_values=audio,
-            decoder_past_key_values=decoder_past_key_values,
+            decoder_cache=decoder_cache,
             padding_cache=decoder_padding_cache,
         )
 
@@ -287,8 +316,8 @@ class MimiBridgeModel(MimiModel):
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
         audio_codes: Tensor | None = None,
-        encoder_past_key_values: Cache | None = None,
-        decoder_past_key_values: Cache | None = None,
+        encoder_cache: Cache | None = None,
+        decoder_cache: Cache | None = None,
         qwen_hidden: Tensor | None = None,
         durations: Tensor | None = None,
         token_spans: Tensor | None = None,
@@ -298,7 +327,9 @@ class MimiBridgeModel(MimiModel):
         latents: Tensor | None = None,
         frame_mask: Tensor | None = None,
         output_audio: bool | None = None,
-        **kwargs,
+        output_losses: bool = False,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MimiBridgeOutput:
         """Audio to codes to audio, with losses in training mode and wherever a teacher is given.
 
@@ -309,8 +340,8 @@ class MimiBridgeModel(MimiModel):
             padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
             num_quantizers: Use the first so many codebooks only; in inference.
             audio_codes: Codes to decode, instead of encoding `input_values`.
-            encoder_past_key_values: As in `encode`.
-            decoder_past_key_values: As in `decode`.
+            encoder_cache: As in `encode`.
+            decoder_cache: As in `decode`.
             qwen_hidden: Language-model states, `(batch, tokens, qwen_dim)`.
             durations: Frames of each token, `(batch, tokens)`, integers, 0 for padding.
             token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
@@ -320,29 +351,51 @@ class MimiBridgeModel(MimiModel):
             latents: The encoder's, `(batch, frames, hidden_size)`, computed before, instead of `input_values`.
             frame_mask: With `latents`: True on real frames, `(batch, frames)`; all are, if left out.
             output_audio: Also decode; by default where audio was given and there is a decoder.
-            **kwargs: Passed to the encoder and the decoder.
+            output_losses: Compute the losses in inference without a teacher, too, commitment among them.
+            return_loss: False computes no loss. (True by default: by this transformers' Trainer knows that the model
+                has a loss without labels.)
+            **kwargs: `output_hidden_states`, `output_attentions`; `return_dict`.
 
         Raises:
             ValueError: As in `encode`, `decode` and the quantizer's `forward`.
+            TypeError: If a keyword is unknown.
         """
+        encoder_cache = cache_from(encoder_cache, kwargs, "encoder")
+        decoder_cache = cache_from(decoder_cache, kwargs, "decoder")
+        raise_on_unknown(kwargs, "forward", RECORDED)
+        teachers = {"qwen_hidden": qwen_hidden, "durations": durations, "token_spans": token_spans}
+        teachers |= {"token_mask": token_mask, "wavlm_features": wavlm_features, "wavlm_mask": wavlm_mask}
+        of_latents = {"latents": latents, "frame_mask": frame_mask}
         if audio_codes is not None:
-            decoded = self.decode(audio_codes, padding_mask, decoder_past_key_values, return_dict=True, **kwargs)
+            others = teachers | of_latents | {"encoder_cache": encoder_cache, "num_quantizers": num_quantizers}
+            raise_on_ignored("where audio_codes are decoded", others)
+            decoded = self.decode(audio_codes, padding_mask, decoder_cache, return_dict=True, **kwargs)
             return MimiBridgeOutput(
                 audio_codes=audio_codes,
                 audio_values=decoded.audio_values,
-                decoder_past_key_values=decoded.decoder_past_key_values,
+                hidden_states=decoded.hidden_states,
+                attentions=decoded.attentions,
+                decoder_cache=decoded.decoder_cache,
             )
-        if latents is not None and padding_mask is not None:
-            raise ValueError("padding_mask goes with input_values; latents take frame_mask, (batch, frames).")
         if (input_values is None) == (latents is None):
             got = "neither" if latents is None else "both audio and latents"
             raise ValueError(f"pass exactly one of input_values (audio), latents and audio_codes; got {got}.")
+        wants_audio = input_values is not None and self.decoder is not None if output_audio is None else output_audio
+        if not wants_audio:
+            raise_on_ignored("where no audio is decoded", {"decoder_cache": decoder_cache})
+        recorded = None
         if input_values is not None:
+            raise_on_ignored("where audio is given; it goes with latents, and padding_mask with audio", of_latents)
             audio, frame_mask = self._whole_frames(input_values, padding_mask)
-            encoded = self._require("encoder")(audio, past_key_values=encoder_past_key_values, **kwargs)
-            latents, encoder_past_key_values = encoded.latents.transpose(1, 2), encoded.past_key_values
-        elif frame_mask is None and latents is not None:
-            frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
+            encoder = self._require("encoder")
+            recorded, encoder_cache = call_with_cache(encoder, audio, cache=encoder_cache, **kwargs)
+            latents = recorded.latents.transpose(1, 2)
+        elif latents is not None:
+            of_audio = {"padding_mask": padding_mask, "encoder_cache": encoder_cache}
+            raise_on_ignored("where latents are given; it goes with audio, and frame_mask with latents", of_audio)
+            if not wants_audio:
+                raise_on_ignored("where neither audio is encoded nor latents decoded", kwargs)
+            frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool) if frame_mask is None else frame_mask
         heads = self.quantizer(
             latents,
             qwen_hidden,
@@ -353,30 +406,33 @@ class MimiBridgeModel(MimiModel):
             wavlm_mask=wavlm_mask,
             frame_mask=frame_mask,
             num_quantizers=num_quantizers,
+            return_loss=(output_losses or None) if return_loss else False,
         )
         audio_values = None
-        wants_audio = input_values is not None and self.decoder is not None if output_audio is None else output_audio
         if wants_audio:
-            decoder = self._require("decoder")
-            decoded = decoder(heads.quantized.transpose(1, 2), past_key_values=decoder_past_key_values, **kwargs)
-            decoder_past_key_values = decoded.decoder_past_key_values
-            audio_values = decoded.audio_values
+            decoder, asked = self._require("decoder"), {} if input_values is not None else kwargs
+            decoded, decoder_cache = call_with_cache(
+                decoder, heads.quantized.transpose(1, 2), cache=decoder_cache, **asked
+            )
+            recorded, audio_values = recorded or decoded, decoded.audio_values
             if input_values is not None:
                 audio_values = silence_padding(audio_values[..., : input_values.shape[-1]], padding_mask)
         return MimiBridgeOutput(
             loss=heads.loss if heads.losses else None,
+            audio_codes=heads.codes,
+            audio_values=audio_values,
+            audio_codes_mask=frame_mask,
             losses=heads.losses or None,
             distances=heads.distances or None,
-            audio_codes=heads.codes,
-            audio_codes_mask=frame_mask,
-            audio_values=audio_values,
             latents=latents,
             quantized=heads.quantized,
             content=heads.content,
             prosody=heads.prosody,
             acoustic=heads.acoustic,
-            encoder_past_key_values=encoder_past_key_values,
-            decoder_past_key_values=decoder_past_key_values,
+            hidden_states=recorded and recorded.hidden_states,
+            attentions=recorded and recorded.attentions,
+            encoder_cache=encoder_cache,
+            decoder_cache=decoder_cache,
         )
 
     def _encode_row_by_row(
@@ -405,7 +461,7 @@ class MimiBridgeModel(MimiModel):
         config = self.config
         return whole_frames(input_values, padding_mask, config.audio_channels, config.frame_size, must_be_whole)
 
-    def _require(self, half: str) -> torch.nn.Module:
+    def _require(self, half: str) -> Any:
         module = getattr(self, half)
         if module is None:
             raise ValueError(f"this model was loaded without its {half} ({half}_config=None); load it whole for this.")

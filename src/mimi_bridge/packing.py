@@ -5,11 +5,11 @@ They are no part of the model's state: neither saved, copied nor moved with it, 
 
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from .inference import DecoderHalf, EncoderHalf
 from .layout import lay_out
-from .watch import Unsupported, Watch
+from .watch import Unsupported, Watch, has_stock_attention
 
 
 class PackedHalves:
@@ -26,7 +26,9 @@ class PackedHalves:
     def __reduce__(self):
         return PackedHalves, (self._plain,)  # copies of a model and saved models start without
 
-    def get(self, name: str, module: nn.Module, thoroughly: bool = True) -> EncoderHalf | DecoderHalf | Unsupported:
+    def get(
+        self, name: str, module: PreTrainedModel, thoroughly: bool = True
+    ) -> EncoderHalf | DecoderHalf | Unsupported:
         """The packed form of a half, or why there is none.
 
         Args:
@@ -34,6 +36,8 @@ class PackedHalves:
             module: The half.
             thoroughly: Compare some values of all tensors, not of a part of them.
         """
+        if not has_stock_attention(module.config):
+            return Unsupported(f"its attention is not transformers' own but {module.config._attn_implementation!r}")
         watch, packed = self._kept.get(name, (None, None))
         if watch is not None and packed is not None and watch.finds_all_as_it_was(thoroughly):
             return packed
@@ -47,7 +51,7 @@ class PackedHalves:
         self._kept[name] = watch, packed
         return packed
 
-    def require(self, name: str, module: nn.Module, thoroughly: bool = True) -> Any:
+    def require(self, name: str, module: PreTrainedModel, thoroughly: bool = True) -> Any:
         """As `get`, for what has no other way.
 
         Raises:

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mimi.modeling_mimi import (
     MimiAttention,
     MimiConv1d,
@@ -51,12 +54,22 @@ KNOWN_MODULES = {
     nn.ModuleList,
 }
 IDLE_HOOKS = "transformers.utils.output_capturing"  # stay on a model that once gave its hidden states, and do nothing
+STOCK_ATTENTION = {"sdpa": sdpa_attention_forward, "eager": None}  # as transformers registers them
 SAMPLES_PER_TENSOR = 16  # values compared
 NUM_PARTS = 16  # of the tensors: a quick look compares values of one part
 
 
 class Unsupported(Exception):
     """Why a half has no packed form."""
+
+
+def has_stock_attention(config: PreTrainedConfig) -> bool:
+    """Whether the attention that a half is configured with is one that the packed form computes.
+
+    Users may register their own, under a new name or an old one: `AttentionInterface.register`.
+    """
+    name = config._attn_implementation
+    return name in STOCK_ATTENTION and ALL_ATTENTION_FUNCTIONS.get(name) is STOCK_ATTENTION[name]
 
 
 class Watch:

@@ -9,7 +9,6 @@ the recording's name says, the alignment a `.TextGrid` or `.ctm` of that name.
 
 import csv
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from ..audio import find_recordings
 
-logger = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PATH_COLUMNS = ("path", "audio", "audio_filepath")
@@ -74,10 +72,7 @@ def read_manifest(source: str | Path) -> list[Utterance]:
         raise FileNotFoundError(f"no such folder of recordings: {source}")
     if (source / MANIFEST).is_file():
         return _read_file(source / MANIFEST)
-    recordings, left_out = find_recordings(source)
-    for name, reason in left_out:
-        logger.warning(f"left out: {name}: {reason}")
-    return [_utterance_of(path, source) for path in recordings]
+    return [_utterance_of(path, source) for path in find_recordings(source)]
 
 
 def _utterance_of(recording: Path, folder: Path) -> Utterance:
