@@ -51,6 +51,7 @@ ALLOWED = {
     "math",
     "operator",
     "re",
+    "threading",
     "typing",
     "huggingface_hub",
     "torch",

@@ -5,6 +5,8 @@ Elsewhere it is that of a float32 product, whose rounding can choose between two
 `nearest_like_transformers` is what transformers' Mimi does, to the bit, its rounding included.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,15 @@ BLOCK_ELSEWHERE = 8192  # vectors
 NUM_PARTS = 16  # of the entries: for a single vector the values of one part are compared
 
 
+@dataclass(frozen=True)
+class _KeptTable:
+    """A table and what its codebook looked like; one object, so that threads see all of it or none."""
+
+    table: EntryTable
+    version: int
+    first_values: Tensor
+
+
 class LookupTable:
     """One codebook's entries as the search wants them, kept until the codebook changes.
 
@@ -21,42 +32,40 @@ class LookupTable:
     whoever writes through `.data`, count nothing: so each entry's first value is compared, too (for a single vector,
     as a stream's step has it, those of a part of the entries, another one each time), and `forget` is for those who
     know of a change. Elsewhere than on a CPU nothing is kept: it would save nothing, and a recorded CUDA graph would
-    go on with the old norms.
+    go on with the old norms. Several threads may look up at once.
     """
 
     def __init__(self) -> None:
         self._next_part = 0
-        self.forget()
+        self._kept: _KeptTable | None = None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return LookupTable, ()  # a copy's counts of writes begin anew, so it keeps nothing
 
     def forget(self) -> None:
         """Make it anew at the next lookup."""
-        self._table: EntryTable | None = None
-        self._version = 0
-        self._first_values: Tensor | None = None
+        self._kept = None
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, codebook: Tensor) -> Tensor:
         """As `nearest_entries`."""
         if torch.compiler.is_compiling() or codebook.device.type != "cpu" or codebook.is_inference():
             return nearest_entries(vectors, codebook)
-        if self._table is None or not self._is_made_of(codebook, thoroughly=vectors[..., 0].numel() > 1):
+        kept = self._kept  # read once: another thread may forget it, or put another in its place
+        if kept is None or not self._is_made_of(kept, codebook, thoroughly=vectors[..., 0].numel() > 1):
+            version, first_values = codebook._version, codebook.detach()[:, 0].clone()
             # the table keeps the tensor itself, too: its memory cannot become another codebook's meanwhile
-            self._table = EntryTable.of(codebook, is_kept=True)
-            self._version, self._first_values = codebook._version, codebook.detach()[:, 0].clone()
-        return nearest_on_cpu(vectors, self._table)
+            self._kept = kept = _KeptTable(EntryTable.of(codebook, is_kept=True), version, first_values)
+        return nearest_on_cpu(vectors, kept.table)
 
-    def _is_made_of(self, codebook: Tensor, thoroughly: bool) -> bool:
-        assert self._table is not None and self._first_values is not None
-        if self._table.codebook.data_ptr() != codebook.data_ptr() or self._version != codebook._version:
+    def _is_made_of(self, kept: _KeptTable, codebook: Tensor, thoroughly: bool) -> bool:
+        if kept.table.codebook.data_ptr() != codebook.data_ptr() or kept.version != codebook._version:
             return False
         if thoroughly:
-            return torch.equal(codebook[:, 0], self._first_values)
+            return torch.equal(codebook[:, 0], kept.first_values)
         part = slice(self._next_part, None, NUM_PARTS)
         self._next_part = (self._next_part + 1) % NUM_PARTS
-        return torch.equal(codebook[part, 0], self._first_values[part])
+        return torch.equal(codebook[part, 0], kept.first_values[part])
 
 
 @torch.no_grad()

@@ -3,17 +3,20 @@
 They are no part of the model's state: neither saved, copied nor moved with it, but made again.
 """
 
+from threading import Lock
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from .inference import DecoderHalf, EncoderHalf
 from .layout import lay_out
-from .watch import Unsupported, Watch, has_stock_attention
+from .watch import Unsupported, Watch, check_can_be_packed, has_stock_attention
 
 
 class PackedHalves:
     """The packed halves of one model, made when they are first asked for and again when the weights have changed.
+
+    Several threads may ask at once: one of them packs, the others wait for it.
 
     Args:
         plain: See `layout.lay_out`.
@@ -22,6 +25,7 @@ class PackedHalves:
     def __init__(self, plain: bool = False) -> None:
         self._plain = plain
         self._kept: dict[str, tuple[Watch, EncoderHalf | DecoderHalf | Unsupported]] = {}
+        self._lock = Lock()
 
     def __reduce__(self):
         return PackedHalves, (self._plain,)  # copies of a model and saved models start without
@@ -38,13 +42,23 @@ class PackedHalves:
         """
         if not has_stock_attention(module.config):
             return Unsupported(f"its attention is not transformers' own but {module.config._attn_implementation!r}")
-        watch, packed = self._kept.get(name, (None, None))
-        if watch is not None and packed is not None and watch.finds_all_as_it_was(thoroughly):
-            return packed
+        kept = self._kept.get(name)
+        if kept is None or not kept[0].finds_all_as_it_was(thoroughly):
+            with self._lock:
+                stale, kept = kept, self._kept.get(name)
+                if kept is None or kept is stale or not kept[0].finds_all_as_it_was(thoroughly):
+                    return self._packed_again(name, module)
+        return kept[1]
+
+    def _packed_again(self, name: str, module: PreTrainedModel) -> EncoderHalf | DecoderHalf | Unsupported:
         self._kept.pop(name, None)
-        watch = Watch(module)
         try:
-            watch.check()
+            check_can_be_packed(module)
+        except Unsupported as reason:
+            return reason  # looked into at each call: offloaded weights are other tensors each time
+        watch = Watch(module)
+        packed: EncoderHalf | DecoderHalf | Unsupported
+        try:
             packed = lay_out(name, module, self._plain)
         except Unsupported as reason:
             packed = reason

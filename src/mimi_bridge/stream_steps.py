@@ -169,6 +169,6 @@ def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[]
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
             result = run()
     return graph.replay, result

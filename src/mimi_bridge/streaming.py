@@ -5,11 +5,15 @@ do not fill a frame yet. Rows are conversations that run side by side; each star
 call may complete a frame in some rows and none in others: a row's missing frames are marked by `NO_CODE`, last, and
 `decode` gives silence for them and leaves such a row's state alone.
 
-Everything is checked before anything changes: a call that raises has not happened.
+Everything is checked before anything changes: a call that raises has not happened. Calls from several threads, one for
+each row perhaps, run one after the other.
 
 Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `inference`.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from threading import RLock
 from typing import Any
 
 import torch
@@ -23,10 +27,23 @@ NO_CODE = -1  # in codes: this row has no such frame
 HALVES = ("encoder", "decoder")
 
 
+def one_at_a_time(method: Callable) -> Callable:
+    """`for_inference`, and a stream's other threads wait until the call has ended."""
+    method = for_inference(method)
+
+    @wraps(method)
+    def wrapped(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
 class MimiBridgeStream:
     """A live codec of a fixed number of rows; `MimiBridgeModel.stream` makes it.
 
-    Several streams may use one model at once. After training steps a stream goes on with the new weights.
+    Several streams may use one model at once, and several threads one stream, each with an `exec_mask` of its rows:
+    their calls run one after the other. After training steps a stream goes on with the new weights.
 
     Attributes:
         batch_size: Rows.
@@ -43,6 +60,7 @@ class MimiBridgeStream:
         self.batch_size = batch_size
         self.num_quantizers = num_quantizers or config.num_quantizers
         self._model = model
+        self._lock = RLock()
         self._frame_size, self._channels = config.frame_size, config.audio_channels
         self._state: dict[str, State] = {}
         for name in HALVES:
@@ -58,6 +76,12 @@ class MimiBridgeStream:
         self._steps = StreamSteps(self.num_quantizers, cuda_graphs, NO_CODE)
         self._waiting = self._like.new_zeros(batch_size, self._channels, self._frame_size)
         self._num_waiting = [0] * batch_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # a copy has one of its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=RLock())
 
     def __enter__(self) -> "MimiBridgeStream":
         return self
@@ -75,7 +99,7 @@ class MimiBridgeStream:
         """Samples of each row that do not fill a frame yet, `(batch,)`."""
         return torch.tensor(self._num_waiting)
 
-    @for_inference
+    @one_at_a_time
     def encode(self, chunk: Tensor, exec_mask: Tensor | None = None) -> Tensor:
         """Codes of the frames that a chunk completes; what is left of it waits.
 
@@ -108,7 +132,7 @@ class MimiBridgeStream:
         self._state["encoder"] = state
         return codes
 
-    @for_inference
+    @one_at_a_time
     def flush(self, exec_mask: Tensor | None = None) -> Tensor:
         """Codes of the samples that still wait, filled up with silence to a frame; as the end of a recording.
 
@@ -129,7 +153,7 @@ class MimiBridgeStream:
             self._num_waiting[row] = 0
         return codes
 
-    @for_inference
+    @one_at_a_time
     def decode(self, audio_codes: Tensor, exec_mask: Tensor | None = None) -> Tensor:
         """Audio of the next frames.
 
@@ -159,7 +183,7 @@ class MimiBridgeStream:
         self._state["decoder"] = state
         return audio
 
-    @for_inference
+    @one_at_a_time
     def reset(self, rows: list[int] | None = None) -> None:
         """Let rows begin anew, what waits of their audio is dropped; the others notice nothing.
 
@@ -182,18 +206,19 @@ class MimiBridgeStream:
         for row in rows:
             self._num_waiting[row] = 0
 
+    @one_at_a_time
     def close(self) -> None:
         """Let go of the state and the model; the stream cannot be used again."""
         self._state, self._model = {}, None
 
-    @for_inference
+    @one_at_a_time
     def state_dict(self) -> dict[str, Tensor]:
         """The whole state as a flat dict of tensors, a copy: safetensors can save it, another process go on."""
         self._check_open()
         state = {f"{name}.{key}": value.clone() for name in self._state for key, value in self._state[name].items()}
         return state | {"waiting": self._waiting.clone(), "num_waiting": self.num_waiting_samples}
 
-    @for_inference
+    @one_at_a_time
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on where another stream of the same model and batch size stood.
 
@@ -215,7 +240,7 @@ class MimiBridgeStream:
             self._state[name] = {key: moved[f"{name}.{key}"] for key in self._state[name]}
         self._waiting, self._num_waiting = moved["waiting"], moved["num_waiting"].tolist()
 
-    @for_inference
+    @one_at_a_time
     def to(self, device: torch.device | str) -> "MimiBridgeStream":
         """Move the state to where the model was moved; returns the stream."""
         self._check_open()

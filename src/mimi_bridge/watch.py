@@ -6,7 +6,6 @@ count no version. All that is looked up at each call; a stream's step looks at t
 only, another one each time.
 """
 
-from collections.abc import Iterator
 from operator import attrgetter, is_
 from typing import Any
 
@@ -72,10 +71,40 @@ def has_stock_attention(config: PreTrainedConfig) -> bool:
     return name in STOCK_ATTENTION and ALL_ATTENTION_FUNCTIONS.get(name) is STOCK_ATTENTION[name]
 
 
+def check_can_be_packed(module: nn.Module) -> None:
+    """Refuse a module that computes something else than Mimi's does, or whose tensors cannot be read or watched.
+
+    Raises:
+        Unsupported: With the reason.
+    """
+    modules = list(module.modules())
+    tensors = [*module.parameters(), *module.buffers()]
+    if any("_hf_hook" in each.__dict__ for each in modules):
+        raise Unsupported("accelerate's hooks bring its weights (device_map, cpu_offload or disk_offload)")
+    if any(tensor.is_inference() for tensor in tensors):
+        raise Unsupported("its weights were made in inference mode, where changes of a tensor leave no trace")
+    if any(tensor.is_meta for tensor in tensors):
+        raise Unsupported("its weights are not loaded")
+    if any(type(tensor) not in (nn.Parameter, Tensor) for tensor in tensors):
+        raise Unsupported("its weights are no plain tensors")
+    if len({tensor.device for tensor in tensors}) != 1 or len({each.dtype for each in module.parameters()}) != 1:
+        raise Unsupported("its weights do not all have one type and one device")
+    if _is_hooked(modules):
+        raise Unsupported("one of its modules has a hook or a forward of its own")
+    activations = {type(each.activation_fn) for each in modules if isinstance(each, MimiMLP)}
+    foreign = sorted({type(each).__name__ for each in modules if type(each) not in KNOWN_MODULES | activations})
+    if foreign:
+        raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
+
+
 class Watch:
     """What a module's tensors looked like.
 
-    It holds on to their memory, because an address says nothing once it may be given to another tensor.
+    It holds on to their memory, because an address says nothing once it may be given to another tensor. Several
+    threads may ask at once.
+
+    Args:
+        module: One that `check_can_be_packed`.
     """
 
     def __init__(self, module: nn.Module):
@@ -92,51 +121,23 @@ class Watch:
         self._hooks = [table for each in self._modules for table in (each._forward_hooks, each._forward_pre_hooks)]
         self._tensors = [entry for entry in self._entries if isinstance(entry, Tensor)]
         self._memory = [tensor.detach() for tensor in self._tensors]
-        self._can_be_watched = not any(tensor.is_inference() for tensor in self._tensors)
-        self._versions = self._current_versions() if self._can_be_watched else []
+        self._versions = self._current_versions()
         self._addresses = self._current_addresses()
         self._views = [_some_values(tensor) for tensor in self._memory if tensor.is_floating_point()]
         self._samples = [self._sampled(part) for part in range(NUM_PARTS)]
         self._next_part = 0
-
-    def check(self) -> None:
-        """Raise `Unsupported` where something changes what the module computes, or hides changes of its tensors."""
-        if not self._can_be_watched:
-            raise Unsupported("its weights were made in inference mode, where changes of a tensor leave no trace")
-        if len({(tensor.device, tensor.dtype) for tensor in self._weights()}) != 1:
-            raise Unsupported("its weights do not all have one type and one device")
-        if self._memory[0].device.type == "meta":
-            raise Unsupported("its weights are not loaded")
-        if self._is_hooked():
-            raise Unsupported("one of its modules has a hook or a forward of its own")
-        activations = {type(each.activation_fn) for each in self._modules if isinstance(each, MimiMLP)}
-        foreign = sorted(
-            {type(each).__name__ for each in self._modules if type(each) not in KNOWN_MODULES | activations}
-        )
-        if foreign:
-            raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
 
     def finds_all_as_it_was(self, thoroughly: bool) -> bool:
         """Whether modules and tensors are those that were packed, unchanged."""
         parts = range(NUM_PARTS) if thoroughly else [self._next_part]
         self._next_part = (self._next_part + 1) % NUM_PARTS
         return (
-            self._can_be_watched
-            and all(map(is_, map(dict.get, self._tables, self._names), self._entries))
+            all(map(is_, map(dict.get, self._tables, self._names), self._entries))
             and self._versions == self._current_versions()
             and self._addresses == self._current_addresses()
-            and not (any(self._hooks) and self._is_hooked())
+            and not (any(self._hooks) and _is_hooked(self._modules))
             and all(torch.equal(self._samples[part], self._sampled(part)) for part in parts)
-            and not (thoroughly and self._is_hooked())
-        )
-
-    def _weights(self) -> Iterator[Tensor]:
-        return (tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter))
-
-    def _is_hooked(self) -> bool:
-        hooks = (hook for table in self._hooks for hook in table.values())
-        return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(
-            "forward" in each.__dict__ for each in self._modules
+            and not (thoroughly and _is_hooked(self._modules))
         )
 
     def _current_versions(self) -> list[int]:
@@ -148,6 +149,13 @@ class Watch:
     def _sampled(self, part: int) -> Tensor:
         views = self._views[part::NUM_PARTS]
         return torch.cat([view.float() for view in views]) if views else torch.empty(0)
+
+
+def _is_hooked(modules: list[nn.Module]) -> bool:
+    hooks = (
+        hook for each in modules for table in (each._forward_hooks, each._forward_pre_hooks) for hook in table.values()
+    )
+    return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any("forward" in each.__dict__ for each in modules)
 
 
 def _some_values(tensor: Tensor) -> Tensor:
