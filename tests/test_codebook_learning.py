@@ -352,6 +352,6 @@ def test_the_library_alone_would_shrink_entries_that_nobody_asked_for(head, late
     assert 0 < hit.sum() < SIZE
     assert (by_the_library.embed[0, ~hit].norm(dim=-1) < 0.99 * entries[0, ~hit].norm(dim=-1)).all()
 
-    learn_from(store, latents, codes, None)
+    learn_from(store, latents, codes, None, DECAY)
     assert torch.equal(store.embed[0, ~hit], entries[0, ~hit])
     torch.testing.assert_close(store.embed[0, hit], by_the_library.embed[0, hit])

@@ -23,6 +23,7 @@ OWN_FIELDS = {  # ours beside MimiConfig's, none at its default where a rule all
     "residual_weight": 0.25,
     "codebook_decay": 0.9,
     "commitment_weight": 0.5,
+    "codebook_weight": 0.75,
     "qwen_weight": 2.0,
     "wavlm_weight": 0.0,
     "qwen_distance": "cosine",

@@ -591,7 +591,7 @@ def test_moved_residual_weight_is_saved_and_loaded(tiny_model, tmp_path):
 
 
 def test_residual_weight_outside_its_range_leaves_the_model_as_it_was(tiny_model):
-    with pytest.raises(Exception, match="residual_weight must lie in"):
+    with pytest.raises(ValueError, match="residual_weight must lie in"):
         tiny_model.set_residual_weight(1.5)
     assert tiny_model.config.residual_weight == tiny_model.quantizer.residual_weight == 1.0
 

@@ -130,6 +130,14 @@ def test_output_begins_with_the_specification_s_triple_while_training(quantizer,
     assert all(got is expected for got, expected in zip(output[:3], triple, strict=True))
 
 
+@pytest.mark.parametrize("given", ["x", "teachers"])
+def test_quantizer_gives_the_specification_s_triple_alone_when_no_dictionary_is_wanted(quantizer, batch, given):
+    batch = {"x": batch["x"]} if given == "x" else batch
+    q, codes, loss = quantizer(**batch, return_dict=False)
+    output = quantizer(**batch)
+    assert torch.equal(q, output.quantized) and torch.equal(codes, output.codes) and torch.equal(loss, output.loss)
+
+
 @pytest.mark.parametrize("num_acoustic_codebooks", [1, 7])
 def test_codes_are_int64_of_batch_codebooks_and_frames(num_acoustic_codebooks, latents):
     codes = small_quantizer(num_acoustic_codebooks)(latents).codes

@@ -119,14 +119,20 @@ def move_the_residual_weight(model) -> None:
     model.quantizer.residual_weight = 0.5
 
 
-@pytest.mark.parametrize("change", [change_a_weight, replace_a_codebook, move_the_residual_weight])
+def move_the_residual_weight_of_the_config(model) -> None:
+    model.config.residual_weight = 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_a_weight, replace_a_codebook, move_the_residual_weight, move_the_residual_weight_of_the_config],
+)
 def test_a_recording_is_made_again_when_what_it_was_made_with_is_another(model, sound, recordings, change):
     with model.stream(3) as plain, model.recording_stream(3) as recorded:
         for stream in (plain, recorded):
             run(stream, sound[..., : 3 * FRAME])
         before = len(recordings)
         change(model)
-        model.set_residual_weight(model.quantizer.residual_weight)
         assert_same(run(recorded, sound), run(plain, sound))
     assert len(recordings) > before
 

@@ -8,12 +8,15 @@ Source: the specification's `proj_qwen` and `proj_wavlm`.
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .distillation import masked_distance, target_sums
+from .quantizer_settings import change_setting, setting
 
 STD_FLOOR = 1e-4  # of the middle dimension's deviation: a dimension below it does not vary
 ROUNDING = 1e-6  # of a dimension's mean: a deviation below it is float32's rounding
@@ -42,7 +45,7 @@ class TeacherBridge(nn.Linear):
         codec_dim: Size of the latents.
         teacher_dim: Size of the teacher's vectors.
         name: What the caller calls the teacher's vectors, for messages.
-        distance: `"mse"` or `"cosine"`.
+        distance: `"mse"` or `"cosine"`. May be changed at any time.
     """
 
     mean: Tensor
@@ -50,7 +53,9 @@ class TeacherBridge(nn.Linear):
 
     def __init__(self, codec_dim: int, teacher_dim: int, name: str, distance: str):
         super().__init__(codec_dim, teacher_dim)
-        self.name, self.distance = name, distance
+        self.name, self.teacher = name, name.split("_")[0]
+        self.settings: Any = SimpleNamespace()
+        self.distance = distance
         self.register_buffer("mean", torch.zeros(teacher_dim))
         self.register_buffer("std", torch.ones(teacher_dim))
 
@@ -63,9 +68,18 @@ class TeacherBridge(nn.Linear):
         if features.ndim != 3 or features.shape[-1] != self.out_features:
             raise ValueError(
                 f"{self.name} must be (batch, length, {self.out_features}) for this model, got "
-                f"{tuple(features.shape)}; set the config's {self.name.split('_')[0]}_dim to your teacher's hidden "
+                f"{tuple(features.shape)}; set the config's {self.teacher}_dim to your teacher's hidden "
                 "size."
             )
+
+    @property
+    def distance(self) -> str:
+        """`"mse"` or `"cosine"`."""
+        return setting(self.settings, f"{self.teacher}_distance")
+
+    @distance.setter
+    def distance(self, value: str) -> None:
+        change_setting(self.settings, f"{self.teacher}_distance", value)
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:

@@ -90,7 +90,7 @@ class CodebookLearner:
 
 
 @torch.no_grad()
-def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> None:
+def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None, decay: float) -> None:
     """Move one codebook's entries by what one forward asked of it.
 
     Processes are summed where the library would: if they shared a process group when the codebook was built.
@@ -100,6 +100,7 @@ def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor 
         vectors: What was quantized, `(batch, frames, codebook_dim)`.
         indices: The nearest entry of each, `(batch, frames)`.
         frame_mask: True on real frames, `(batch, frames)`; None if all are.
+        decay: Of the moving averages.
     """
     vectors, indices = _real(vectors, indices, frame_mask)
     counts = torch.bincount(indices, minlength=store.codebook_size).to(store.cluster_size.dtype)
@@ -107,10 +108,10 @@ def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor 
         sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
         store.all_reduce_fn(counts)
         store.all_reduce_fn(sums)
-        store.embed_avg.lerp_(sums[None], 1 - store.decay)
+        store.embed_avg.lerp_(sums[None], 1 - decay)
     else:
-        store.embed_avg.mul_(store.decay)[0].index_add_(0, indices, vectors, alpha=1 - store.decay)
-    _move_used_entries(store, counts, store.decay)
+        store.embed_avg.mul_(decay)[0].index_add_(0, indices, vectors, alpha=1 - decay)
+    _move_used_entries(store, counts, decay)
 
 
 def _move_used_entries(store: Any, counts: Tensor, decay: float) -> None:

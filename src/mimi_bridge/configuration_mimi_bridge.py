@@ -8,17 +8,47 @@ Qwen 1536, WavLM 1024).
 """
 
 import math
+from numbers import Real
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import MimiConfig
 
 DISTANCES = ("mse", "cosine")
 MAX_ACOUSTIC_CODEBOOKS = 31  # kyutai/mimi has 32 codebooks: one becomes the prosody head, 31 are acoustic
+WEIGHTS = ("commitment_weight", "codebook_weight", "qwen_weight", "wavlm_weight")
+SETTINGS = ("residual_weight", "codebook_decay", *WEIGHTS, "qwen_distance", "wavlm_distance")
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Refuse a value that one of `SETTINGS`, which may be changed at any time, cannot have.
+
+    Raises:
+        ValueError: If it breaks the setting's rule.
+    """
+    if name in ("qwen_distance", "wavlm_distance"):
+        if value not in DISTANCES:
+            raise ValueError(f"{name} must be one of {DISTANCES}, got {value!r}.")
+        return
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, got {value!r}.")
+    number = float(value)
+    if name == "residual_weight" and not 0.0 <= number <= 1.0:
+        raise ValueError(
+            f"residual_weight must lie in [0, 1], got {value}: 0 is Mimi's parallel split, 1 the full residual chain. "
+            "Choose a value between them."
+        )
+    if name == "codebook_decay" and not 0.0 < number < 1.0:
+        raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {value}.")
+    if name in WEIGHTS and not (math.isfinite(number) and number >= 0.0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}; 0 switches that loss off.")
 
 
 @strict
 class MimiBridgeConfig(MimiConfig):
     """Configuration of a [`MimiBridgeModel`]. The defaults have kyutai/mimi's sizes and nine codebooks.
+
+    λ, decay, weights and distances may be changed at any time; a model made of the config follows at its next call.
 
     Args:
         num_quantizers: Codebooks in all heads together. Left out, it is the sum of the three below.
@@ -31,6 +61,7 @@ class MimiBridgeConfig(MimiConfig):
             specification's residual chain, 0 is Mimi's parallel split, for which Mimi's codebooks were trained.
         codebook_decay: Decay of the codebooks' moving averages while training, per training forward.
         commitment_weight: Weight in the model's loss of each head's commitment loss.
+        codebook_weight: Weight in the model's loss of each head's codebook loss, where codebooks learn by gradients.
         qwen_weight: Weight in the model's loss of the distance between the content head and the language model.
         wavlm_weight: Weight in the model's loss of the distance between content + prosody and the speech model.
         qwen_distance: `"mse"` (the specification's) or `"cosine"`.
@@ -61,6 +92,7 @@ class MimiBridgeConfig(MimiConfig):
     residual_weight: float | int = 1.0
     codebook_decay: float | int = 0.99
     commitment_weight: float | int = 0.25
+    codebook_weight: float | int = 1.0
     qwen_weight: float | int = 1.0
     wavlm_weight: float | int = 1.0
     qwen_distance: str = "mse"
@@ -83,20 +115,8 @@ class MimiBridgeConfig(MimiConfig):
         for name in ("qwen_dim", "wavlm_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be the teacher's hidden size, at least 1, got {getattr(self, name)}.")
-        if not 0.0 <= self.residual_weight <= 1.0:
-            raise ValueError(
-                f"residual_weight must lie in [0, 1], got {self.residual_weight}: 0 is Mimi's parallel split, 1 the "
-                "full residual chain. Choose a value between them."
-            )
-        if not 0.0 < self.codebook_decay < 1.0:
-            raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
-        for name in ("commitment_weight", "qwen_weight", "wavlm_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} must be finite and at least 0, got {value}; 0 switches that loss off.")
-        for name in ("qwen_distance", "wavlm_distance"):
-            if getattr(self, name) not in DISTANCES:
-                raise ValueError(f"{name} must be one of {DISTANCES}, got {getattr(self, name)!r}.")
+        for name in SETTINGS:
+            check_setting(name, getattr(self, name))
 
     def _validate_codebooks(self):
         for name in ("num_content_codebooks", "num_prosody_codebooks", "num_semantic_quantizers"):

@@ -52,7 +52,7 @@ class QuantizerHead(nn.Module):
         codebook_dim: Size of a codebook's entries.
         codebook_size: Entries of a codebook.
         num_codebooks: Codebooks in the chain, or None for a single `VectorQuantize` without one.
-        decay: Decay of the codebooks' moving averages, per training forward.
+        decay: Decay of the codebooks' moving averages, per training forward. May be changed at any time.
     """
 
     def __init__(self, codec_dim: int, codebook_dim: int, codebook_size: int, num_codebooks: int | None, decay: float):
@@ -69,6 +69,7 @@ class QuantizerHead(nn.Module):
             VectorQuantize(**options) if num_codebooks is None else ResidualVQ(num_quantizers=num_codebooks, **options)
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
+        self.decay = decay
         self.learner: CodebookLearner | None = None  # None: every training forward moves the codebooks
         self.like_transformers = False  # True: the very operations of transformers' Mimi, for proofs to the bit
         self._tables = [LookupTable() for _ in self.layers]
@@ -166,7 +167,7 @@ class QuantizerHead(nn.Module):
                 commitments.append(mean_square(residual - entries.detach()))
             if learns:
                 if self.learner is None:
-                    learn_from(self.stores[level], residual.detach(), indices, frame_mask)
+                    learn_from(self.stores[level], residual.detach(), indices, frame_mask, self.decay)
                 else:
                     self.learner.note(level, residual.detach(), indices, frame_mask)
                 if codebook.requires_grad:

@@ -103,18 +103,11 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         return (model, loading_info) if output_loading_info else model
 
     def set_residual_weight(self, residual_weight: float) -> None:
-        """Move λ, in the quantizer and in the config that `save_pretrained` writes.
+        """Move λ, as `config.residual_weight = ...` or `quantizer.residual_weight = ...` does: there is but one.
 
         Raises:
-            huggingface_hub.errors.StrictDataclassError: If it does not lie in [0, 1].
+            ValueError: If it does not lie in [0, 1].
         """
-        before = self.config.residual_weight
-        try:
-            self.config.residual_weight = residual_weight
-            self.config.validate()
-        except StrictDataclassError:
-            self.config.residual_weight = before
-            raise
         self.quantizer.residual_weight = residual_weight
 
     def get_latents(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:

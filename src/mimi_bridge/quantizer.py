@@ -14,7 +14,10 @@ Source: the specification's `CausalBridgeQuantizer`; Mimi's split quantizer is a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ from .configuration_mimi_bridge import MimiBridgeConfig
 from .frames import lay_out_tokens, pool_to_frames
 from .heads import HeadOutput, QuantizerHead
 from .outputs import CausalBridgeQuantizerOutput
+from .quantizer_settings import LOSSES, LossWeights, Setting
 
 
 class CausalBridgeQuantizer(nn.Module):
@@ -37,12 +41,22 @@ class CausalBridgeQuantizer(nn.Module):
         codebook_size: Entries of a codebook.
         codebook_dim: Size of an entry.
         frame_rate: Frames a second (Hz), for token spans in seconds.
-        residual_weight: λ in [0, 1], see the top of the file. May be changed at any time.
+        residual_weight: λ in [0, 1], see the top of the file.
         codebook_decay: Decay of the codebooks' moving averages, per training forward.
         loss_weights: Weight of each loss in the sum, by name: `commitment`, `codebook`, `qwen`, `wavlm`. Missing ones
             count 1.
         distances: Distance to each teacher, by name: `qwen`, `wavlm`; `"mse"` or `"cosine"`. Missing ones are `"mse"`.
+
+    Attributes:
+        settings: The owner of λ, decay, weights and distances, which may be changed at any time: the config of the
+            model that the quantizer belongs to, or an object of its own; see `quantizer_settings`.
+
+    Raises:
+        ValueError: If one of the last four breaks a rule of `MimiBridgeConfig`, or has an unknown name.
     """
+
+    residual_weight = Setting()
+    codebook_decay = Setting()
 
     def __init__(
         self,
@@ -64,10 +78,8 @@ class CausalBridgeQuantizer(nn.Module):
         self.codebook_size = codebook_size
         self.num_quantizers = 2 + num_acoustic_codebooks
         self.frame_rate = frame_rate
-        self.residual_weight = residual_weight
-        self.loss_weights = {"commitment": 1.0, "codebook": 1.0, "qwen": 1.0, "wavlm": 1.0, **(loss_weights or {})}
         distances = {"qwen": "mse", "wavlm": "mse", **(distances or {})}
-        if set(distances) != {"qwen", "wavlm"} or not set(distances.values()) <= {"mse", "cosine"}:
+        if set(distances) != {"qwen", "wavlm"}:
             raise ValueError(f"distances must give 'mse' or 'cosine' for qwen and wavlm, got {distances}.")
 
         sizes = (codec_dim, codebook_dim, codebook_size)
@@ -76,11 +88,23 @@ class CausalBridgeQuantizer(nn.Module):
         self.acoustic_residual = QuantizerHead(*sizes, num_codebooks=num_acoustic_codebooks, decay=codebook_decay)
         self.proj_qwen = TeacherBridge(codec_dim, qwen_dim, "qwen_hidden", distances["qwen"])
         self.proj_wavlm = TeacherBridge(codec_dim, wavlm_dim, "wavlm_features", distances["wavlm"])
+        self._take_settings(SimpleNamespace(**{f"{name}_distance": kind for name, kind in distances.items()}))
+        self.residual_weight, self.codebook_decay = residual_weight, codebook_decay
+        self.loss_weights = {**dict.fromkeys(LOSSES, 1.0), **(loss_weights or {})}
 
     @property
     def heads(self) -> dict[str, QuantizerHead]:
         """The heads by name: content, prosody, acoustic."""
         return {"content": self.head_content, "prosody": self.head_prosody, "acoustic": self.acoustic_residual}
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        """Weight of each loss in the sum, by name; those that are assigned replace those of their names."""
+        return LossWeights(self.settings)
+
+    @loss_weights.setter
+    def loss_weights(self, weights: Mapping[str, float]) -> None:
+        LossWeights(self.settings).update(weights)
 
     @property
     def like_transformers(self) -> bool:
@@ -98,8 +122,8 @@ class CausalBridgeQuantizer(nn.Module):
 
     @classmethod
     def from_config(cls, config: MimiBridgeConfig) -> CausalBridgeQuantizer:
-        """The quantizer that a model of this configuration has."""
-        return cls(
+        """The quantizer that a model of this configuration has; the config owns its settings."""
+        quantizer = cls(
             config.hidden_size,
             config.qwen_dim,
             config.wavlm_dim,
@@ -107,15 +131,10 @@ class CausalBridgeQuantizer(nn.Module):
             codebook_size=config.codebook_size,
             codebook_dim=config.codebook_dim,
             frame_rate=config.frame_rate,
-            residual_weight=config.residual_weight,
             codebook_decay=config.codebook_decay,
-            loss_weights={
-                "commitment": config.commitment_weight,
-                "qwen": config.qwen_weight,
-                "wavlm": config.wavlm_weight,
-            },
-            distances={"qwen": config.qwen_distance, "wavlm": config.wavlm_distance},
         )
+        quantizer._take_settings(config)
+        return quantizer
 
     def forward(
         self,
@@ -130,8 +149,20 @@ class CausalBridgeQuantizer(nn.Module):
         frame_mask: Tensor | None = None,
         num_quantizers: int | None = None,
         return_loss: bool | None = None,
-    ) -> CausalBridgeQuantizerOutput:
+        return_dict: bool = True,
+    ) -> CausalBridgeQuantizerOutput | tuple[Tensor, Tensor, Tensor]:
         """Quantize latents and, where there is something to learn from, say how far each head is from its goal.
+
+        Example:
+        ```python
+        >>> import torch
+        >>> from mimi_bridge import CausalBridgeQuantizer
+        >>> quantizer = CausalBridgeQuantizer(32, codebook_size=64, codebook_dim=16).eval()
+        >>> q, codes, loss = quantizer(torch.zeros(1, 5, 32), return_dict=False)
+        >>> q.shape, codes.shape
+        (torch.Size([1, 5, 32]), torch.Size([1, 9, 5]))
+
+        ```
 
         In training mode the codebooks move. Masked frames touch no statistic, no loss and no code, whatever they hold.
 
@@ -147,6 +178,7 @@ class CausalBridgeQuantizer(nn.Module):
             num_quantizers: Use the first so many codebooks only; in inference.
             return_loss: Whether to compute the losses; by default in training mode and wherever a teacher is given.
                 True also gives the commitments in inference without a teacher; False gives no loss.
+            return_dict: False gives the specification's triple alone, a tuple: quantized latents, codes, loss.
 
         Raises:
             ValueError: If shapes, durations or spans do not fit, each with the sample's number; or if codebooks are
@@ -165,6 +197,9 @@ class CausalBridgeQuantizer(nn.Module):
             )
         if return_loss is None:
             return_loss = self.training or qwen_hidden is not None or wavlm_features is not None
+        if self.training:
+            for learning_head in self.heads.values():
+                learning_head.decay = self.codebook_decay
         content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=return_loss)
         heads = {
             name: head
@@ -184,8 +219,9 @@ class CausalBridgeQuantizer(nn.Module):
             if wavlm_features is not None:
                 distances["wavlm"] = self._distance_to_wavlm(content, prosody, real, wavlm_features, wavlm_mask)
             losses |= {name: distance.loss for name, distance in distances.items()}
-        weighted = [self.loss_weights[name.split("_")[0]] * loss for name, loss in losses.items()]
-        return CausalBridgeQuantizerOutput(
+        weights = self.loss_weights
+        weighted = [weights[name.partition("_")[0]] * loss for name, loss in losses.items()]
+        output = CausalBridgeQuantizerOutput(
             quantized=reduce(torch.add, [head.quantized for head in heads.values()]),
             codes=torch.cat([head.codes for head in heads.values()], dim=1),
             loss=reduce(torch.add, weighted, x.new_zeros((), dtype=torch.float32)),
@@ -193,6 +229,7 @@ class CausalBridgeQuantizer(nn.Module):
             distances=distances,
             **{name: head.quantized for name, head in heads.items()},
         )
+        return output if return_dict else output[:3]
 
     @torch.no_grad()
     def encode(self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None) -> Tensor:
@@ -246,6 +283,9 @@ class CausalBridgeQuantizer(nn.Module):
         if codes.shape[1] > 2:
             total = total + self.acoustic_residual.decode(codes[:, 2:])
         return total
+
+    def _take_settings(self, settings: Any) -> None:
+        self.settings = self.proj_qwen.settings = self.proj_wavlm.settings = settings
 
     def _run_heads(
         self, latents: Tensor, frame_mask: Tensor | None, num_quantizers: int, **options: bool

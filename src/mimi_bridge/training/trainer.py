@@ -288,7 +288,7 @@ class MimiBridgeTrainer(Trainer):
             for name in ("qwen", "wavlm", "commitment")
         }
         return weights | {
-            "codebook": 1.0,
+            "codebook": config.codebook_weight,
             "mel": args.mel_weight if self.bridge_model.decoder is not None else 0.0,
             "latents": args.latents_weight,
             "adversarial": args.adversarial_weight,
