@@ -1,10 +1,11 @@
-"""Recordings in and out: any rate, mono or stereo, any format libsndfile reads (wav, flac, mp3, ogg).
+"""Recordings in and out: any rate, mono or stereo, any format libsndfile reads (wav, flac, mp3, ogg, opus, ...).
 
 Audio inside the package is float32, `(channels, samples)`, at the model's rate; this file is the border.
 """
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,8 +15,33 @@ import soxr
 import torch
 from torch import Tensor
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au")
+# Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
+OTHER_SUFFIXES = {
+    **dict.fromkeys((".wave", ".bwf"), "WAV"),
+    **dict.fromkeys((".oga", ".opus"), "OGG"),
+    **dict.fromkeys((".aif", ".aifc"), "AIFF"),
+    **dict.fromkeys((".mp1", ".mp2", ".mpga"), "MP3"),
+    ".snd": "AU",
+    ".sph": "NIST",
+    ".sf": "IRCAM",
+    ".8svx": "SVX",
+}
+NO_RECORDINGS = ("RAW", "MAT4", "MAT5")  # samples without a header; matrices
+FORMATS = {
+    suffix: name
+    for suffix, name in {
+        **{f".{name.lower()}": name for name in soundfile.available_formats()},
+        **OTHER_SUFFIXES,
+    }.items()
+    if name in soundfile.available_formats() and name not in NO_RECORDINGS
+}
+OTHER_AUDIO = frozenset(
+    ".3g2 .3gp .aa .aac .aax .ac3 .adts .alac .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .g722 .gsm .m4a "
+    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .shn .spx .tta .weba .webm .wma "
+    ".wmv .wv".split()
+).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
 BLOCK = 2**18  # samples read or written at once
+MOST_NAMED = 20  # files that were left out, in one message
 MOST_EXPECTED = 2**31  # samples that a header is believed
 SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
 
@@ -147,21 +173,77 @@ def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
         partial.unlink(missing_ok=True)
 
 
-def find_recordings(path: str | Path) -> list[Path]:
-    """The recording itself, or every recording below a folder, sorted by path; hidden files are none.
+def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The recording itself, or every recording below a folder.
+
+    Links to folders are followed, but not back to a folder that they lie in. Hidden files and folders hold no
+    recordings. What a format cannot be read of is no loss if a recording of the same name lies beside it.
+
+    Returns:
+        The recordings, sorted by path; and what looks like one and cannot be used, each by its name in the folder, fit
+        to be printed, with the reason.
 
     Raises:
-        FileNotFoundError: If there is no such path, or no recording below it.
+        FileNotFoundError: If there is no such path, or no recording below it; the message names what was left out.
     """
     path = Path(path)
     if path.is_file():
-        return [path]
-    found = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
-    )
+        return [path], []
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such recording or folder of recordings: {path}")
+    found: list[Path] = []
+    left_out: dict[Path, str] = {}
+    for file, problem in _files_below(path, frozenset()):
+        suffix = file.suffix.lower()
+        if problem is None and suffix in (*FORMATS, *OTHER_AUDIO) and not _is_utf8(file.relative_to(path)):
+            problem = "its name is not UTF-8; rename it, or the folder that is called so"
+        if problem is None and suffix in FORMATS:
+            found.append(file)
+        elif problem is not None or suffix in OTHER_AUDIO:
+            left_out[file] = problem or f"libsndfile does not read {suffix} files; convert it to wav or flac"
+    readable = {file.with_suffix("") for file in found}
+    named = [
+        (printable(file.relative_to(path)), reason)
+        for file, reason in sorted(left_out.items())
+        if file.suffix.lower() not in OTHER_AUDIO or file.with_suffix("") not in readable
+    ]
     if not found:
-        raise FileNotFoundError(f"no recording ({', '.join(AUDIO_SUFFIXES)}) at {path}")
-    return found
+        others = "; ".join(f"{name}: {reason}" for name, reason in named[:MOST_NAMED])
+        raise FileNotFoundError(f"no recording at {printable(path)}" + (f"; left out: {others}" if others else ""))
+    return sorted(found), named
+
+
+def _files_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, str | None]]:
+    # Each file, and what cannot be entered or followed with its reason.
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"it cannot be opened ({error.strerror})"
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return  # a link back: all that is there is listed already
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not path.exists():
+            yield path, "it is a link that leads nowhere"
+        elif entry.is_dir():
+            yield from _files_below(path, above | {here})
+        else:
+            yield path, None
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that can be printed and stored: bytes that are not UTF-8 are written in hexadecimal digits."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(path: Path) -> bool:
+    return printable(path) == str(path)
 
 
 def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
@@ -176,7 +258,7 @@ def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
         `(1, samples)`, at most `seconds` long.
     """
     pieces, wanted = [], round(seconds * sampling_rate)
-    for file in find_recordings(path):
+    for file in find_recordings(path)[0]:
         pieces.append(load_audio(file, sampling_rate))
         if sum(piece.shape[-1] for piece in pieces) >= wanted:
             break

@@ -167,8 +167,9 @@ def encode_folder(
         ValueError: If codes are there that this tokeniser would not have made.
         OSError: If the output cannot be written.
     """
-    report = FolderReport()
-    pairs = dict(_pairs(find_recordings(folder), folder, output, CODES_SUFFIX, processes, report))
+    recordings, left_out = find_recordings(folder)
+    report = FolderReport(failed=left_out if processes.index == 0 else [])
+    pairs = dict(_pairs(recordings, folder, output, CODES_SUFFIX, processes, report))
     for target in [] if overwrite else [target for target in pairs.values() if target.is_file()]:
         there = load_codes(target)
         if (there.codebooks_sha256, len(there.audio_codes)) != (tokeniser.codebooks_sha256, tokeniser.num_quantizers):

@@ -53,7 +53,7 @@ def encode_to_dataset(
     features = Features(
         {"id": Value("string"), "audio_codes": Sequence(Sequence(Value("int32"))), "num_samples": Value("int64")}
     )
-    paths = find_recordings(folder)
+    paths, left_out = find_recordings(folder)
     names = [str(path.relative_to(folder)) for path in paths]
     plan = {
         "recordings": sha256("\n".join(names).encode()).hexdigest(),
@@ -76,7 +76,7 @@ def encode_to_dataset(
                 dataset.write(shard, _rows(tokeniser, batches, folder, note, progress), features, note, {})
         processes.wait()
         if processes.index == 0:
-            _finish(dataset, folder)
+            _finish(dataset, folder, left_out)
     if processes.index > 0:
         return None
     return FolderReport(**dataset.report())
@@ -99,9 +99,9 @@ def _rows(
         yield {"id": name, "audio_codes": codes.audio_codes.cpu().tolist(), "num_samples": codes.num_samples}
 
 
-def _finish(dataset: ShardedDataset, folder: Path) -> None:
+def _finish(dataset: ShardedDataset, folder: Path, left_out: list[tuple[str, str]]) -> None:
     notes = dataset.notes()
-    failed = [pair for note in notes for pair in note.dropped]
+    failed = sorted([*left_out, *(pair for note in notes for pair in map(tuple, note.dropped))])
     num_rows = sum(note.num_rows for note in notes)
     if num_rows == 0:
         raise ValueError(f"none of the {len(failed)} recordings of {folder} can be read; the first: {failed[0][1]}")

@@ -9,6 +9,7 @@ the recording's name says, the alignment a `.TextGrid` or `.ctm` of that name.
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..audio import find_recordings
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PATH_COLUMNS = ("path", "audio", "audio_filepath")
@@ -72,7 +74,10 @@ def read_manifest(source: str | Path) -> list[Utterance]:
         raise FileNotFoundError(f"no such folder of recordings: {source}")
     if (source / MANIFEST).is_file():
         return _read_file(source / MANIFEST)
-    return [_utterance_of(path, source) for path in find_recordings(source)]
+    recordings, left_out = find_recordings(source)
+    for name, reason in left_out:
+        logger.warning(f"left out: {name}: {reason}")
+    return [_utterance_of(path, source) for path in recordings]
 
 
 def _utterance_of(recording: Path, folder: Path) -> Utterance:
