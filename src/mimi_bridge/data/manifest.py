@@ -1,116 +1,161 @@
 """A list of recordings: where each is, who speaks, what is said, and where its words and phones are in time.
 
-A manifest is a `.jsonl` file, one object a line, or a `.csv` or `.tsv` file with a header. Its columns are `path`
-(relative to the manifest; `audio` and NeMo's `audio_filepath` will do) and optionally `id`, `speaker`, `text`,
-`licence` and `alignment`, a file of words in time. A folder may hold one by the name of `manifest.jsonl`. Without one,
-every recording below the folder is listed: the speaker is its folder's name, the text what a `.txt` or `.lab` file of
-the recording's name says, the alignment a `.TextGrid` or `.ctm` of that name.
+A manifest is a `.jsonl` file, one object a line, a `.csv` or `.tsv` file with a header, or a `.parquet` file. Its
+columns are `path` (relative to the manifest) and optionally `id`, `speaker`, `text`, `licence`, `alignment`, a file of
+words in time, and `offset` with `duration`, or `start` with `end`, where only a segment is meant; `fields` has the
+other names that they may go by. A folder may hold one by the name of `manifest.jsonl`, or, in itself and below, the
+`metadata` files of an audio folder of `datasets`. Without one, every recording below the folder is listed: the speaker
+is its folder's name, the text what a `.txt` or `.lab` file of the recording's name says, the alignment a `.TextGrid` or
+`.ctm` of that name.
+
+Nothing is left out silently: what cannot be listed has its name and reason in the `Listing`.
 """
 
-import csv
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ..audio import find_recordings
+from ..audio import find_recordings, printable
+from .fields import Fields, utterance_with_text
+from .tables import read_rows
+from .utterance import Span, Utterance
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
-TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-PATH_COLUMNS = ("path", "audio", "audio_filepath")
-TEXT_SUFFIXES = (".txt", ".lab")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+TEXT_SUFFIXES = (".txt", ".lab", ".TXT", ".LAB")
 ALIGNMENT_SUFFIXES = (".TextGrid", ".textgrid", ".ctm")
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording of a manifest.
+@dataclass
+class Listing:
+    """What a folder or a manifest lists.
 
     Attributes:
-        id: Unique in the manifest.
-        path: The recording.
-        speaker: Who speaks.
-        text: What is said, or None.
-        licence: Of the recording, or None.
-        alignment: A file of words in seconds, or None.
-        problem: Why there is no text where there should be some, or None.
+        utterances: In order, each with an id of its own.
+        left_out: Everything else: its name, or its place in the manifest, and the reason.
     """
 
-    id: str
-    path: Path
-    speaker: str
-    text: str | None = None
-    licence: str | None = None
-    alignment: Path | None = None
-    problem: str | None = None
+    utterances: list[Utterance] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    _places: dict[str, tuple[str, Utterance]] = field(default_factory=dict, repr=False)  # by id
 
+    def add(self, place: str, make: Callable[[], Utterance]) -> None:
+        """Add what is made, or name its place where it cannot be, or its id is taken."""
+        try:
+            utterance = make()
+        except ValueError as error:
+            self.left_out.append((place, str(error)))
+            return
+        before, other = self._places.setdefault(utterance.id, (place, utterance))
+        if other is utterance:
+            self.utterances.append(utterance)
+        elif other == utterance:
+            self.left_out.append((place, f"it says the same as {before}"))
+        else:
+            self.left_out.append((place, f"its id {utterance.id!r} is that of {before}; give it an id of its own"))
 
-@dataclass(frozen=True)
-class Span:
-    """A word or a phone, from `start` to `end` seconds."""
-
-    label: str
-    start: float
-    end: float
+    def add_manifest(self, manifest: Path, fields: Fields) -> None:
+        """Add the rows of a manifest."""
+        for row in read_rows(manifest, fields.check):
+            self.add(f"{fields.name}, {row.place}", partial(fields.utterance, row))
 
 
 def read_manifest(source: str | Path) -> list[Utterance]:
+    """The recordings of `list_recordings`; what is left out is logged as a warning.
+
+    Raises:
+        OSError: If there is no such file or folder, or it cannot be read.
+        ValueError: If it is no manifest, or lists nothing that is of use.
+    """
+    listing = list_recordings(source)
+    for name, reason in listing.left_out:
+        logger.warning(f"left out: {name}: {reason}")
+    return listing.utterances
+
+
+def list_recordings(source: str | Path, columns: Mapping[str, str] | None = None) -> Listing:
     """The recordings of a manifest, in its order, or of a folder, sorted by path.
 
     Args:
         source: A manifest, or a folder with or without one.
+        columns: Which columns of a manifest hold audio, text, id and speaker, where their names are not usual ones.
 
     Raises:
-        FileNotFoundError: If there is no such file or folder, or neither a manifest nor a recording in it.
-        ValueError: If a line of the manifest has no path, or a table lacks its columns.
+        OSError: If there is no such file or folder, or it cannot be read, or no recording is in it.
+        ValueError: If it is no manifest, it lacks a column, or it lists nothing that is of use.
     """
     source = Path(source)
-    if source.is_file():
-        return _read_file(source)
-    if not source.is_dir():
+    if source.is_dir() and (source / MANIFEST).is_file():
+        source /= MANIFEST
+    if source.is_dir():
+        listing = _of_folder(source, columns)
+    elif source.exists():
+        listing = Listing()
+        listing.add_manifest(source, Fields(source, columns))
+    else:
         raise FileNotFoundError(f"no such folder of recordings: {source}")
-    if (source / MANIFEST).is_file():
-        return _read_file(source / MANIFEST)
-    recordings, left_out = find_recordings(source)
-    for name, reason in left_out:
-        logger.warning(f"left out: {name}: {reason}")
-    return [_utterance_of(path, source) for path in recordings]
+    if not listing.utterances:
+        if not listing.left_out:
+            raise ValueError(f"{source} must list at least one recording, got none.")
+        (name, reason), count = listing.left_out[0], len(listing.left_out)
+        raise ValueError(
+            f"none of the {count} recordings of {source} is of use; the first, {name}, is not because: {reason}."
+        )
+    return listing
 
 
-def _utterance_of(recording: Path, folder: Path) -> Utterance:
+def _of_folder(folder: Path, columns: Mapping[str, str] | None) -> Listing:
+    try:
+        found, left_out = find_recordings(folder)
+    except FileNotFoundError:
+        if not any((folder / name).is_file() for name in METADATA):
+            raise
+        found, left_out = [], []
+    listing, tables = Listing(left_out=left_out), dict(_metadata(folder, found))
+    if columns and not tables:
+        raise ValueError(f"{folder} is a folder without a manifest, so it has no columns to choose.")
+    for place, table in [*tables.items()]:
+        try:
+            listing.add_manifest(table, Fields(table, columns, root=folder))
+        except ValueError as error:  # something else by this name
+            listing.left_out.append((printable(table.relative_to(folder)), str(error)))
+            del tables[place]
+    listed = {os.path.abspath(utterance.path) for utterance in listing.utterances}
+    for recording in found:
+        name = printable(recording.relative_to(folder))
+        table = next((tables[place] for place in recording.parents if place in tables), None)
+        if table is None:
+            listing.add(name, partial(_beside_its_text, recording, folder))
+        elif os.path.abspath(recording) not in listed:
+            listing.left_out.append((name, f"{printable(table.relative_to(folder))} does not list it"))
+    return listing
+
+
+def _metadata(folder: Path, recordings: list[Path]) -> Iterator[tuple[Path, Path]]:
+    # Each folder, from this one down, that holds a table of its recordings, and the table.
+    places = {place for recording in recordings for place in recording.parents}
+    for place in sorted(place for place in {*places, folder} if place.is_relative_to(folder)):
+        table = next((place / name for name in METADATA if (place / name).is_file()), None)
+        if table is not None:
+            yield place, table
+
+
+def _beside_its_text(recording: Path, folder: Path) -> Utterance:
     text, problem = _text_beside(recording)
-    return Utterance(
+    utterance = utterance_with_text(
+        text,
         id=str(recording.relative_to(folder)),
         path=recording,
         speaker=recording.parent.name,
-        text=text,
         alignment=_beside(recording, ALIGNMENT_SUFFIXES),
-        problem=problem,
     )
-
-
-def _read_file(manifest: Path) -> list[Utterance]:
-    suffix = manifest.suffix.lower()
-    try:
-        if suffix in TABLE_DELIMITERS:
-            with open(manifest, encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter=TABLE_DELIMITERS[suffix], restkey="")
-                return [_utterance(row, f"{manifest}, line {reader.line_num}", manifest.parent) for row in reader]
-        if suffix == ".jsonl":
-            lines = manifest.read_text(encoding="utf-8").split("\n")
-            return [
-                _read_line(line, f"{manifest}, line {number}", manifest.parent)
-                for number, line in enumerate(lines, start=1)
-                if line.strip()
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{manifest} must be a manifest in UTF-8 ({error}).") from error
-    raise ValueError(
-        f"{manifest} must be a folder or a manifest in .jsonl, .csv or .tsv, not {suffix or 'without a suffix'}."
-    )
+    words = None if utterance.text is None else " ".join(utterance.text.split())
+    return replace(utterance, text=words, problem=problem or utterance.problem)
 
 
 def _beside(recording: Path, suffixes: tuple[str, ...]) -> Path | None:
@@ -124,7 +169,8 @@ def _text_beside(recording: Path) -> tuple[str | None, str | None]:
     if path is None:
         return None, None
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()), None
+        text = path.read_text(encoding="utf-8-sig")
+        return text, None if text.strip() else "its transcript is empty"
     except UnicodeDecodeError as error:
         return None, f"{path} must be a transcript in UTF-8 ({error})"
     except OSError as error:
@@ -161,34 +207,3 @@ def _read_spans(alignment: Path, spans_of: Callable[[dict], list[Span]]) -> list
 
 def _span(entry: dict, label: str) -> Span:
     return Span(entry[label], float(entry["start"]), float(entry["end"]))
-
-
-def _read_line(line: str, name: str, folder: Path) -> Utterance:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
-        entry = None
-    if not isinstance(entry, dict):
-        raise ValueError(f"{name}: expected an object with a path, got {line[:60]!r}.")
-    return _utterance(entry, name, folder)
-
-
-def _utterance(entry: dict[str, Any], name: str, folder: Path) -> Utterance:
-    given = next((entry[column] for column in PATH_COLUMNS if entry.get(column)), None)
-    alignment = entry.get("alignment") or None
-    if not isinstance(given, str) or not isinstance(alignment, str | None):
-        raise ValueError(f"{name}: expected an object with a path, got {json.dumps(entry)[:60]!r}.")
-    path = folder / given
-
-    def text_of(column: str) -> str | None:
-        value = entry.get(column)
-        return None if value is None or value == "" else str(value)
-
-    return Utterance(
-        id=text_of("id") or given,
-        path=path,
-        speaker=text_of("speaker") or path.parent.name,
-        text=text_of("text"),
-        licence=text_of("licence"),
-        alignment=None if alignment is None else folder / alignment,
-    )
