@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimi_bridge.audio import load_audio
 from mimi_bridge.data.alignment import Aligner
 from mimi_bridge.data.manifest import read_manifest
+from mimi_bridge.data.segments import load_recording
 from mimi_bridge.data.tokens import token_spans
 from mimi_bridge.evaluation.intelligibility import like_sized_transcripts
 from mimi_bridge.spoken_words import SpokenWord, speak_words
@@ -131,7 +131,7 @@ def _speak(voice: str, texts: tuple[str, ...]) -> list[Spoken]:
 def _read(folder: Path, every: int) -> list[Spoken]:
     utterances = [utterance for utterance in read_manifest(folder)[::every] if utterance.text]
     texts = [utterance.text for utterance in utterances]
-    return [(u.text, load_audio(u.path, RATE), [], like_sized_transcripts(u.text, texts, 1)[0]) for u in utterances]
+    return [(u.text, load_recording(u, RATE), [], like_sized_transcripts(u.text, texts, 1)[0]) for u in utterances]
 
 
 def measure(aligner: Aligner, recordings: list[Spoken]) -> Result:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
-from mimi_bridge.audio import load_audio
 from mimi_bridge.data.manifest import Utterance, read_phones
+from mimi_bridge.data.segments import load_recording
 
 RATE, HOP, WINDOW = 16_000, 320, 400  # Hz, samples, samples of the first frame: 50 frames a second
 CROP_SECONDS = 2.0
@@ -56,7 +56,7 @@ def train_phone_teacher(folder: Path, utterances: Sequence[Utterance], num_steps
     phones = {u.id: read_phones(u.alignment) for u in utterances if u.alignment is not None}
     names = sorted({phone.label for spans in phones.values() for phone in spans})
     numbers = {name: number for number, name in enumerate(names)}
-    recordings = [(_normalised(load_audio(u.path, RATE)[0]), _labels(phones[u.id], numbers)) for u in utterances]
+    recordings = [(_normalised(load_recording(u, RATE)[0]), _labels(phones[u.id], numbers)) for u in utterances]
     kept_back, trained = recordings[::HELD_BACK], [r for n, r in enumerate(recordings) if n % HELD_BACK]
     readout = nn.Linear(128, len(names))
     parameters = [*model.parameters(), *readout.parameters()]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.audio import load_audio
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.manifest import Utterance, read_manifest, read_phones, read_words
+from mimi_bridge.data.segments import load_recording
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.data.text_teacher import QwenTeacher
 from mimi_bridge.data.tokens import token_spans
@@ -38,7 +38,7 @@ def row_of(
     utterance: Utterance, original: OriginalLatents, text: QwenTeacher, speech: WavLMTeacher, rate: int
 ) -> dict:
     """A row for `MimiBridgeCollator`: cached latents and both teachers."""
-    audio = load_audio(utterance.path, rate)
+    audio = load_recording(utterance, rate)
     latents, target = original(audio)
     assert utterance.text is not None and utterance.alignment is not None
     states = text.states([utterance.text])[0]

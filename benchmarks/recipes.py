@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
 from convert_kyutai import convert
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.audio import SPEECH_VARIABLE, load_audio
+from mimi_bridge.audio import SPEECH_VARIABLE
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.latents import OriginalLatents
+from mimi_bridge.data.segments import load_recording
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.data.text_teacher import QwenTeacher
 from mimi_bridge.embedded import SMALL_CODEC
@@ -203,7 +204,7 @@ def listener(model: MimiBridgeModel, data: dict) -> Callable[[], float]:
     rows, spoken = data["held_out"], data["split"].held_out
     chosen = range(0, len(rows), max(1, len(rows) // LISTENED))[:LISTENED]
     rate, frame_size = model.config.sampling_rate, model.config.frame_size
-    originals = {n: load_audio(spoken[n].path, rate) for n in chosen}
+    originals = {n: load_recording(spoken[n], rate) for n in chosen}
 
     @torch.inference_mode()
     def listen() -> float:

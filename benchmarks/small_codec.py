@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import MimiModel
 
 from mimi_bridge import small_codec
-from mimi_bridge.audio import SPEECH_VARIABLE, load_audio
+from mimi_bridge.audio import SPEECH_VARIABLE
 from mimi_bridge.data.manifest import Utterance, read_manifest
 from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
+from mimi_bridge.data.segments import load_recording
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
 from mimi_bridge.spectrogram import save_spectrograms
@@ -80,7 +81,7 @@ def _start(codec: str, transcripts: list[str]) -> None:
 def _measure(utterance: Utterance) -> dict:
     model = _state["model"]
     rate, frame_size = model.config.sampling_rate, model.config.frame_size
-    audio = load_audio(utterance.path, rate)
+    audio = load_recording(utterance, rate)
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))[None]
     codes = model.encode(padded).audio_codes
     decoded = {"without quantization": decode_unquantized(model, padded)[0, :, : audio.shape[-1]]}
@@ -124,7 +125,7 @@ def decode_unquantized(model: MimiModel, audio: Tensor) -> Tensor:
 @torch.inference_mode()
 def _draw(picture: Path, model: MimiModel, utterance: Utterance) -> None:
     rate, frame_size = model.config.sampling_rate, model.config.frame_size
-    audio = load_audio(utterance.path, rate)[:, : PICTURE_SECONDS * rate]
+    audio = load_recording(utterance, rate)[:, : PICTURE_SECONDS * rate]
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))[None]
     decoded = model.decode(model.encode(padded).audio_codes).audio_values[0, :, : audio.shape[-1]]
     save_spectrograms(picture, {f"{utterance.id}, original": audio, "decoded from 8 codebooks": decoded}, rate)

@@ -25,7 +25,7 @@ from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
 from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
-from mimi_bridge.data.manifest import Span, Utterance, read_manifest, read_phones
+from mimi_bridge.data.manifest import Span, Utterance, read_manifest
 from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
@@ -198,7 +198,7 @@ class PhoneFinder:
     def __call__(self, utterance: Utterance, audio: torch.Tensor, sampling_rate: int) -> list[Span] | None:
         """The phones, or None if there is no text, or no laying it over."""
         if utterance.alignment is not None:
-            return read_phones(utterance.alignment)
+            return given_phones(utterance, audio, sampling_rate)
         if not utterance.text or self._aligner.unknown_words(utterance.text):
             return None
         alignment = self._aligner.align(audio, sampling_rate, utterance.text)

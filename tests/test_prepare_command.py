@@ -1,6 +1,7 @@
 """The command `mimi-bridge prepare`: killed and given again, on a full disk, on all that recordings can be."""
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -225,6 +226,64 @@ def test_whatever_is_wrong_with_a_recording_is_named_and_stops_no_other(
     assert f"{len(rows)} recordings, 2 of them with tokens" in said.out
 
 
+def test_every_row_of_a_manifest_is_in_the_data_set_or_named(qwen, wavlm, tmp_path, capsys):
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 2 * 16_000)
+    soundfile.write(tmp_path / "a.wav", noise, 16_000)
+    lines = [
+        '{"audio_filepath": "a.wav", "offset": 0.2, "duration": 0.7, "sentence": "<unk> Speaker 1: hi [noise]"}',
+        '{"audio_filepath": "a.wav", "offset": 0.9, "duration": 0.6, "sentence": "[noise]"}',
+        '{"audio_filepath": "a.wav", "offset": 1.9, "duration": 0.6}',
+        '{"audio_filepath": "a.wav", "offset": -1, "duration": 0.6}',
+        '{"audio_filepath": "a.wav", ',
+        '{"audio_filepath": "gone.wav", "duration": 3}',
+        '{"audio_filepath": "a.wav", "id": "whole", "text": NaN}',
+        '{"audio_filepath": "a.wav", "id": "whole", "text": "other"}',
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    arguments = ["prepare", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "data"), "--text-teacher", qwen]
+    assert main([*arguments, "--speech-teacher", wavlm, "--least-score", "none"]) == 0
+    report = json.loads((tmp_path / "data/report.json").read_text())
+    rows = load_from_disk(str(tmp_path / "data"))
+    assert [row["id"] for row in rows] == ["a.wav#0.2-0.9", "a.wav#0.9-1.5", "whole"]
+    assert [row["seconds"] for row in rows] == pytest.approx([0.7, 0.6, 2.0], abs=1e-4)
+    assert [len(row["input_values"]) for row in rows] == [16_800, 14_400, 48_000]
+    assert [row["text"] for row in rows] == ["hi", None, None]
+    assert report["tags"] == {"<unk>": 1, "Speaker 1:": 1, "[noise]": 2}
+    assert report["num_read"] == 8 == len(rows) + len(report["dropped"])
+    named = dict(report["dropped"])
+    assert [*named] == [f"list.jsonl, line {n}" for n in (4, 5, 8)] + ["a.wav#1.9-2.5", "gone.wav"]
+    assert "its offset must be seconds from 0 on, got -1" in named["list.jsonl, line 4"]
+    assert "does not lie in the recording, which lasts 2.00 s" in named["a.wav#1.9-2.5"]
+    assert "taken out of the texts: 4 tags (2 [noise], 1 <unk>, 1 Speaker 1:)" in capsys.readouterr().err
+
+
+def test_segment_whose_path_alone_would_mean_the_whole_is_named(tones, wavlm, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path,start,end\n{tones}/00.wav,0.2,0.9\n{tones}/01.wav,,\n")
+    arguments = ["prepare", str(tmp_path / "list.csv"), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
+    assert main([*arguments, "--speech-teacher", wavlm, "--audio", "path", "--allow-outside"]) == 0
+    ((name, reason),) = json.loads((tmp_path / "data/report.json").read_text())["dropped"]
+    assert name.endswith("00.wav#0.2-0.9") and "it is a segment of a file" in reason
+
+
+def test_columns_of_a_manifest_may_be_chosen(tones, wavlm, tmp_path):
+    (tmp_path / "list.tsv").write_text(f"sound\tsaid\n{tones}/00.wav\thello\n")
+    arguments = ["prepare", str(tmp_path / "list.tsv"), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
+    chosen = ["--audio-column", "sound", "--text-column", "said", "--allow-outside"]
+    assert main([*arguments, "--speech-teacher", wavlm, *chosen]) == 0
+    assert load_from_disk(str(tmp_path / "data"))["text"][:] == ["hello"]
+
+
+def test_file_whose_name_is_not_utf_8_is_named_and_the_rest_is_done(tones, wavlm, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.wav", b"good.wav"):
+        os.symlink(tones / "00.wav", os.fsencode(folder) + b"/" + name)
+    arguments = ["prepare", str(folder), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
+    assert main([*arguments, "--speech-teacher", wavlm]) == 0
+    assert "left out: caf\\xe9.wav: its name is not UTF-8" in capsys.readouterr().err
+    assert load_from_disk(str(tmp_path / "data"))["id"][:] == ["good.wav"]
+
+
 def test_screen_names_the_first_that_are_left_out_and_the_report_all(wavlm, tmp_path, capsys):
     for number in range(MOST_NAMED + 3):
         (tmp_path / f"{number:02d}.wav").write_text("no audio")
@@ -241,7 +300,8 @@ def test_screen_names_the_first_that_are_left_out_and_the_report_all(wavlm, tmp_
     [
         (["--aligner", "given", "--realign"], "realign needs an aligner, but aligner is 'given'"),
         (["--speech-teacher", "/nowhere"], "/nowhere"),
-        (["--split", "dev"], "is no data set of `datasets`, so it has neither splits nor columns"),
+        (["--split", "dev"], "is no data set of `datasets`, so it has no splits to choose"),
+        (["--text-column", "said"], "is a folder without a manifest, so it has no columns to choose"),
         (["--device", "nonsense"], "device 'nonsense' is not to be had here"),
     ],
 )

@@ -10,6 +10,7 @@ from .data.alignment_check import NO_SCORE
 from .data.settings import AUDIO_CHOICES, COLUMNS, Settings
 
 MOST_NAMED = 20  # recordings, on the screen
+MOST_TAGS = 5  # kinds of them
 NEEDED = ("datasets", "accelerate")
 
 
@@ -33,6 +34,7 @@ def add_prepare(commands: Any) -> None:
     source = prepare.add_argument_group("of a data set of `datasets`")
     source.add_argument("--config", metavar="NAME", help="of a data set on the Hub that has several")
     source.add_argument("--split", help="default: train")
+    source = prepare.add_argument_group("of a data set, or a manifest")
     for what in COLUMNS:
         source.add_argument(f"--{what}-column", metavar="NAME", help=f"which holds its {what}; default: a usual name")
     text = prepare.add_argument_group("the language model")
@@ -68,7 +70,7 @@ def add_prepare(commands: Any) -> None:
         default=defaults.audio,
         choices=AUDIO_CHOICES,
         help="what is stored of it: 'path'; 'samples', 16 bits at 24 kHz; 'none', beside latents; 'auto': paths of "
-        "files, samples of a data set (default: %(default)s)",
+        "files, samples of a data set and of segments of files (default: %(default)s)",
     )
     prepare.add_argument(
         "--min-seconds", type=float, metavar="S", default=defaults.min_seconds, help="(default: %(default)g)"
@@ -137,6 +139,10 @@ def _prepare(options: argparse.Namespace) -> None:
             print(f"{title}: {name}: {reason}", file=sys.stderr)
         if len(pairs) > MOST_NAMED:
             print(f"... and {len(pairs) - MOST_NAMED} more {title}; report.json has all", file=sys.stderr)
+    if report.tags:
+        most = sorted(report.tags.items(), key=lambda pair: -pair[1])[:MOST_TAGS]
+        named = ", ".join(f"{count} {tag}" for tag, count in most)
+        print(f"taken out of the texts: {sum(report.tags.values())} tags ({named})", file=sys.stderr)
     with_tokens = "" if settings.text_teacher is None else f", {report.num_with_tokens} of them with tokens"
     print(
         f"{options.output}: {report.num_recordings} recordings{with_tokens}, {report.hours:.2f} hours; "

@@ -282,3 +282,9 @@ def test_file_that_is_not_there_is_named(tmp_path):
     for suffix in ("TextGrid", "ctm", "json"):
         with pytest.raises(FileNotFoundError, match=rf"gone\.{suffix}"):
             read_alignment(tmp_path / f"gone.{suffix}")
+
+
+def test_sounds_in_an_alignment_are_no_words_but_unknown_words_are(tmp_path):
+    words = [{"word": word, "start": n, "end": n + 1} for n, word in enumerate(["hi", "[laughter]", "<unk>", "{LG}"])]
+    path = written(tmp_path, "a.json", json.dumps({"words": words}))
+    assert [word.label for word in read_alignment(path).words] == ["hi", "<unk>", "{LG}"]

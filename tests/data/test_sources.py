@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,14 +132,18 @@ def test_id_on_the_hub_may_hold_a_point(monkeypatch, tmp_path):
         (lambda p: DatasetSource(dataset().select([])), ValueError, "at least one recording, got none"),
         (lambda p: open_source(str(p), config="clean"), ValueError, "is no data set on the Hub"),
         (lambda p: open_source(str(p / "nothing.csv")), FileNotFoundError, "no such folder of recordings, manifest"),
-        (lambda p: open_source(str(p), split="train"), ValueError, "is no data set of `datasets`, so it has neither"),
+        (lambda p: open_source(str(p), split="train"), ValueError, "so it has no splits to choose"),
         (
             lambda p: DatasetSource(Dataset.from_dict({"x": [1]})),
             ValueError,
             "column of audio",
         ),
         (lambda p: DatasetSource(dataset(), {"text": "said"}), ValueError, "must have the column 'said', got audio"),
-        (lambda p: DatasetSource(dataset(id=["a", "b", "a"])), ValueError, "an id of its own, got two of 'a'"),
+        (
+            lambda p: DatasetSource(dataset(said=list("abc")), {"audio": "said"}).audio(0, RATE),
+            FileNotFoundError,
+            "no such recording: a",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused(folder, make, error, message):
@@ -146,7 +151,64 @@ def test_what_is_no_source_is_refused(folder, make, error, message):
         make(folder)
 
 
-def test_manifest_with_one_id_twice_is_refused(folder):
+def test_row_of_a_data_set_whose_id_is_taken_is_named_and_left_out():
+    source = DatasetSource(dataset(key=["a", "b", "a"]), {"id": "key"})
+    assert [source.utterance(n).id for n in range(len(source))] == ["a", "b"]
+    assert source.left_out == [("row 2", "its id 'a' is that of row 0; give it an id of its own")]
+
+
+def test_column_that_was_not_asked_for_gives_ids_only_where_it_has_one_for_each_row():
+    source = DatasetSource(dataset(id=["a", "b", "a"]))
+    assert [source.utterance(n).id for n in range(len(source))] == ["00000000", "00000001", "00000002"]
+
+
+def test_row_of_a_manifest_whose_id_is_taken_is_named_and_left_out(folder):
     (folder / "twice.csv").write_text("path,id\nann/0.wav,one\nann/1.wav,one\n")
-    with pytest.raises(ValueError, match="got two of 'one'"):
-        open_source(str(folder / "twice.csv"))
+    source = open_source(str(folder / "twice.csv"))
+    assert len(source) == 1 and source.left_out[0][0] == "twice.csv, line 3"
+
+
+SAMPLES = {"array": tone(0).tolist(), "sampling_rate": RATE}
+
+
+@pytest.mark.parametrize(
+    "audio, whole, missing",
+    [
+        ([SAMPLES, None, {"array": None, "sampling_rate": RATE}], 1, 2),
+        ([{"array": [tone(0).tolist()] * 2, "sampling_rate": RATE}, None], 1, 1),
+        ([{"array": (tone(0) * 2**15).astype(np.int16), "sampling_rate": RATE}, None], 1, 1),
+        ([{"bytes": wav(0), "path": None}, None, {"bytes": None, "path": None}], 1, 2),
+        ([wav(0), None], 1, 1),
+    ],
+    ids=["samples", "channels", "16 bits", "files", "bytes"],
+)
+def test_data_set_may_hold_audio_in_any_form_and_lack_it(audio, whole, missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    source = DatasetSource(Dataset.from_dict({"audio": audio, "text": ["a"] * len(audio)}))
+    assert [source.utterance(n).text for n in range(len(source))] == ["a"] * (whole + missing)
+    samples, rate = source.audio(0, RATE)
+    torch.testing.assert_close(samples[0], torch.from_numpy(tone(0)), atol=2**-15, rtol=0)
+    assert rate == RATE
+    for index in range(whole, whole + missing):
+        with pytest.raises(ValueError, match="its audio is empty"):
+            source.audio(index, RATE)
+
+
+def test_data_set_may_hold_paths(folder):
+    source = DatasetSource(Dataset.from_dict({"audio": [str(folder / "ann/1.wav"), None]}))
+    assert torch.equal(source.audio(0, RATE)[0][0], torch.from_numpy(tone(1)))
+    with pytest.raises(ValueError, match="its audio is empty"):
+        source.audio(1, RATE)
+
+
+def test_other_columns_of_audio_are_never_decoded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    noisy = [{"bytes": wav(number), "path": None} for number in range(3)]
+    both = dataset(text=list("abc"), noisy=noisy).cast_column("noisy", Audio()).cast_column("audio", Audio())
+    source = DatasetSource(both)
+    assert source.utterance(2).text == "c" and len(source.audio(2, RATE)[0][0]) == RATE // 4
+
+
+def test_samples_that_last_too_long_are_refused():
+    with pytest.raises(ValueError, match=r"it lasts 0\.2 s, but max_seconds is 0\.1"):
+        DatasetSource(Dataset.from_dict({"audio": [SAMPLES]})).audio(0, RATE, max_seconds=0.1)

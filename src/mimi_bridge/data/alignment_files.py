@@ -1,7 +1,8 @@
 """Alignments that somebody else made: Praat's TextGrid (as the Montreal Forced Aligner writes it), CTM, and json.
 
-Silence (an empty interval, `<eps>`, `sil`, `sp`) belongs to no word and is passed over. None of these files holds a
-score on a scale of its own, so that an alignment from a file has none; a CTM's confidence is read past.
+Silence (an empty interval, `<eps>`, `sil`, `sp`) and sounds (`[laughter]`) belong to no word and are passed over. None
+of these files holds a score on a scale of its own, so that an alignment from a file has none; a CTM's confidence is
+read past.
 
 Source: the Praat manual, "TextGrid file formats": of a text file count only numbers, texts in quotes and flags in
 angle brackets that stand free, which is all that the long and the short form share; NIST sctk `doc/infmts.htm`: CTM.
@@ -11,12 +12,16 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from .alignment import Alignment
-from .manifest import Span, read_phones, read_words
+from .manifest import Span, Utterance, read_phones, read_words
+from .segments import spans_in_segment
+from .tags import is_tag
+from .tokens import UNKNOWN
 
 SILENCES = frozenset({"", "<eps>", "<sil>", "sil", "sp", "<b>", "<blank>", "<space>"})
 WORD_TIERS = ("words", "word")
@@ -56,6 +61,21 @@ def read_alignment(path: str | Path, utterance_id: str | None = None) -> Alignme
     return Alignment(words=_without_silence(path, words), phones=_without_silence(path, phones))
 
 
+def given_alignment(utterance: Utterance) -> Alignment:
+    """The words of a recording that come with it; of a segment, those that lie in it, from its own beginning.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the utterance has none, or as `read_alignment`.
+    """
+    if utterance.alignment is None:
+        raise ValueError("it comes without an alignment")
+    is_whole = utterance.start is None and utterance.end is None
+    found = read_alignment(utterance.alignment, utterance.id if is_whole else utterance.path.name)
+    words, phones = (spans_in_segment(spans, utterance) for spans in (found.words, found.phones))
+    return replace(found, words=words, phones=phones)
+
+
 def _without_silence(path: Path, spans: list[Span]) -> list[Span]:
     for span in spans:
         if not isinstance(span.label, str):
@@ -65,7 +85,12 @@ def _without_silence(path: Path, spans: list[Span]) -> list[Span]:
                 f"{path}: {span.label!r} must run forward in seconds, got {span.start:g} to {span.end:g}; is the file "
                 "damaged?"
             )
-    return [span for span in spans if span.label.strip().casefold() not in SILENCES]
+    return [span for span in spans if not _is_silence(span.label.strip())]
+
+
+def _is_silence(label: str) -> bool:
+    # An aligner's own mark for a word that it does not know is one; any other tag is the sound of no word.
+    return label.casefold() in SILENCES or (is_tag(label) and UNKNOWN not in label.casefold())
 
 
 def _text(path: Path) -> str:

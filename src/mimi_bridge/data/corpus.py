@@ -17,8 +17,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from ..audio import load_audio
 from .manifest import Span, Utterance, read_phones
+from .segments import load_recording, spans_in_segment
 
 SILENCE = "SIL"
 LABELS_PER_SECOND = 100
@@ -45,14 +45,14 @@ class CropBatch:
 
 def given_phones(utterance: Utterance, audio: Tensor, sampling_rate: int) -> list[Span] | None:
     """The phones of an utterance's alignment; None if it has none."""
-    return None if utterance.alignment is None else read_phones(utterance.alignment)
+    return None if utterance.alignment is None else spans_in_segment(read_phones(utterance.alignment), utterance)
 
 
 def write_corpus(
     folder: Path,
     utterances: Iterable[Utterance],
     sampling_rate: int,
-    load: Callable[[Utterance, int], Tensor] = lambda utterance, rate: load_audio(utterance.path, rate),
+    load: Callable[[Utterance, int], Tensor] = load_recording,
     find_phones: Callable[[Utterance, Tensor, int], list[Span] | None] = given_phones,
 ) -> None:
     """Resample recordings into one file; whole or not at all.
@@ -61,7 +61,7 @@ def write_corpus(
         folder: Gets `samples.i16`, `labels.i8` and `corpus.json`, the last of them last.
         utterances: In any order.
         sampling_rate: Hz.
-        load: Gives an utterance's samples `(1, samples)` at a rate; by default, reads its path.
+        load: Gives an utterance's samples `(1, samples)` at a rate; by default, reads its file.
         find_phones: Gives its phones, from utterance, samples and rate, or None; they become labels.
 
     Raises:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..audio import load_audio
 from ..synthesis import SENTENCES, synthesize
 from .manifest import Utterance
+from .segments import load_recording
 
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 VARIANTS = (
@@ -45,6 +45,6 @@ def made_utterances(count: int, seed: int) -> list[Utterance]:
 def load_utterance(utterance: Utterance, sampling_rate: int) -> Tensor:
     """Its recording, or the speech made of its text."""
     if not utterance.id.startswith(PREFIX):
-        return load_audio(utterance.path, sampling_rate)
+        return load_recording(utterance, sampling_rate)
     pace = PACES[int(utterance.id.removeprefix(PREFIX)) % len(PACES)]
     return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)

@@ -4,9 +4,9 @@ A manifest is a `.jsonl` file, one object a line, a `.csv` or `.tsv` file with a
 columns are `path` (relative to the manifest) and optionally `id`, `speaker`, `text`, `licence`, `alignment`, a file of
 words in time, and `offset` with `duration`, or `start` with `end`, where only a segment is meant; `fields` has the
 other names that they may go by. A folder may hold one by the name of `manifest.jsonl`, or, in itself and below, the
-`metadata` files of an audio folder of `datasets`. Without one, every recording below the folder is listed: the speaker
-is its folder's name, the text what a `.txt` or `.lab` file of the recording's name says, the alignment a `.TextGrid` or
-`.ctm` of that name.
+`metadata` files of an audio folder of `datasets`. Without one, every recording below the folder is listed: the
+speaker is its folder's name, the text what a `.txt` or `.lab` file of the recording's name says, the alignment a
+`.TextGrid` or `.ctm` of that name.
 
 Nothing is left out silently: what cannot be listed has its name and reason in the `Listing`.
 """
@@ -123,16 +123,19 @@ def _of_folder(folder: Path, columns: Mapping[str, str] | None) -> Listing:
         try:
             listing.add_manifest(table, Fields(table, columns, root=folder))
         except ValueError as error:  # something else by this name
+            if columns:
+                raise
             listing.left_out.append((printable(table.relative_to(folder)), str(error)))
             del tables[place]
     listed = {os.path.abspath(utterance.path) for utterance in listing.utterances}
     for recording in found:
         name = printable(recording.relative_to(folder))
-        table = next((tables[place] for place in recording.parents if place in tables), None)
-        if table is None:
+        listing_table = next((tables[place] for place in recording.parents if place in tables), None)
+        if listing_table is None:
             listing.add(name, partial(_beside_its_text, recording, folder))
         elif os.path.abspath(recording) not in listed:
-            listing.left_out.append((name, f"{printable(table.relative_to(folder))} does not list it"))
+            where = printable(listing_table.relative_to(folder))
+            listing.left_out.append((name, f"{where} has no line for it that is of use"))
     return listing
 
 

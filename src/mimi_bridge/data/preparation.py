@@ -5,6 +5,7 @@ and on the settings alone: a run that was killed goes on where it was, and ends 
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,18 +33,22 @@ class Report:
     """What came of it.
 
     Attributes:
+        num_read: Of the source; each of them is in the data set, or among those left out.
         num_recordings: In the data set.
         num_with_tokens: How many of them have tokens with a place in time.
         hours: Of speech in it.
-        dropped: Id and reason of each recording that was left out.
+        dropped: Id, or place in a manifest, and reason of each recording that was left out.
         remarks: Id of a recording that is in it, and what is to be said of it.
+        tags: What was taken out of texts since nobody says it, such as `[laughter]`, and how often.
     """
 
+    num_read: int
     num_recordings: int
     num_with_tokens: int
     hours: float
     dropped: list[tuple[str, str]]
     remarks: list[tuple[str, str]]
+    tags: dict[str, int]
 
 
 def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | None = None) -> Report | None:
@@ -183,12 +188,15 @@ def _progress(work: _Work, ours: list[int], process_index: int) -> tqdm:
 
 def _finish(work: _Work) -> None:
     settings, notes = work.settings, work.dataset.notes()
+    tags = sum((Counter(note.tags) for note in notes), Counter())
     report = Report(
+        num_read=len(work.source) + len(work.source.left_out),
         num_recordings=sum(note.num_rows for note in notes),
         num_with_tokens=sum(note.num_with_tokens for note in notes),
         hours=sum(note.seconds for note in notes) / 3600,
-        dropped=[pair for note in notes for pair in note.dropped],
+        dropped=[*work.source.left_out, *(pair for note in notes for pair in note.dropped)],
         remarks=[pair for note in notes for pair in note.remarks],
+        tags=dict(sorted(tags.items())),
     )
     if not report.num_recordings:
         work.dataset.discard()

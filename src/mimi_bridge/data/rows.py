@@ -19,15 +19,16 @@ from ..frames import lay_out_tokens, num_frames_for
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .alignment import Aligner, Alignment
 from .alignment_check import NO_SCORE, check_alignment
-from .alignment_files import read_alignment
+from .alignment_files import given_alignment
 from .columns import row_columns
 from .latents import OriginalLatents
 from .manifest import Utterance
 from .running_statistics import RunningStatistics
 from .settings import GIVEN, POCKETSPHINX, Settings
 from .shards import ROWS_AT_ONCE, ShardNote
-from .sources import DatasetSource, Source
+from .sources import Source
 from .speech_teacher import WavLMTeacher
+from .tables import is_utf8
 from .text_teacher import QwenTeacher, TextStates
 from .tokens import token_spans
 
@@ -75,9 +76,7 @@ class RowMaker:
 
     def __init__(self, settings: Settings, source: Source, device: str):
         self.settings, self.source = settings, source
-        self._stored = settings.audio
-        if settings.audio == "auto":
-            self._stored = "samples" if isinstance(source, DatasetSource) else "path"
+        self._stored = source.stored_audio if settings.audio == "auto" else settings.audio
         self._text: QwenTeacher | None = None
         self._speech: WavLMTeacher | None = None
         self._latents: OriginalLatents | None = None
@@ -85,7 +84,8 @@ class RowMaker:
             self._text = QwenTeacher(
                 settings.text_teacher, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
             )
-            self._aligner = _aligner(settings.aligner, device) if self._is_to_align() else None
+            is_to_align = settings.aligner != GIVEN and source.has_text_to_align(settings.realign)
+            self._aligner = _aligner(settings.aligner, device) if is_to_align else None
         if settings.speech_teacher is not None:
             self._speech = WavLMTeacher(
                 settings.speech_teacher,
@@ -99,12 +99,6 @@ class RowMaker:
             if not isinstance(model, MimiBridgeModel):
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
             self._latents = OriginalLatents(model, device)
-
-    def _is_to_align(self) -> bool:
-        if self.settings.aligner == GIVEN:
-            return False
-        utterances = (self.source.utterance(index) for index in range(len(self.source)))
-        return any(one.text and (one.alignment is None or self.settings.realign) for one in utterances)
 
     def statistics(self) -> dict[str, RunningStatistics]:
         """Empty ones, of each teacher's targets, frame by frame."""
@@ -143,6 +137,8 @@ class RowMaker:
                 note.remarks += [(name, remark) for remark in recording.remarks]
                 note.seconds += recording.seconds
                 note.num_with_tokens += recording.states is not None
+                for tag in recording.utterance.tags:
+                    note.tags[tag] = note.tags.get(tag, 0) + 1
                 row = self._row(recording)
                 _count(row, recording.num_frames, statistics)
                 yield row
@@ -151,11 +147,14 @@ class RowMaker:
     def _read(self, index: int) -> _Recording:
         recording, settings = _Recording(self.source.utterance(index)), self.settings
         try:
-            recording.audio, rate = self.source.audio(index, RATE, settings.max_seconds)
+            stores_path = self._stored == "path"
+            recording.audio, rate = self.source.audio(index, RATE, settings.max_seconds, only_whole=stores_path)
             if recording.seconds < settings.min_seconds:
                 raise ValueError(f"it lasts {recording.seconds:.3f} s, but min_seconds is {settings.min_seconds:g}")
-            if self._stored == "path" and not recording.utterance.path.is_file():
+            if stores_path and not recording.utterance.path.is_file():
                 raise ValueError("it lies in no file of its own whose path could be stored; store samples")
+            if stores_path and not is_utf8(str(recording.utterance.path.absolute())):
+                raise ValueError("its path is not UTF-8, so it cannot be stored; rename its folders, or store samples")
         except (OSError, ValueError) as error:
             recording.dropped = _reason(error)
         else:
@@ -192,8 +191,7 @@ class RowMaker:
             return
         try:
             if is_given:
-                assert utterance.alignment is not None
-                recording.alignment = read_alignment(utterance.alignment, utterance.id)
+                recording.alignment = given_alignment(utterance)
             else:
                 assert self._aligner is not None
                 recording.alignment = self._aligner.align(recording.audio, RATE, utterance.text)

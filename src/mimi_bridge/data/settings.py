@@ -21,7 +21,7 @@ class Settings:
         source: As in `open_source`, as the next four.
         config: Of a data set on the Hub.
         split: Of a data set.
-        columns: Of a data set.
+        columns: Of a data set or a manifest.
         allow_outside: Take recordings that a manifest names outside its folder.
         text_teacher: A language model, as in `QwenTeacher`; None leaves `qwen_hidden` out.
         text_layer: As in `QwenTeacher`.
@@ -35,7 +35,7 @@ class Settings:
             speech features, without tokens, and said to be.
         latents_model: A freshly converted model, whose latents are stored; None leaves them out.
         audio: What is stored of it: `"path"`; `"samples"`, 16 bits at 24 kHz; `"none"`, where there are latents; or
-            `"auto"`: paths of files, samples of a data set.
+            `"auto"`: paths of files, samples of a data set and of segments of files.
         dtype: Of the teachers' computation, as in `from_pretrained`.
         min_seconds: Shorter recordings are left out; by default, those of less than a frame.
         max_seconds: Longer recordings are left out.

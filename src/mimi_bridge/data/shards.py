@@ -34,6 +34,7 @@ class ShardNote:
         seconds: Of speech in them.
         dropped: Id and reason of each recording that was left out.
         remarks: Id of a recording that is in it, and what is to be said of it.
+        tags: What was taken out of their texts, and how often.
     """
 
     num_rows: int = 0
@@ -41,6 +42,7 @@ class ShardNote:
     seconds: float = 0.0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    tags: dict[str, int] = field(default_factory=dict)
 
 
 class ShardedDataset:

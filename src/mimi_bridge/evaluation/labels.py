@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.alignment import Aligner
-from ..data.alignment_files import read_alignment
+from ..data.alignment_files import given_alignment
 from ..data.manifest import Span, Utterance
 from ..frames import spans_to_frame_weights
 from .sound import PITCH_RATE, Sound
@@ -53,7 +53,7 @@ def spans_of(utterance: Utterance, sound: Sound, aligner: Aligner | None = None)
         ValueError: If there is no alignment and none can be made; the message says why.
     """
     if utterance.alignment is not None:
-        given = read_alignment(utterance.alignment, utterance.id)
+        given = given_alignment(utterance)
         return given.phones, given.words
     if utterance.text is None:
         raise ValueError("the recording has neither an alignment nor a transcript.")
