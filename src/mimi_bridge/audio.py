@@ -15,6 +15,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from .audio_reading import BLOCK, Tell, check_finite, read_samples
+
 # Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
 OTHER_SUFFIXES = {
     **dict.fromkeys((".wave", ".bwf"), "WAV"),
@@ -40,103 +42,56 @@ OTHER_AUDIO = frozenset(
     ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .shn .spx .tta .weba .webm .wma "
     ".wmv .wv".split()
 ).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
-BLOCK = 2**18  # samples read or written at once
 MOST_NAMED = 20  # files that were left out, in one message
-MOST_EXPECTED = 2**31  # samples that a header is believed
 SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
 
 
-def load_audio(path: str | Path, sampling_rate: int) -> Tensor:
-    """Read a recording as mono at the given rate; channels are averaged.
+def load_audio(path: str | Path, sampling_rate: int, tell: Tell | None = None) -> Tensor:
+    """Read a recording to its end, as mono at the given rate; channels are averaged.
 
     Args:
         path: A file that libsndfile reads.
         sampling_rate: Wanted rate in Hz; anything else is resampled by soxr at its best quality.
+        tell: Is told, in a sentence, what is odd about a recording that is read all the same, such as that it ends
+            before its header says; by default, that is logged as a warning.
 
     Returns:
         `(1, samples)`, float32, nominally in [-1, 1].
 
     Raises:
         FileNotFoundError: If there is no such file.
+        PermissionError: If it may not be read.
         ValueError: If it is no audio, holds none, or holds NaN.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such recording: {path}")
-    return decode_audio(path, sampling_rate, name=str(path))
+    return decode_audio(path, sampling_rate, str(path), tell)
 
 
-def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str) -> Tensor:
+def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str, tell: Tell | None = None) -> Tensor:
     """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
-    samples, _ = _read(file, name, sampling_rate)
+    samples, _ = read_samples(file, name, sampling_rate, tell=tell)
     if len(samples) == 0:
         raise ValueError(f"{name} holds no audio.")
     return torch.from_numpy(samples)[None]
 
 
-def read_audio(file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
+def read_audio(
+    file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf, tell: Tell | None = None
+) -> tuple[np.ndarray, int]:
     """A recording as it is: mono samples, `(samples,)`, float32, and their rate in Hz.
 
     Args:
         file: A path, or a file that is open, or in memory.
         name: What messages call it.
-        max_seconds: A longer one is refused before it is decoded.
+        max_seconds: A longer one is refused, before it is decoded if its header tells.
+        tell: See `load_audio`.
 
     Raises:
         PermissionError: If it may not be read.
         ValueError: If it is no audio, is damaged, or lasts longer.
     """
-    return _read(file, name, max_seconds=max_seconds)
-
-
-def _read(
-    file: str | Path | BinaryIO, name: str, sampling_rate: int | None = None, max_seconds: float = math.inf
-) -> tuple[np.ndarray, int]:
-    # Block by block: hours of audio are held once, as mono, and at the wanted rate if there is one.
-    if isinstance(file, str | Path) and not os.access(file, os.R_OK):
-        raise PermissionError(f"{name} may not be read by this user.")
-    try:
-        with soundfile.SoundFile(file) as recording:
-            rate = recording.samplerate
-            seconds = recording.frames / rate
-            if seconds > max_seconds:
-                raise ValueError(f"it lasts {seconds:.1f} s, but max_seconds is {max_seconds:g}")
-            stream = None
-            if sampling_rate not in (None, rate):
-                stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="VHQ")
-            expected = recording.frames * (1 if stream is None or sampling_rate is None else sampling_rate / rate)
-            whole = _Growing(expected)
-            while len(block := recording.read(BLOCK, dtype="float32", always_2d=True)):
-                mono = block.mean(axis=1)
-                if sampling_rate is not None:
-                    _check_finite(mono, name)
-                whole.append(mono if stream is None else stream.resample_chunk(mono))
-            if stream is not None:
-                whole.append(stream.resample_chunk(np.empty(0, dtype=np.float32), last=True))
-            return whole.samples(), rate
-    except soundfile.LibsndfileError as error:
-        what = error.error_string.rstrip(".") or f"its error {error.code}"
-        raise ValueError(f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac.") from error
-
-
-class _Growing:
-    # Samples in one array that is made in good time, and grows where a header promised too few.
-    def __init__(self, expected: float):
-        self._all, self._length = np.empty(int(min(expected, MOST_EXPECTED)) + 64, dtype=np.float32), 0
-
-    def append(self, samples: np.ndarray) -> None:
-        end = self._length + len(samples)
-        if end > len(self._all):
-            self._all = np.concatenate([self._all[: self._length], np.empty(end, dtype=np.float32)])
-        self._all[self._length : end] = samples
-        self._length = end
-
-    def samples(self) -> np.ndarray:
-        return self._all[: self._length]
-
-
-def _check_finite(samples: np.ndarray, name: str) -> None:
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")
+    return read_samples(file, name, max_seconds=max_seconds, tell=tell)
 
 
 def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:
@@ -147,7 +102,7 @@ def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: st
     """
     if len(samples) == 0:
         raise ValueError(f"{name} holds no audio.")
-    _check_finite(samples, name)
+    check_finite(samples, name)
     if source_rate != sampling_rate:
         samples = soxr.resample(samples.astype(np.float32), source_rate, sampling_rate, quality="VHQ")
     return torch.from_numpy(np.array(samples, dtype=np.float32))[None]  # a copy: the given may be read-only
