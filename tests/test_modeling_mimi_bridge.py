@@ -700,3 +700,19 @@ def test_latents_without_a_mask_are_all_real():
     model = MimiBridgeModel(MimiBridgeConfig(**TINY))
     latents = torch.randn(2, 5, model.config.hidden_size)
     assert torch.equal(model(latents=latents).audio_codes_mask, torch.ones(2, 5, dtype=torch.bool))
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("way", ["from_pretrained", "from_config"])
+def test_model_in_half_precision_keeps_codebooks_in_float32_and_flags_as_they_are(tiny_model, tmp_path, way):
+    tiny_model.save_pretrained(tmp_path)
+    if way == "from_pretrained":
+        half = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    else:
+        half = AutoModel.from_config(tiny_model.config, dtype=torch.bfloat16)
+    assert half.encoder.downsample.conv.weight.dtype == torch.bfloat16
+    kept = {name: buffer.dtype for name, buffer in tiny_model.named_buffers() if "_codebook" in name or "proj" in name}
+    assert {torch.bool, torch.float32} == set(kept.values())
+    assert {name: dict(half.named_buffers())[name].dtype for name in kept} == kept

@@ -56,8 +56,8 @@ class TeacherBridge(nn.Linear):
         self.name, self.teacher = name, name.split("_")[0]
         self.settings: Any = SimpleNamespace()
         self.distance = distance
-        self.register_buffer("mean", torch.zeros(teacher_dim))
-        self.register_buffer("std", torch.ones(teacher_dim))
+        self.register_buffer("mean", torch.zeros(teacher_dim, dtype=torch.float32))
+        self.register_buffer("std", torch.ones(teacher_dim, dtype=torch.float32))
 
     def check(self, features: Tensor) -> None:
         """Refuse a teacher of another size.

@@ -70,6 +70,8 @@ class QuantizerHead(nn.Module):
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
         self.decay = decay
+        for store in self.stores:
+            store.float()  # a model may be built in half precision; its codebooks may not
         self.learner: CodebookLearner | None = None  # None: every training forward moves the codebooks
         self.like_transformers = False  # True: the very operations of transformers' Mimi, for proofs to the bit
         self._tables = [LookupTable() for _ in self.layers]

@@ -67,7 +67,9 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
     use_fast_path: bool = True  # False: `encode`, `decode` and `get_latents` run transformers' own modules
     _no_split_modules = ["CausalBridgeQuantizer", "MimiTransformerLayer"]
     _keep_in_fp32_modules_strict = [
-        "_codebook",
+        "_codebook.embed",  # not all of `_codebook`: its flags are bool
+        "_codebook.embed_avg",
+        "_codebook.cluster_size",
         "proj_qwen.mean",
         "proj_qwen.std",
         "proj_wavlm.mean",
