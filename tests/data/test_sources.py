@@ -212,3 +212,34 @@ def test_other_columns_of_audio_are_never_decoded(monkeypatch):
 def test_samples_that_last_too_long_are_refused():
     with pytest.raises(ValueError, match=r"it lasts 0\.2 s, but max_seconds is 0\.1"):
         DatasetSource(Dataset.from_dict({"audio": [SAMPLES]})).audio(0, RATE, max_seconds=0.1)
+
+
+def timed(**columns: list) -> DatasetSource:
+    return DatasetSource(dataset(**columns))
+
+
+def test_segments_of_a_data_set_are_cut_out_of_audio_that_is_longer_than_they_are():
+    source = timed(offset=[0.1, 0.2, None], duration=[0.1, None, 0.25])
+    assert [len(source.audio(n, RATE)[0][0]) for n in range(3)] == [1600, 800, 4000]
+    assert torch.equal(source.audio(0, RATE)[0][0], torch.from_numpy(tone(0)[1600:3200]))
+    with pytest.raises(ValueError, match="it is a segment of a file"):
+        source.audio(0, RATE, only_whole=True)
+
+
+def test_audio_of_a_data_set_that_was_cut_out_already_is_taken_whole():
+    told: list[str] = []
+    source = timed(begin_time=[100.0, 0.0, 5.0], end_time=[100.25, 0.25, 7.0])
+    assert [len(source.audio(n, RATE, tell=told.append)[0][0]) for n in range(3)] == [4000] * 3
+    assert told == ["its whole audio of 0.25 s is taken, in which no segment from 5 to 7 s lies"]
+
+
+def test_times_of_a_data_set_that_say_no_segment_leave_the_audio_whole_and_are_named():
+    told: list[str] = []
+    assert len(timed(start=["0:01", "", "2"]).audio(0, RATE, tell=told.append)[0][0]) == 4000
+    assert told == ["its whole audio is taken, since its start must be seconds from 0 on, got '0:01'"]
+
+
+def test_paths_of_a_data_set_go_by_their_usual_names(folder):
+    source = DatasetSource(Dataset.from_dict({"audio_filepath": [str(folder / "ann/1.wav")], "text": ["a [b] c"]}))
+    assert source.utterance(0).text == "a c" and source.utterance(0).tags == ("[b]",)
+    assert torch.equal(source.audio(0, RATE)[0][0], torch.from_numpy(tone(1)))

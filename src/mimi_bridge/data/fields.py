@@ -20,7 +20,7 @@ FIELDS: dict[str, tuple[str, ...]] = {  # of a manifest, the first that is fille
     ),
     "text": COLUMNS["text"],
     "id": ("id", "utt_id", "segment_id"),
-    "speaker": COLUMNS["speaker"],
+    "speaker": ("speaker", "speaker_id", "client_id"),
     "licence": ("licence", "license"),
     "alignment": ("alignment",),
 }

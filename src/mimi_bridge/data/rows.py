@@ -148,7 +148,9 @@ class RowMaker:
         recording, settings = _Recording(self.source.utterance(index)), self.settings
         try:
             stores_path = self._stored == "path"
-            recording.audio, rate = self.source.audio(index, RATE, settings.max_seconds, only_whole=stores_path)
+            recording.audio, rate = self.source.audio(
+                index, RATE, settings.max_seconds, stores_path, recording.remarks.append
+            )
             if recording.seconds < settings.min_seconds:
                 raise ValueError(f"it lasts {recording.seconds:.3f} s, but min_seconds is {settings.min_seconds:g}")
             if stores_path and not recording.utterance.path.is_file():

@@ -4,6 +4,7 @@ import math
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -27,6 +28,13 @@ def load_recording(utterance: Utterance, sampling_rate: int) -> Tensor:
         return load_audio(utterance.path, sampling_rate)
     samples, rate, _ = read_segment(utterance)
     return resample(samples, rate, sampling_rate, name=str(utterance.path))
+
+
+def read_file(file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
+    """As `read_audio`; a path must be that of a file."""
+    if isinstance(file, str | Path) and not Path(file).is_file():
+        raise FileNotFoundError(f"no such recording: {name}")
+    return read_audio(file, name, max_seconds)
 
 
 def read_segment(utterance: Utterance, max_seconds: float = math.inf) -> tuple[np.ndarray, int, bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 GIVEN, POCKETSPHINX = "given", "pocketsphinx"
 AUDIO_CHOICES = ("auto", "path", "samples", "none")
 COLUMNS = {  # of a data set, by what they hold: the usual names
-    "audio": ("audio",),
+    "audio": ("audio", "audio_filepath", "audio_path", "file_name", "path"),
     "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text"),
     "id": ("id", "utt_id", "segment_id", "file"),
     "speaker": ("speaker_id", "speaker", "client_id"),

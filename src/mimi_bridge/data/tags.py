@@ -28,6 +28,7 @@ LABEL = re.compile(
     rf"^[ \t]*(?:{ROLES}) ?:\s*",
     re.IGNORECASE | re.MULTILINE,
 )
+MARKS = frozenset("<[［【({*（:")  # a text with none of them has neither tags nor labels
 CLOSING = ".,;:!?…"
 
 
@@ -45,6 +46,8 @@ def without_tags(text: str, speaker: str = "") -> tuple[str, tuple[str, ...]]:
     ('well, I know', ('[laughter]', '<unk>', 'Speaker 1:'))
     """
     found: list[str] = []
+    if MARKS.isdisjoint(text):
+        return text, ()
 
     def tags(match: re.Match[str]) -> str:
         found.extend(TAG.findall(match[0]))
@@ -56,7 +59,7 @@ def without_tags(text: str, speaker: str = "") -> tuple[str, tuple[str, ...]]:
 
     words = TAGS.sub(tags, text)
     words = LABEL.sub(label, words.lstrip(f"{CLOSING} ") if found else words)
-    if speaker.strip():
+    if ":" in words and any(map(str.isalpha, speaker)):
         words = re.sub(rf"^[ \t]*{re.escape(speaker.strip())} ?:\s*", label, words, flags=re.IGNORECASE | re.MULTILINE)
     return (words.strip(), tuple(found)) if found else (text, ())
 
