@@ -186,12 +186,12 @@ DROPPED = {
     "hour": "it lasts 3600.0 s, but max_seconds is 60",
     "nan": "holds NaN or infinity",
     "corrupt": "corrupt.flac is not audio that libsndfile reads",
-    "short": "short.flac is not audio that libsndfile reads",
     "empty": "empty.flac is not audio that libsndfile reads",
     "missing": "no such recording",
     "outside": "lies outside the manifest's folder",
 }
 WITHOUT_TOKENS = {
+    "short": "is it what is said?",
     "no text": "it has no transcript",
     "blank text": "its transcript is empty",
     "other text": "is it what is said?",
@@ -213,6 +213,8 @@ def test_whatever_is_wrong_with_a_recording_is_named_and_stops_no_other(
     expected = DROPPED | (WITHOUT_TOKENS if require_tokens else {})
     assert dropped.keys() == expected.keys()
     assert all(reason in dropped[name] for name, reason in expected.items())
+    early = [remark for name, remark in report["remarks"] if name == "short" and "ends early" in remark]
+    assert len(early) == (0 if require_tokens else 1)
     assert remarks.pop("telephone") == "recorded at 8000 Hz, so it holds nothing above 4000 Hz"
     assert remarks.keys() == (set() if require_tokens else WITHOUT_TOKENS.keys())
     assert all(remark.startswith("without tokens: ") for remark in remarks.values())

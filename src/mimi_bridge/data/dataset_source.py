@@ -1,8 +1,10 @@
 """Recordings and transcripts in a data set of `datasets`, whatever form its audio has."""
 
 import io
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from ..audio import resample
+from ..audio_reading import Tell
 from .fields import DURATIONS, ENDS, STARTS, TOLERANCE, as_text, is_nothing, segment_of, utterance_with_text
 from .segments import read_file, refuse_longer
 from .settings import COLUMNS
 from .tables import column_name
 from .utterance import Utterance
 
+logger = logging.getLogger(__name__)
 FULL_SCALE = 2.0**15  # of samples in 16 bits
 
 
@@ -89,7 +93,7 @@ class DatasetSource:
         sampling_rate: int,
         max_seconds: float = math.inf,
         only_whole: bool = False,
-        tell: Callable[[str], object] = str,
+        tell: Tell | None = None,
     ) -> tuple[Tensor, int]:
         """As `FileSource.audio`; a segment is read only if the audio is longer: most rows hold no more than theirs."""
         row = self._rows[index]
@@ -97,8 +101,9 @@ class DatasetSource:
         if not isinstance(held, dict):
             held = {"bytes": held} if isinstance(held, bytes) else {"path": held}
         name = str(held.get("path") or f"recording {row} of the data set")
+        tell = tell or partial(logger.warning, f"{name}: %s")
         start, end = self._segment(row, tell)
-        samples, rate = _samples(held, name, max_seconds if start is None else math.inf)
+        samples, rate = _samples(held, name, max_seconds if start is None else math.inf, tell)
         if start is not None:
             whole, samples = samples, _segment_in(samples, rate, start, end, tell)
             if only_whole and len(samples) < len(whole):
@@ -106,7 +111,7 @@ class DatasetSource:
             refuse_longer(len(samples) / rate, max_seconds)
         return resample(samples, rate, sampling_rate, name=name), rate
 
-    def _segment(self, row: int, tell: Callable[[str], object]) -> tuple[float | None, float | None]:
+    def _segment(self, row: int, tell: Tell) -> tuple[float | None, float | None]:
         if not self._times:
             return None, None
         known = self._known[row]
@@ -155,7 +160,7 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
     return (samples / scale).astype(np.float32)
 
 
-def _samples(held: dict[str, Any], name: str, max_seconds: float) -> tuple[np.ndarray, int]:
+def _samples(held: dict[str, Any], name: str, max_seconds: float, tell: Tell) -> tuple[np.ndarray, int]:
     # Mono, at their own rate.
     if held.get("array") is not None and held.get("sampling_rate") is not None:
         samples, rate = _mono(np.asarray(held["array"]), name), int(held["sampling_rate"])
@@ -164,12 +169,10 @@ def _samples(held: dict[str, Any], name: str, max_seconds: float) -> tuple[np.nd
     file = held.get("path") if held.get("bytes") is None else io.BytesIO(held["bytes"])
     if file is None:
         raise ValueError("its audio is empty (None)")
-    return read_file(file, name, max_seconds)
+    return read_file(file, name, max_seconds, tell)
 
 
-def _segment_in(
-    samples: np.ndarray, rate: int, start: float, end: float | None, tell: Callable[[str], object]
-) -> np.ndarray:
+def _segment_in(samples: np.ndarray, rate: int, start: float, end: float | None, tell: Tell) -> np.ndarray:
     seconds = len(samples) / rate
     last = seconds if end is None else end
     if abs(last - start - seconds) <= TOLERANCE:

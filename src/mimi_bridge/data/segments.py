@@ -1,5 +1,6 @@
 """A segment of a recording: read without the rest of the file where its format allows it."""
 
+import logging
 import math
 import os
 from functools import lru_cache
@@ -11,9 +12,11 @@ import soundfile
 from torch import Tensor
 
 from ..audio import load_audio, read_audio, resample
+from ..audio_reading import Tell
 from .fields import TOLERANCE
 from .utterance import Span, Utterance
 
+logger = logging.getLogger(__name__)
 EXACT_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF")  # whose every sample can be sought
 
 
@@ -30,18 +33,22 @@ def load_recording(utterance: Utterance, sampling_rate: int) -> Tensor:
     return resample(samples, rate, sampling_rate, name=str(utterance.path))
 
 
-def read_file(file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf) -> tuple[np.ndarray, int]:
+def read_file(
+    file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf, tell: Tell | None = None
+) -> tuple[np.ndarray, int]:
     """As `read_audio`; a path must be that of a file."""
     if isinstance(file, str | Path) and not Path(file).is_file():
         raise FileNotFoundError(f"no such recording: {name}")
-    return read_audio(file, name, max_seconds)
+    return read_audio(file, name, max_seconds, tell)
 
 
-def read_segment(utterance: Utterance, max_seconds: float = math.inf) -> tuple[np.ndarray, int, bool]:
+def read_segment(
+    utterance: Utterance, max_seconds: float = math.inf, tell: Tell | None = None
+) -> tuple[np.ndarray, int, bool]:
     """The mono samples of a segment, `(samples,)`, their rate in Hz, and whether they are the whole recording.
 
     Lists round times: a segment may end up to a frame (0.08 s) beyond the recording, and one without a start that ends
-    so near to the recording's end is the whole of it.
+    so near to the recording's end is the whole of it. `tell` is that of `load_audio`.
 
     Raises:
         OSError: If it cannot be read.
@@ -56,7 +63,9 @@ def read_segment(utterance: Utterance, max_seconds: float = math.inf) -> tuple[n
     if found is not None:
         return *found, False
     status = path.stat()
-    samples, rate = _whole(path, status.st_mtime_ns, status.st_size)
+    samples, rate, remarks = _whole(path, status.st_mtime_ns, status.st_size)
+    for remark in remarks:
+        tell(remark) if tell is not None else logger.warning(f"{path}: {remark}")
     seconds = len(samples) / rate
     last = seconds if utterance.end is None else utterance.end
     if last > seconds + TOLERANCE or first >= seconds:
@@ -106,5 +115,6 @@ def _sought(path: Path, first: float, last: float | None) -> tuple[np.ndarray, i
 
 
 @lru_cache(maxsize=1)  # the segments of a file mostly follow one another
-def _whole(path: Path, _modified: int, _size: int) -> tuple[np.ndarray, int]:
-    return read_audio(path, str(path))
+def _whole(path: Path, _modified: int, _size: int) -> tuple[np.ndarray, int, list[str]]:
+    remarks: list[str] = []
+    return *read_audio(path, str(path), tell=remarks.append), remarks

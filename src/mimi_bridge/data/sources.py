@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..audio import resample
+from ..audio_reading import Tell
 from .dataset_source import DatasetSource
 from .manifest import Utterance, list_recordings
 from .segments import read_file, read_segment
@@ -59,7 +60,7 @@ class FileSource:
         sampling_rate: int,
         max_seconds: float = math.inf,
         only_whole: bool = False,
-        tell: Callable[[str], object] = str,
+        tell: Tell | None = None,
     ) -> tuple[Tensor, int]:
         """Its samples, `(1, samples)`, at a rate, and the rate (Hz) that it was recorded at.
 
@@ -68,7 +69,7 @@ class FileSource:
             sampling_rate: Hz.
             max_seconds: A longer one is refused.
             only_whole: A segment of a file is refused.
-            tell: Is told, in half a sentence, what is odd about a recording that is of use all the same.
+            tell: Is told what is odd about a recording that is of use all the same; by default, that is logged.
 
         Raises:
             OSError: If it cannot be read.
@@ -79,9 +80,9 @@ class FileSource:
             self._refuse_outside(path)
         name = str(utterance.path)
         if utterance.start is None and utterance.end is None:
-            (samples, rate), is_whole = read_file(utterance.path, name, max_seconds), True
+            (samples, rate), is_whole = read_file(utterance.path, name, max_seconds, tell), True
         else:
-            samples, rate, is_whole = read_segment(utterance, max_seconds)
+            samples, rate, is_whole = read_segment(utterance, max_seconds, tell)
         if only_whole and not is_whole:
             raise ValueError("it is a segment of a file, whose path alone would mean the whole; store samples")
         return resample(samples, rate, sampling_rate, name=name), rate
