@@ -17,6 +17,7 @@ HUB_FILES = (  # each may import only those before it
     "configuration_mimi_bridge",
     "frames",
     "waveform",
+    "offloading",
     "distillation",
     "quantizer_settings",
     "bridges",

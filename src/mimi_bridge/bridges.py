@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .distillation import masked_distance, target_sums
+from .offloading import brings_weights
 from .quantizer_settings import change_setting, setting
 
 STD_FLOOR = 1e-4  # of the middle dimension's deviation: a dimension below it does not vary
@@ -58,6 +59,11 @@ class TeacherBridge(nn.Linear):
         self.distance = distance
         self.register_buffer("mean", torch.zeros(teacher_dim, dtype=torch.float32))
         self.register_buffer("std", torch.ones(teacher_dim, dtype=torch.float32))
+
+    @property
+    def read_modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose tensors the methods read."""
+        return (self,)
 
     def check(self, features: Tensor) -> None:
         """Refuse a teacher of another size.
@@ -108,10 +114,13 @@ class TeacherBridge(nn.Linear):
         """The teacher's vectors with mean 0 and deviation 1, float32."""
         return (features.float() - self.mean) / self.std
 
+    @brings_weights
     def to_teacher(self, latents: Tensor) -> Tensor:
         """What latents `(batch, frames, codec_dim)` say in the teacher's own space, `(batch, frames, teacher_dim)`."""
-        return self(latents) * self.std + self.mean
+        std, mean = self.std, self.mean  # before the call, which puts offloaded ones away again
+        return self(latents) * std + mean
 
+    @brings_weights
     def compare(self, latents: Tensor, targets: Tensor, target_mask: Tensor) -> TeacherDistance:
         """Distance of the mapped latents from a teacher.
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .modeling_mimi_bridge import MimiBridgeModel
+from .offloading import weights_at_hand
 
 FORMAT = "mimi-bridge-codes-1"
 
@@ -40,8 +41,9 @@ def fingerprint(model: MimiBridgeModel) -> str:
     digest = hashlib.sha256()
     quantizer = model.quantizer
     for head in (quantizer.head_content, quantizer.head_prosody, quantizer.acoustic_residual):
-        for codebook in head.codebooks:
-            digest.update(codebook.detach().cpu().float().contiguous().numpy().tobytes())
+        with weights_at_hand(*head.read_modules):
+            for codebook in head.codebooks:
+                digest.update(codebook.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

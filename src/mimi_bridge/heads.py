@@ -24,6 +24,7 @@ from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 from .codebook_learning import CodebookLearner, learn_from
 from .linear_map import row_by_row_linear
 from .lookup import LookupTable, nearest_entries, nearest_like_transformers
+from .offloading import brings_weights
 
 
 @dataclass
@@ -97,6 +98,12 @@ class QuantizerHead(nn.Module):
         """The codebooks' entries, first to last, each `(codebook_size, codebook_dim)`."""
         return [store.embed[0] for store in self.stores]
 
+    @property
+    def read_modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose tensors the methods read."""
+        return self, self.project_in, self.project_out, *self.stores
+
+    @brings_weights
     def forward(
         self,
         latents: Tensor,
@@ -127,6 +134,7 @@ class QuantizerHead(nn.Module):
         return HeadOutput(self._project_out(passed_through), codes, commitment, attraction)
 
     @torch.no_grad()
+    @brings_weights
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
         """The codes alone; no codebook moves: latents `(batch, frames, codec_dim)` -> `(batch, codebooks, frames)`.
 
@@ -142,6 +150,7 @@ class QuantizerHead(nn.Module):
                     inputs = inputs - nn.functional.embedding(codes[-1], codebook)
         return torch.stack(codes, dim=1)
 
+    @brings_weights
     def decode(self, codes: Tensor) -> Tensor:
         """The head's share of the latents: codes `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
         pairs = zip(codes.long().unbind(dim=1), self.codebooks, strict=False)

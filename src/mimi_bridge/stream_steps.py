@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .inference import DecoderHalf, EncoderHalf, State, for_inference
+from .offloading import is_hooked
 from .quantizer import CausalBridgeQuantizer
 
 Step = Callable[..., tuple[Tensor, State]]
@@ -106,6 +107,11 @@ class StreamSteps:
         addresses = [tensor.data_ptr() for tensor in (*quantizer.parameters(), *quantizer.buffers())]
         kept = self._recorded.get((name, num_codebooks))
         if kept is None or kept.half is not half or kept.rules != (rules, addresses):
+            if is_hooked(*quantizer.modules()):
+                raise ValueError(
+                    "cuda_graphs need the quantizer's weights on the GPU, but accelerate's hooks bring them at each "
+                    "call; load the quantizer whole, or leave cuda_graphs out."
+                )
             kept = Recording(half, (rules, addresses), RecordedStep(step, state, (given, is_active)))
             self._recorded[name, num_codebooks] = kept
         return kept.step(state, given, is_active)

@@ -30,6 +30,8 @@ from transformers.models.mimi.modeling_mimi import (
     MimiTransformerModel,
 )
 
+from .offloading import is_hooked
+
 KNOWN_MODULES = {
     MimiAttention,
     MimiConv1d,
@@ -79,7 +81,7 @@ def check_can_be_packed(module: nn.Module) -> None:
     """
     modules = list(module.modules())
     tensors = [*module.parameters(), *module.buffers()]
-    if any("_hf_hook" in each.__dict__ for each in modules):
+    if is_hooked(*modules):
         raise Unsupported("accelerate's hooks bring its weights (device_map, cpu_offload or disk_offload)")
     if any(tensor.is_inference() for tensor in tensors):
         raise Unsupported("its weights were made in inference mode, where changes of a tensor leave no trace")
@@ -89,7 +91,7 @@ def check_can_be_packed(module: nn.Module) -> None:
         raise Unsupported("its weights are no plain tensors")
     if len({tensor.device for tensor in tensors}) != 1 or len({each.dtype for each in module.parameters()}) != 1:
         raise Unsupported("its weights do not all have one type and one device")
-    if _is_hooked(modules):
+    if _has_hooks(modules):
         raise Unsupported("one of its modules has a hook or a forward of its own")
     activations = {type(each.activation_fn) for each in modules if isinstance(each, MimiMLP)}
     foreign = sorted({type(each).__name__ for each in modules if type(each) not in KNOWN_MODULES | activations})
@@ -135,9 +137,9 @@ class Watch:
             all(map(is_, map(dict.get, self._tables, self._names), self._entries))
             and self._versions == self._current_versions()
             and self._addresses == self._current_addresses()
-            and not (any(self._hooks) and _is_hooked(self._modules))
+            and not (any(self._hooks) and _has_hooks(self._modules))
             and all(torch.equal(self._samples[part], self._sampled(part)) for part in parts)
-            and not (thoroughly and _is_hooked(self._modules))
+            and not (thoroughly and _has_hooks(self._modules))
         )
 
     def _current_versions(self) -> list[int]:
@@ -151,11 +153,17 @@ class Watch:
         return torch.cat([view.float() for view in views]) if views else torch.empty(0)
 
 
-def _is_hooked(modules: list[nn.Module]) -> bool:
+def _has_hooks(modules: list[nn.Module]) -> bool:
     hooks = (
         hook for each in modules for table in (each._forward_hooks, each._forward_pre_hooks) for hook in table.values()
     )
-    return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any("forward" in each.__dict__ for each in modules)
+    return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(_has_another_forward(each) for each in modules)
+
+
+def _has_another_forward(module: nn.Module) -> bool:
+    # accelerate, when it takes its hooks off, leaves the class's own forward bound to the module
+    forward = module.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def _some_values(tensor: Tensor) -> Tensor:
