@@ -3,7 +3,16 @@
 Importing this package makes transformers' `AutoConfig` and `AutoModel` know the model type `mimi_bridge`.
 """
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
+try:
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
+except (ImportError, OSError, RuntimeError) as error:
+    if "torchaudio" not in str(error):
+        raise
+    raise ImportError(
+        f"transformers imports torchaudio where it is installed, and the one here does not fit torch ({error}): its "
+        "wheels are built for CUDA, and load beside a torch that is built for CUDA, too, even without a GPU. Run pip "
+        "uninstall torchaudio, which only aligning by a CTC model needs, or install a torch built for CUDA."
+    ) from error
 
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .embedded import small_codec

@@ -233,7 +233,7 @@ def test_missing_torchaudio_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(builtins, "__import__", without_torchaudio)
     with pytest.raises(
-        ModuleNotFoundError, match=r"a torchaudio that fits torch .*pip install 'mimi-bridge\[align\]'"
+        ModuleNotFoundError, match=r"built for CUDA as torch must be.*pip install 'mimi-bridge\[align\]'"
     ):
         CtcAligner(str(tmp_path))
 

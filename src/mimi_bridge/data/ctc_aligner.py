@@ -73,8 +73,8 @@ class CtcAligner:
             from torchaudio.functional import forced_align, merge_tokens
         except (ImportError, OSError) as error:  # OSError: a build for another torch
             raise ModuleNotFoundError(
-                f"aligning by a CTC model needs a torchaudio that fits torch {torch.__version__} ({error}); run pip "
-                "install 'mimi-bridge[align]'."
+                f"aligning by a CTC model needs torchaudio, built for CUDA as torch must be, too, and here torch is "
+                f"{torch.__version__} ({error}); run pip install 'mimi-bridge[align]'."
             ) from error
         self._forced_align, self._merge_tokens = forced_align, merge_tokens
         self._model = AutoModelForCTC.from_pretrained(name, dtype=dtype).eval().to(device)
