@@ -1,6 +1,9 @@
 """What the tests share: tiny models with many different codes, a voiced sound, and real speech where there is some."""
 
 import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -24,6 +27,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: a mark of transformers' own tests")
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # workers share the cores; idle threads of one slow the other
+
+
+@pytest.fixture
+def small_files() -> Callable[[], AbstractContextManager[None]]:
+    """While what it gives is entered, no file grows beyond 20,000 bytes, as if the disk were full."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

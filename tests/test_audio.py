@@ -10,7 +10,7 @@ import torch
 
 from mimi_bridge import audio as audio_module
 from mimi_bridge import audio_reading
-from mimi_bridge.audio import find_recordings, load_audio, load_speech, resample, save_audio
+from mimi_bridge.audio import WRITTEN, find_recordings, load_audio, load_speech, resample, save_audio
 
 
 @pytest.fixture
@@ -251,3 +251,27 @@ def test_hours_of_audio_are_held_once(tmp_path):
     held = audio.numel() * audio.element_size() / 2**20
     assert held == pytest.approx(seconds * 24_000 * 4 / 2**20)
     assert mebibytes("VmHWM") - before < 1.5 * held + 8  # stereo at 48 kHz would be four times as much
+
+
+@pytest.mark.parametrize("suffix", WRITTEN)
+def test_save_audio_writes_every_suffix_that_it_names(tmp_path, suffix):
+    save_audio(tmp_path / f"tone{suffix}", torch.linspace(-0.5, 0.5, 24_000)[None], 24_000)
+    assert load_audio(tmp_path / f"tone{suffix}", 24_000).shape == (1, 24_000)
+
+
+def test_save_audio_names_a_rate_that_the_format_does_not_take(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.opus cannot be written at 22050 Hz with 1 channel.*such as \.wav"):
+        save_audio(tmp_path / "x.opus", torch.zeros(1, 100), 22_050)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_audio_names_a_full_disk(tmp_path, small_files):
+    with small_files(), pytest.raises(OSError, match=r"x\.wav cannot be written \(.*\); make room"):
+        save_audio(tmp_path / "x.wav", torch.zeros(1, 400_000), 24_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_audio_and_load_audio_take_a_name_that_is_not_utf8(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    save_audio(path, torch.zeros(1, 100), 24_000)
+    assert load_audio(path, 24_000).shape == (1, 100)

@@ -20,6 +20,25 @@ def test_load_codes_gives_back_what_save_codes_wrote(tmp_path, codes):
     assert asdict(loaded) | {"audio_codes": None} == asdict(codes) | {"audio_codes": None}
 
 
+def test_codes_have_the_mode_that_the_umask_gives(tmp_path, codes):
+    save_codes(tmp_path / "one.safetensors", codes)
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "one.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_save_codes_names_a_full_disk(tmp_path, codes, small_files):
+    codes.audio_codes = torch.zeros(9, 10_000, dtype=torch.int64)
+    with small_files(), pytest.raises(OSError, match=r"one\.safetensors cannot be written \(.*\); make room"):
+        save_codes(tmp_path / "one.safetensors", codes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_codes_keep_what_was_odd_about_the_recording(tmp_path, codes):
+    codes.remark = "it ends early"
+    save_codes(tmp_path / "one.safetensors", codes)
+    assert load_codes(tmp_path / "one.safetensors").remark == "it ends early"
+
+
 def test_load_codes_names_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such codes file"):
         load_codes(tmp_path / "nothing.safetensors")

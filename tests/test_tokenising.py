@@ -1,6 +1,8 @@
 """Folders to codes and back: as each file alone, killed and given again, bad files among them, by two processes."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import time
@@ -15,7 +17,7 @@ from datasets import load_from_disk
 from commands import start_command
 from mimi_bridge.audio import load_audio
 from mimi_bridge.cli import main
-from mimi_bridge.codes import load_codes
+from mimi_bridge.codes import Codes, load_codes
 from mimi_bridge.data.codes_dataset import encode_to_dataset
 from mimi_bridge.tokenising import Processes, Tokeniser, encode_folder
 
@@ -272,3 +274,88 @@ def test_folder_without_recordings_is_named(model_folder, tmp_path, capsys):
     assert run("decode", tmp_path, "-o", tmp_path / "audio", "-m", model_folder) == 1
     assert "no codes file (.safetensors)" in capsys.readouterr().err
     assert not (tmp_path / "codes").exists()
+
+
+def test_what_is_no_recording_that_can_be_read_is_named_and_the_rest_is_done(tiny_model, speech, tmp_path):
+    for path in (tmp_path / "in" / "good.wav", tmp_path / "elsewhere" / "linked.wav"):
+        path.parent.mkdir()
+        soundfile.write(path, speech[0, :8000].numpy(), 24_000)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "voice.m4a").write_bytes(b"...")
+    bad = os.fsencode(tmp_path / "in") + b"/caf\xe9.wav"
+    shutil.copy(tmp_path / "in" / "good.wav", bad)
+    expected = [("caf\\xe9.wav", "its name is not UTF-8"), ("voice.m4a", "libsndfile does not read .m4a files")]
+    for report in (
+        encode_folder(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "codes", Processes()),
+        encode_to_dataset(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "data", Processes()),
+    ):
+        assert report.done == 2
+        assert [
+            (name, reason[: len(start)]) for (name, reason), (_, start) in zip(report.failed, expected, strict=True)
+        ] == expected
+    assert set(codes_files(tmp_path / "codes")) == {"good.safetensors", "link/linked.safetensors"}
+    assert load_from_disk(str(tmp_path / "data"))["id"][:] == ["good.wav", "link/linked.wav"]
+
+
+def test_a_recording_that_is_cut_short_is_named_each_time(tiny_model, model_folder, speech, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "cut.wav", speech[0, :48_000].numpy(), 24_000)
+    (tmp_path / "in" / "cut.wav").write_bytes((tmp_path / "in" / "cut.wav").read_bytes()[: 44 + 48_000])
+    remark = "it ends early: its header says 2.00 s, and 1.00 s are there"
+    for _ in range(2):
+        assert run("encode", tmp_path / "in", "-o", tmp_path / "codes", "-m", model_folder) == 0
+        assert f"kept: cut.wav: {remark}" in capsys.readouterr().err
+        assert json.loads((tmp_path / "codes" / "report.json").read_text())["remarks"] == [["cut.wav", remark]]
+    report = encode_to_dataset(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "data", Processes())
+    assert [tuple(pair) for pair in report.remarks] == [("cut.wav", remark)]
+    assert run("encode", tmp_path / "in" / "cut.wav", "-o", tmp_path / "one.safetensors", "-m", model_folder) == 0
+    assert remark in capsys.readouterr().err
+
+
+def test_a_broken_result_from_before_is_named_and_the_rest_is_done(tiny_model, recordings, alone, tmp_path):
+    (tmp_path / "00.safetensors").write_text("broken")
+    report = encode_folder(Tokeniser(tiny_model), recordings, tmp_path, Processes())
+    assert report.done == NUM_GOOD - 1
+    (reason,) = [reason for name, reason in report.failed if name == "00.wav"]
+    assert "no whole safetensors file" in reason and reason.endswith("Delete it, or pass --overwrite.")
+
+
+@pytest.mark.parametrize("dataset", [False, True], ids=["files", "data set"])
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(
+    recordings, model_folder, tmp_path, small_files, monkeypatch, capsys, dataset
+):
+    # as if the codes were many
+    monkeypatch.setattr(Tokeniser, "encode", lambda self, audios: [_many_codes(self) for _ in audios])
+    with small_files():
+        assert run("encode", recordings, "-o", tmp_path / "codes", "-m", model_folder, *["--dataset"] * dataset) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mimi-bridge")]
+    assert "File too large" in error and "make room" in error
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.growing"))
+
+
+def _many_codes(tokeniser):
+    return Codes(torch.zeros(9, 10_000, dtype=torch.int64), 19_200_000, 24_000, tokeniser.codebooks_sha256)
+
+
+def test_a_full_disk_in_decode_gives_one_sentence_and_no_recording(
+    alone_folder, model_folder, tmp_path, small_files, capsys
+):
+    for source, output in ((alone_folder, tmp_path), (alone_folder / "00.safetensors", tmp_path / "one.wav")):
+        with small_files():
+            assert run("decode", source, "-o", output, "-m", model_folder, "--overwrite") == 1
+        assert "cannot be written (File too large); make room" in capsys.readouterr().err.splitlines()[-1]
+        assert files(tmp_path) == set()
+
+
+def test_decode_refuses_a_suffix_that_is_not_written_and_names_those_that_are(
+    alone_folder, model_folder, tmp_path, capsys
+):
+    for arguments in (
+        [alone_folder / "00.safetensors", "-o", tmp_path / "x.raw"],
+        [alone_folder, "-o", tmp_path / "audio", "--format", "raw"],
+    ):
+        assert run("decode", *arguments, "-m", model_folder) == 1
+        assert re.search(
+            r"must end in a format that is written \(\.wav, \.flac, .*\), got '\.raw'", capsys.readouterr().err
+        )
+        assert files(tmp_path) == set()

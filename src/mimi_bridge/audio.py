@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .audio_reading import BLOCK, Tell, check_finite, read_samples
+from .data.whole_files import growing_file
 
 # Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
 OTHER_SUFFIXES = {
@@ -37,12 +38,29 @@ FORMATS = {
     }.items()
     if name in soundfile.available_formats() and name not in NO_RECORDINGS
 }
+COMMON = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".au",
+    ".snd",
+    ".caf",
+    ".w64",
+    ".rf64",
+    ".sph",
+)
 OTHER_AUDIO = frozenset(
     ".3g2 .3gp .aa .aac .aax .ac3 .adts .alac .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .g722 .gsm .m4a "
     ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .shn .spx .tta .weba .webm .wma "
     ".wmv .wv".split()
 ).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
 MOST_NAMED = 20  # files that were left out, in one message
+WRITTEN = tuple(suffix for suffix in COMMON if suffix in FORMATS and soundfile.check_format(FORMATS[suffix]))
 SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
 
 
@@ -112,20 +130,56 @@ def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
     """Write `(channels, samples)` as a recording; the suffix names the format. Whole or not at all.
 
     Raises:
-        ValueError: If the suffix names no format that libsndfile writes.
+        OSError: If the file cannot be written; a full disk is named.
+        ValueError: If the suffix names no format that is written, or one that does not take this rate or channels.
     """
     path = Path(path)
-    if path.suffix[1:].upper() not in soundfile.available_formats():
-        raise ValueError(f"{path} must end in a format libsndfile writes, such as .wav or .flac, got {path.suffix!r}.")
+    kind = written_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with soundfile.SoundFile(partial, "w", sampling_rate, len(audio)) as recording:
-            for block in audio.detach().split(BLOCK, dim=-1):
-                recording.write(block.cpu().float().clamp(-1, 1).T.numpy())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with growing_file(path) as growing, open(growing, "wb", buffering=0) as file:
+        target = _Target(file)
+        try:
+            with soundfile.SoundFile(target, "w", sampling_rate, len(audio), **kind) as recording:
+                for block in audio.detach().split(BLOCK, dim=-1):
+                    recording.write(block.cpu().float().clamp(-1, 1).T.numpy())
+        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+            if target.error is not None:
+                raise target.error from error
+            raise ValueError(
+                f"{path} cannot be written at {sampling_rate} Hz with {len(audio)} channel(s) ({error}); choose "
+                "another format, such as .wav."
+            ) from error
+
+
+def written_format(path: Path) -> dict[str, str]:
+    """What `soundfile` is to be told for a recording of this name.
+
+    Raises:
+        ValueError: If the suffix names no format that is written; the message says which do.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(
+            f"{printable(path)} must end in a format that is written ({', '.join(WRITTEN)}), got {path.suffix!r}."
+        )
+    return {"format": FORMATS[suffix], **({"subtype": "OPUS"} if suffix == ".opus" else {})}
+
+
+class _Target:
+    # A file that libsndfile writes to. An exception would be lost on its way through C: it is kept.
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self.read = file.seek, file.tell, file.read
+        self._write = file.write
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        written = 0
+        try:
+            while written < len(content):
+                written += self._write(content[written:])
+        except OSError as error:
+            self.error = self.error or error
+        return written
 
 
 def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -148,7 +202,7 @@ def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]
         raise FileNotFoundError(f"no such recording or folder of recordings: {path}")
     found: list[Path] = []
     left_out: dict[Path, str] = {}
-    for file, problem in _files_below(path, frozenset()):
+    for file, problem in files_below(path):
         suffix = file.suffix.lower()
         if problem is None and suffix in (*FORMATS, *OTHER_AUDIO) and not _is_utf8(file.relative_to(path)):
             problem = "its name is not UTF-8; rename it, or the folder that is called so"
@@ -168,8 +222,13 @@ def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]
     return sorted(found), named
 
 
-def _files_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, str | None]]:
-    # Each file, and what cannot be entered or followed with its reason.
+def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, str | None]]:
+    """Every file below a folder but hidden ones, and None; or a place that cannot be entered or followed, and why.
+
+    Args:
+        folder: Links in it are followed.
+        above: Device and number of each folder on the way, which no link may lead back to.
+    """
     try:
         status = folder.stat()
         with os.scandir(folder) as found:
@@ -187,7 +246,7 @@ def _files_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tu
         if entry.is_symlink() and not path.exists():
             yield path, "it is a link that leads nowhere"
         elif entry.is_dir():
-            yield from _files_below(path, above | {here})
+            yield from files_below(path, above | {here})
         else:
             yield path, None
 

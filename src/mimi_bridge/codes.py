@@ -4,15 +4,15 @@ The file names the codebooks that made it by a fingerprint, so that codes are ne
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from .data.whole_files import write_whole
 from .modeling_mimi_bridge import MimiBridgeModel
 from .offloading import weights_at_hand
 
@@ -28,12 +28,14 @@ class Codes:
         num_samples: Length of the recording at `sampling_rate`.
         sampling_rate: Hz, of the model.
         codebooks_sha256: Fingerprint of the codebooks that made them, see `fingerprint`.
+        remark: What was odd about the recording, such as that it ends before its header says, or None.
     """
 
     audio_codes: Tensor
     num_samples: int
     sampling_rate: int
     codebooks_sha256: str
+    remark: str | None = None
 
 
 def fingerprint(model: MimiBridgeModel) -> str:
@@ -48,7 +50,11 @@ def fingerprint(model: MimiBridgeModel) -> str:
 
 
 def save_codes(path: str | Path, codes: Codes) -> None:
-    """Write a recording's codes, whole or not at all."""
+    """Write a recording's codes, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; a full disk is named.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
@@ -57,12 +63,9 @@ def save_codes(path: str | Path, codes: Codes) -> None:
         "sampling_rate": str(codes.sampling_rate),
         "codebooks_sha256": codes.codebooks_sha256,
     }
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, partial, metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if codes.remark is not None:
+        metadata["remark"] = codes.remark
+    write_whole(path, save({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, metadata))
 
 
 def load_codes(path: str | Path) -> Codes:
@@ -86,5 +89,9 @@ def load_codes(path: str | Path) -> Codes:
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}); encode the recording again.") from error
     return Codes(
-        audio_codes, int(metadata["num_samples"]), int(metadata["sampling_rate"]), metadata["codebooks_sha256"]
+        audio_codes,
+        int(metadata["num_samples"]),
+        int(metadata["sampling_rate"]),
+        metadata["codebooks_sha256"],
+        metadata.get("remark"),
     )

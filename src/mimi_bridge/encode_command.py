@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .audio import load_audio, save_audio
+from .audio import load_audio, save_audio, written_format
 from .codes import fingerprint, load_codes, save_codes
 from .loading import add_model, load_model
 from .tokenising import REPORT, FolderReport, Processes, Tokeniser, decode_codes, decode_folder, encode_folder
@@ -18,9 +18,9 @@ def add_encode(commands: Any) -> None:
     encode = commands.add_parser(
         "encode",
         help="a recording, or a folder of them, to codes",
-        description="Turn a recording (wav, flac, mp3, ogg; any rate, mono or stereo) into a codes file, or a folder "
-        "of recordings into a folder of codes files. A folder that was interrupted goes on when the same command is "
-        "given again; under torchrun or accelerate launch, the processes share the work.",
+        description="Turn a recording (wav, flac, mp3, ogg, opus, ...; any rate, mono or stereo) into a codes file, "
+        "or a folder of recordings into a folder of codes files. A folder that was interrupted goes on when the same "
+        "command is given again; under torchrun or accelerate launch, the processes share the work.",
     )
     encode.add_argument("recording", help="the recording to read, or a folder of them")
     _add_common(encode, "codes file to write (.safetensors), or folder of them")
@@ -82,8 +82,12 @@ def _encode(options: argparse.Namespace) -> None:
         raise ValueError(f"--dataset is of a folder of recordings; {source} is none.")
     _refuse_existing(options)
     tokeniser = Tokeniser(load_model(options.model, options.device), options.num_quantizers)
-    (codes,) = tokeniser.encode([load_audio(source, tokeniser.model.config.sampling_rate)])
+    remarks: list[str] = []
+    (codes,) = tokeniser.encode([load_audio(source, tokeniser.model.config.sampling_rate, remarks.append)])
+    codes.remark = "; ".join(remarks) or None
     save_codes(output, codes)
+    if codes.remark is not None:
+        print(f"{source}: {codes.remark}", file=sys.stderr)
     codebooks, frames = codes.audio_codes.shape
     print(f"{output}: {codebooks} codebooks, {frames} frames, {codes.num_samples / codes.sampling_rate:.2f} s")
 
@@ -98,6 +102,7 @@ def _decode(options: argparse.Namespace) -> None:
         _tell(report, output, "codes files")
         return
     _refuse_existing(options)
+    written_format(output)
     codes = load_codes(source)
     model = load_model(options.model, options.device)
     try:
@@ -111,8 +116,11 @@ def _decode(options: argparse.Namespace) -> None:
 def _tell(report: FolderReport | None, output: Path, what: str) -> None:
     if report is None:  # not the first process
         return
-    for name, reason in report.failed[:MOST_NAMED]:
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    for title, pairs in {"left out": report.failed, "kept": report.remarks}.items():
+        for name, reason in pairs[:MOST_NAMED]:
+            print(f"{title}: {name}: {reason}", file=sys.stderr)
+        if len(pairs) > MOST_NAMED:
+            print(f"... and {len(pairs) - MOST_NAMED} more {title}; {output / REPORT} has all", file=sys.stderr)
     kept = f", {report.kept} of them from before" if report.kept else ""
     print(f"{output}: {report.done + report.kept} {what}{kept}, {report.seconds / 3600:.2f} h")
     if report.failed:

@@ -18,12 +18,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .audio import find_recordings, load_audio, save_audio
+from .audio import files_below, find_recordings, load_audio, printable, save_audio, written_format
 from .codes import Codes, fingerprint, load_codes, save_codes
+from .data.whole_files import write_whole
 from .modeling_mimi_bridge import MimiBridgeModel
 
 CODES_SUFFIX, REPORT = ".safetensors", "report.json"
-OF_ONE_FILE = (OSError, ValueError, RuntimeError)  # what is wrong with a file, or too much of it for the memory
+OF_ONE_FILE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+)  # what is wrong with a file, or too much of it for the memory
 PROCESSES_WAIT = timedelta(days=7)  # for the slowest of them
 
 
@@ -36,12 +42,20 @@ class FolderReport:
         kept: Results that were there.
         seconds: Of audio in all of them.
         failed: Name in the folder, and reason, of what was left out.
+        remarks: Name in the folder of what is done or kept, and what is odd about it.
     """
 
     done: int = 0
     kept: int = 0
     seconds: float = 0.0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, path: Path, folder: Path, codes: Codes) -> None:
+        """Count what a recording's codes say of it."""
+        self.seconds += codes.num_samples / codes.sampling_rate
+        if codes.remark is not None:
+            self.remarks.append((_name(path, folder), codes.remark))
 
 
 @dataclass(frozen=True)
@@ -120,12 +134,16 @@ class Tokeniser:
         """The codes of each recording, or what is wrong with it."""
         for batch in batches:
             audios: dict[Path, Tensor] = {}
+            remarks: dict[Path, list[str]] = {path: [] for path in batch}
             for path in batch:
                 try:
-                    audios[path] = load_audio(path, self.model.config.sampling_rate)
+                    audios[path] = load_audio(path, self.model.config.sampling_rate, remarks[path].append)
                 except OF_ONE_FILE as error:
                     yield path, error
-            yield from self._encode_or_blame(audios)
+            for path, codes in self._encode_or_blame(audios):
+                if isinstance(codes, Codes):
+                    codes.remark = "; ".join(remarks[path]) or None
+                yield path, codes
 
     def _encode_or_blame(self, audios: dict[Path, Tensor]) -> Iterator[tuple[Path, Codes | Exception]]:
         try:
@@ -170,24 +188,28 @@ def encode_folder(
     recordings, left_out = find_recordings(folder)
     report = FolderReport(failed=left_out if processes.index == 0 else [])
     pairs = dict(_pairs(recordings, folder, output, CODES_SUFFIX, processes, report))
-    for target in [] if overwrite else [target for target in pairs.values() if target.is_file()]:
-        there = load_codes(target)
+    for path, target in [] if overwrite else [pair for pair in pairs.items() if pair[1].is_file()]:
+        try:
+            there = load_codes(target)
+        except OF_ONE_FILE as error:
+            report.failed.append((_name(path, folder), f"{_sentence(error)} Delete it, or pass --overwrite."))
+            continue
         if (there.codebooks_sha256, len(there.audio_codes)) != (tokeniser.codebooks_sha256, tokeniser.num_quantizers):
             raise ValueError(
                 f"{target} was made with other codebooks, or with more or fewer of them; choose another --output, or "
                 "pass --overwrite."
             )
         report.kept += 1
-        report.seconds += there.num_samples / there.sampling_rate
+        report.add(path, folder, there)
     missing = [path for path, target in pairs.items() if overwrite or not target.is_file()]
     with progress_bar(len(pairs), report.kept, processes) as progress:
         for path, codes in tokeniser.encode_files(in_batches(missing, batch_size)):
             if isinstance(codes, Exception):
-                report.failed.append((str(path.relative_to(folder)), " ".join(str(codes).split())))
+                report.failed.append((_name(path, folder), _sentence(codes)))
             else:
                 save_codes(pairs[path], codes)
                 report.done += 1
-                report.seconds += codes.num_samples / codes.sampling_rate
+                report.add(path, folder, codes)
             progress.update()
     return _summed(report, output, processes)
 
@@ -206,26 +228,28 @@ def decode_folder(
         suffix: Of the recordings, such as `.wav`.
         overwrite: Decode again what is there; else it is kept.
     """
+    written_format(output / f"x{suffix}")
     report, codebooks = FolderReport(), fingerprint(model)
-    paths = sorted(path for path in folder.rglob(f"*{CODES_SUFFIX}") if not path.name.startswith("."))
+    below = sorted(files_below(folder))
+    if processes.index == 0:
+        report.failed += [(_name(path, folder), problem) for path, problem in below if problem is not None]
+    paths = [path for path, problem in below if problem is None and path.suffix == CODES_SUFFIX]
     if not paths:
         raise FileNotFoundError(f"no codes file ({CODES_SUFFIX}) at {folder}")
     pairs = _pairs(paths, folder, output, suffix, processes, report)
     with progress_bar(len(pairs), 0, processes) as progress:
         for path, target in pairs:
-            if target.is_file() and not overwrite:
-                report.kept += 1
-                report.seconds += soundfile.info(target).duration
+            try:
+                codes = load_codes(path)
+                is_kept = target.is_file() and not overwrite
+                audio = None if is_kept else decode_codes(model, codes, codebooks)
+            except OF_ONE_FILE as error:
+                report.failed.append((_name(path, folder), _sentence(error)))
             else:
-                try:
-                    codes = load_codes(path)
-                    audio = decode_codes(model, codes, codebooks)
-                except OF_ONE_FILE as error:
-                    report.failed.append((str(path.relative_to(folder)), " ".join(str(error).split())))
-                else:
+                if audio is not None:
                     save_audio(target, audio, codes.sampling_rate)
-                    report.done += 1
-                    report.seconds += codes.num_samples / codes.sampling_rate
+                report.kept, report.done = report.kept + is_kept, report.done + (not is_kept)
+                report.seconds += codes.num_samples / codes.sampling_rate
             progress.update()
     return _summed(report, output, processes)
 
@@ -269,10 +293,18 @@ def _pairs(
         if place not in places:
             places[place] = path
         elif processes.index == 0:
-            name, other = (str(each.relative_to(folder)) for each in (path, places[place]))
+            name, other = (_name(each, folder) for each in (path, places[place]))
             report.failed.append((name, f"{place.name} is the result of {other}; give one of them another name."))
     ours = list(places.items())[processes.index :: processes.count]
     return [(path, place) for place, path in ours]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return printable(path.relative_to(folder))
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def progress_bar(total: int, initial: int, processes: Processes) -> Any:
@@ -284,7 +316,7 @@ def _summed(report: FolderReport, output: Path, processes: Processes) -> FolderR
     # Of all processes, written by the first.
     output.mkdir(parents=True, exist_ok=True)
     parts = [output / f".{REPORT}.{index}-of-{processes.count}" for index in range(processes.count)]
-    parts[processes.index].write_text(json.dumps(asdict(report)))
+    write_whole(parts[processes.index], json.dumps(asdict(report)).encode())
     processes.wait()
     if processes.index > 0:
         return None
@@ -295,8 +327,8 @@ def _summed(report: FolderReport, output: Path, processes: Processes) -> FolderR
         total.done, total.kept = total.done + theirs.done, total.kept + theirs.kept
         total.seconds += theirs.seconds
         total.failed += [(name, reason) for name, reason in theirs.failed]
+        total.remarks += [(name, remark) for name, remark in theirs.remarks]
     total.failed.sort()
-    partial = output / f".{REPORT}.partial"
-    partial.write_text(json.dumps(asdict(total), indent=1))
-    os.replace(partial, output / REPORT)
+    total.remarks.sort()
+    write_whole(output / REPORT, json.dumps(asdict(total), indent=1).encode())
     return total

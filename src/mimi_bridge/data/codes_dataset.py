@@ -96,6 +96,8 @@ def _rows(
             note.dropped.append((name, " ".join(str(codes).split())))
             continue
         note.seconds += codes.num_samples / codes.sampling_rate
+        if codes.remark is not None:
+            note.remarks.append((name, codes.remark))
         yield {"id": name, "audio_codes": codes.audio_codes.cpu().tolist(), "num_samples": codes.num_samples}
 
 
@@ -105,4 +107,6 @@ def _finish(dataset: ShardedDataset, folder: Path, left_out: list[tuple[str, str
     num_rows = sum(note.num_rows for note in notes)
     if num_rows == 0:
         raise ValueError(f"none of the {len(failed)} recordings of {folder} can be read; the first: {failed[0][1]}")
-    dataset.finish({"done": num_rows, "kept": 0, "seconds": sum(note.seconds for note in notes), "failed": failed})
+    remarks = [pair for note in notes for pair in note.remarks]
+    seconds = sum(note.seconds for note in notes)
+    dataset.finish({"done": num_rows, "kept": 0, "seconds": seconds, "failed": failed, "remarks": remarks})

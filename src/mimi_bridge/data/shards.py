@@ -6,7 +6,6 @@ it was begun with; in `notes` what became of each shard. A shard counts as writt
 last thing that is put there.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .running_statistics import STATISTICS_SUFFIX, RunningStatistics
-from .whole_files import growing_file, write_whole
+from .whole_files import FULL, growing_file, write_whole
 
 PLAN, REPORT = "plan.json", "report.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROWS_AT_ONCE = 16  # in memory, and in a record batch
 
 
