@@ -92,6 +92,40 @@ def test_audio_is_cut_to_its_padding_mask(tiny_model, reference, speech):
     assert audio.shape[-1] == 5000 and close(audio, reference.decode(codes, mask).audio_values)
 
 
+@pytest.mark.parametrize("has_channels", [False, True])
+@torch.no_grad()
+def test_decoded_padding_is_silent_by_either_path_as_forward_has_it(tiny_model, reference, speech, has_channels):
+    audio, mask = speech[None, :, : 9 * FRAME - 300].repeat(2, 1, 1), torch.ones(2, 9 * FRAME - 300).bool()
+    mask[1, 4 * FRAME - 5 :] = False
+    given = mask[:, None] if has_channels else mask
+    expected = reference(audio, given).audio_values
+    for model in (tiny_model, reference):
+        codes = model.encode(audio, given).audio_codes
+        for decoded in (model.decode(codes, given), model(audio_codes=codes, padding_mask=given)):
+            assert decoded.audio_values.shape == audio.shape
+            assert decoded.audio_values[1, 0, 4 * FRAME - 5 :].eq(0).all()
+            assert close(decoded.audio_values, expected)
+        early = model.decode(codes[..., :5], given).audio_values  # of the first frames
+        assert early.shape[-1] == 5 * FRAME and early[1, 0, 4 * FRAME - 5 :].eq(0).all()
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_mask_of_other_recordings_is_refused_in_decoding(tiny_model, reference, num_rows):
+    codes, mask = torch.zeros(2, 9, 3, dtype=torch.long), torch.ones(num_rows, 3 * FRAME)
+    for model in (tiny_model, reference):
+        with pytest.raises(ValueError, match="padding_mask must have a row for each of the 2 recordings, got shape"):
+            model.decode(codes, mask)
+
+
+@torch.no_grad()
+def test_codes_are_looked_through_once_for_a_recording_of_many_chunks(tiny_model, monkeypatch):
+    checked, check = [], tiny_model.quantizer.check_codes
+    monkeypatch.setattr(tiny_model.quantizer, "check_codes", lambda codes: checked.append(codes.shape) or check(codes))
+    monkeypatch.setattr(inference, "CHUNK_FRAMES", 7)
+    tiny_model.decode(torch.zeros(1, 9, 30, dtype=torch.long))
+    assert checked == [(1, 9, 30)]
+
+
 @torch.no_grad()
 def test_codes_of_padding_are_0_where_a_batch_is_run_together(tiny_model, speech, monkeypatch):
     audio, mask = speech[None, :, : 9 * FRAME].repeat(2, 1, 1), torch.ones(2, 9 * FRAME).bool()

@@ -85,4 +85,4 @@ def decode_recordings(half: DecoderHalf, quantizer: CausalBridgeQuantizer, audio
     quantizer.check_codes(audio_codes)
     batch_size, _, num_frames = audio_codes.shape
     chunks = audio_codes.split(half.chunk_frames(batch_size), dim=-1)
-    return half.from_chunks((quantizer.decode(chunk) for chunk in chunks), batch_size, num_frames)
+    return half.from_chunks((quantizer.latents_of(chunk) for chunk in chunks), batch_size, num_frames)

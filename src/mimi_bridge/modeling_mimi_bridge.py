@@ -225,7 +225,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
 
         Args:
             audio_codes: `(batch, codebooks, frames)`, integers.
-            padding_mask: The mask the audio was encoded with; the result is cut to its length.
+            padding_mask: The mask the audio was encoded with; the result is cut to its length, and silent in padding.
             decoder_cache: Cache of the decoder transformer from the call before; streaming. Alone, without
                 `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together. Its name
                 before transformers 5.24, `decoder_past_key_values`, is taken, too.
@@ -260,17 +260,15 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             audio = None if half is None else decode_recordings(half, self.quantizer, audio_codes)
         if audio is None:
             latents = self.quantizer.decode(audio_codes).transpose(1, 2)
-            decoded, decoder_cache = call_with_cache(decoder, latents, padding_mask, cache=decoder_cache, **kwargs)
+            decoded, decoder_cache = call_with_cache(decoder, latents, cache=decoder_cache, **kwargs)
             return MimiBridgeDecoderOutput(
-                audio_values=decoded.audio_values,
+                audio_values=silence_padding(decoded.audio_values, padding_mask),
                 decoder_cache=decoder_cache,
                 hidden_states=decoded.hidden_states,
                 attentions=decoded.attentions,
             )
-        if padding_mask is not None:
-            audio = audio[..., : padding_mask.shape[-1]]
         return MimiBridgeDecoderOutput(
-            audio_values=audio,
+            audio_values=silence_padding(audio, padding_mask),
             decoder_cache=decoder_cache,
             padding_cache=decoder_padding_cache,
         )

@@ -81,8 +81,20 @@ def is_finite(values: Tensor) -> bool:
 
 
 def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Audio cut to its mask's length, 0 where the mask is: `(batch, channels, samples)`, whatever stood there."""
+    """Audio cut to its mask's length, 0 where the mask is: `(batch, channels, samples)`, whatever stood there.
+
+    Raises:
+        ValueError: If the mask is of another number of recordings.
+    """
     if padding_mask is None:
         return audio
-    real = padding_mask.bool() if padding_mask.ndim == 3 else padding_mask.bool()[:, None]
-    return audio[..., : padding_mask.shape[-1]].masked_fill(~real, 0.0)
+    if len(padding_mask) != len(audio):
+        raise ValueError(
+            f"padding_mask must have a row for each of the {len(audio)} recordings, got shape "
+            f"{tuple(padding_mask.shape)}."
+        )
+    real = padding_mask[..., : audio.shape[-1]].bool()
+    audio = audio[..., : padding_mask.shape[-1]]
+    if not torch.compiler.is_compiling() and bool(real.all()):
+        return audio
+    return audio.masked_fill(~(real if real.ndim == 3 else real[:, None]), 0.0)
