@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, MimiConfig, MimiModel
 
+from mimi_bridge.checkpoint import CACHE
 from mimi_bridge.random_mimi import random_mimi
 from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
 
@@ -86,8 +87,8 @@ class Transformers:
     @contextmanager
     def stream(self, batch_size: int) -> Iterator[tuple[Step, Step]]:
         """One that encodes the next frames, and one that decodes them (with wrong samples at their borders)."""
-        state: dict[str, Any] = {"encoder_past_key_values": None, "padding_cache": None}
-        keys: dict[str, Any] = {"decoder_past_key_values": None}
+        state: dict[str, Any] = {f"encoder_{CACHE}": None, "padding_cache": None}
+        keys: dict[str, Any] = {f"decoder_{CACHE}": None}
 
         def encode(chunk: Tensor) -> Tensor:
             output = self.model.encode(chunk, num_quantizers=NUM_CODEBOOKS, use_streaming=True, **state)
@@ -96,7 +97,7 @@ class Transformers:
 
         def decode(codes: Tensor) -> Tensor:
             output = self.model.decode(codes, **keys)
-            keys["decoder_past_key_values"] = output.decoder_past_key_values
+            keys[f"decoder_{CACHE}"] = output[f"decoder_{CACHE}"]
             return output.audio_values
 
         yield encode, decode

@@ -465,7 +465,7 @@ def test_too_short_speech_is_refused(run_command, mimi_folder, output, speech, t
 def test_speech_that_is_not_there_is_refused(run_command, mimi_folder, output):
     status, printed = run_command("--source", mimi_folder, "--output", output, "--speech", output / "nothing.wav")
     assert status == 1
-    assert "error: no speech for the proof: no recording (.wav, .flac" in printed.err
+    assert "error: no speech for the proof: no such recording or folder of recordings: " in printed.err
 
 
 def test_source_that_is_no_mimi_is_refused_in_one_line(run_command, converted, output):
