@@ -60,3 +60,14 @@ def test_recordings_are_taken_of_as_many_speakers_as_can_be(tmp_path):
         return "".join(utterance.speaker for utterance in of_many_speakers(utterances, count))
 
     assert [chosen(count) for count in (2, 4, 6, 50)] == ["ac", "abcd", "aabbcd", "aaaabbcd"]
+
+
+def test_what_is_left_out_is_named_one_by_one(tmp_path, model_folder, recordings, capsys):
+    (tmp_path / "speech" / "ann" / "x.m4a").write_bytes(b"...")
+    for name in ("one", "two"):
+        (tmp_path / "speech" / "ann" / f"{name}.wav").write_text("no audio")
+    arguments = ["evaluate", model_folder, recordings, "-o", str(tmp_path / "out"), "--only", "mel", "--examples", "0"]
+    assert main(arguments) == 0
+    error = capsys.readouterr().err
+    assert all(f"left out: ann/{name}: " in error for name in ("x.m4a", "one.wav", "two.wav"))
+    assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]) == 3

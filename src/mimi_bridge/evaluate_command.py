@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .data.manifest import Utterance, read_manifest
+from .data.manifest import Utterance, list_recordings
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -70,7 +70,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < (1 if name == "max_recordings" else 0):
             raise ValueError(f"--{name.replace('_', '-')} must not be below {1 if name == 'max_recordings' else 0}.")
-    utterances = read_manifest(options.data)
+    listing = list_recordings(options.data)
+    utterances = listing.utterances
     if options.speakers:
         utterances = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in options.speakers)]
         if not utterances:
@@ -97,9 +98,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         num_swaps=options.swaps,
         least_score=options.least_score,
         seed=options.seed,
+        left_out=listing.left_out,
         command=shlex.join(["mimi-bridge", *options.arguments]),
         progress=_printer(),
     )
+    for title, key, what in (("left out", "left_out", "reason"), ("kept", "remarks", "remark")):
+        for entry in result[key]:
+            print(f"{title}: {entry['id']}: {entry[what]}", file=sys.stderr)
     print(markdown_tables(result))
     print(f"\n{output / RESULT_FILE}")
     try:

@@ -141,6 +141,17 @@ def test_recording_that_cannot_be_read_is_left_out_and_named(tiny_model, spoken_
     assert result["not_run"]["recordings"].endswith("(1 of 2 recordings)")
 
 
+def test_every_recording_that_cannot_be_read_is_named(tiny_model, spoken_utterances, tmp_path):
+    (tmp_path / "letter.wav").write_text("Dear Sir,")
+    bad = [Utterance(name, tmp_path / f"{name}.wav", "nobody") for name in ("lost", "letter", "gone")]
+    result = evaluate(
+        tiny_model, [*bad, spoken_utterances[0]], tmp_path, only=["mel"], num_examples=0, left_out=[("x.m4a", "why")]
+    )
+    assert [entry["id"] for entry in result["left_out"]] == ["x.m4a", "lost", "letter", "gone"]
+    assert "is not audio" in result["left_out"][2]["reason"]
+    assert all(f"{name}: " in result["not_run"]["recordings"] for name in ("lost", "letter", "gone"))
+
+
 def test_recording_that_could_not_be_read_is_tried_again(tiny_model, spoken_utterances, tmp_path):
     moved = replace(spoken_utterances[0], path=tmp_path / "late.wav")
     chosen = {"only": ["mel"], "num_examples": 0}

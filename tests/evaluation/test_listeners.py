@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mimi_bridge.evaluation import listeners
+from mimi_bridge.evaluation.intervals import mean_with_interval
 from mimi_bridge.evaluation.listeners import judge, recognizer, word_error
 from mimi_bridge.evaluation.sound import Sound
 
@@ -48,3 +49,29 @@ def test_judge_is_loaded_from_a_repository_and_gives_its_score(tmp_path):
 
 def test_apostrophes_are_part_of_words():
     assert listeners.spoken_words("Don’t stop; it's 5 o'clock") == ["don't", "stop", "it's", "5", "o'clock"]
+
+
+def test_word_error_over_recordings_is_that_of_the_corpus(monkeypatch):
+    monkeypatch.setattr("transformers.pipeline", lambda *args, **options: lambda audio: {"text": "no"})
+    metric = recognizer("some/model")
+    sound = Sound(SILENCE, 24_000, "one two three")
+    assert metric.weight(sound) == 3
+    values, weights = [1.0, 0.0], [1, 50]  # "yes" heard as "no", beside fifty words heard right
+    found = mean_with_interval(values, weights)
+    assert found["mean"] == pytest.approx(1 / 51)
+    assert (found["low"], found["high"], found["count"]) == (0, 1, 2)
+
+
+def test_recognizer_names_the_package_that_counts(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package torchmetrics; run pip install"):
+        recognizer("some/model")
+
+
+def test_whatever_a_model_raises_is_named_as_its_own(monkeypatch):
+    def fail(audio):
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr("transformers.pipeline", lambda *args, **options: fail)
+    with pytest.raises(RuntimeError, match="some/model raised TypeError: no such argument"):
+        recognizer("some/model").measure(Sound(SILENCE, 24_000), Sound(SILENCE, 24_000, "Hello"))

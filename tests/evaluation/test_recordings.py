@@ -8,6 +8,7 @@ import torch
 
 from mimi_bridge.data.manifest import Utterance
 from mimi_bridge.evaluation.metrics import METRICS, Metric
+from mimi_bridge.evaluation.parts import reconstruction_tables
 from mimi_bridge.evaluation.recordings import Journal, Workbench
 from mimi_bridge.evaluation.systems import Systems
 
@@ -33,6 +34,38 @@ def test_metric_that_raises_loses_none_of_the_others(bench, spoken_utterances, t
     for system, path in entry["example"]["audio"].items():
         assert (tmp_path / path).is_file()
         assert len(entry["example"]["f0_hz"][system]) == -(-entry["seconds"] * 100 // 1)
+
+
+def test_an_error_that_only_a_fault_of_ours_raises_is_seen(bench, spoken_utterances):
+    def faulty(decoded, original):
+        return decoded.no_such_attribute
+
+    bench.metrics["faulty"] = Metric(faulty, "faulty", True)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        bench.measure(spoken_utterances[0])
+
+
+def test_a_recording_counts_by_its_weight(bench, spoken_utterances):
+    first, second = spoken_utterances[0], replace(spoken_utterances[1], text="one two")
+    bench.metrics = {
+        "error": Metric(
+            lambda decoded, original: float(original.text == second.text),  # all of its words, none of the other's
+            "error",
+            False,
+            weight=lambda original: len(original.text.split()),
+        )
+    }
+    entries = [bench.measure(utterance) for utterance in (first, second)]
+    table = reconstruction_tables(entries, bench)["all"]["bridge_9"]["error"]
+    assert table["mean"] == pytest.approx(2 / (len(first.text.split()) + 2))
+
+
+def test_a_recording_that_is_cut_short_is_measured_and_remarked(bench, spoken_utterances, tmp_path):
+    content = spoken_utterances[0].path.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) * 3 // 4])
+    entry = bench.measure(replace(spoken_utterances[0], path=tmp_path / "cut.wav"))
+    assert entry["remarks"][0].startswith("it ends early: its header says")
+    assert "codes" in entry
 
 
 def test_metric_that_is_not_finite_counts_as_one_that_raised(bench, spoken_utterances):

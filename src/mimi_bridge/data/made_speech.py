@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..audio_reading import Tell
 from ..synthesis import SENTENCES, synthesize
 from .manifest import Utterance
 from .segments import load_recording
@@ -42,9 +43,9 @@ def made_utterances(count: int, seed: int) -> list[Utterance]:
     ]
 
 
-def load_utterance(utterance: Utterance, sampling_rate: int) -> Tensor:
-    """Its recording, or the speech made of its text."""
+def load_utterance(utterance: Utterance, sampling_rate: int, tell: Tell | None = None) -> Tensor:
+    """Its recording, or the speech made of its text; `tell` is that of `load_audio`."""
     if not utterance.id.startswith(PREFIX):
-        return load_recording(utterance, sampling_rate)
+        return load_recording(utterance, sampling_rate, tell)
     pace = PACES[int(utterance.id.removeprefix(PREFIX)) % len(PACES)]
     return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)

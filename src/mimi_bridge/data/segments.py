@@ -20,16 +20,18 @@ logger = logging.getLogger(__name__)
 EXACT_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF")  # whose every sample can be sought
 
 
-def load_recording(utterance: Utterance, sampling_rate: int) -> Tensor:
+def load_recording(utterance: Utterance, sampling_rate: int, tell: Tell | None = None) -> Tensor:
     """An utterance's samples, `(1, samples)`, at a rate in Hz: its segment, or the whole recording.
+
+    `tell` is that of `load_audio`.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no audio, or the segment does not lie in it.
     """
     if utterance.start is None and utterance.end is None:
-        return load_audio(utterance.path, sampling_rate)
-    samples, rate, _ = read_segment(utterance)
+        return load_audio(utterance.path, sampling_rate, tell)
+    samples, rate, _ = read_segment(utterance, tell=tell)
     return resample(samples, rate, sampling_rate, name=str(utterance.path))
 
 

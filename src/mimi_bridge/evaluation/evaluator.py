@@ -8,7 +8,7 @@ form of the result is in docs/evaluation.md.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from .systems import Systems
 
 FORMAT = "mimi_bridge_evaluation/1"
 RESULT_FILE, JOURNAL_FILE = "evaluation.json", "recordings.jsonl"
+RECORDINGS = "recordings"  # under `not_run`: those that could not be read
+MOST_NAMED = 20
 PARTS = ("codes", "probes", "swaps")
 OPTIONAL = {"word_error": "--asr", "opinion": "--mos"}
 ALIGN_HINT = "pocketsphinx is missing; run pip install 'mimi-bridge[align]'."
@@ -47,6 +49,7 @@ def evaluate(
     most_seconds: float = 30.0,
     least_score: float | None = None,
     seed: int = 0,
+    left_out: Sequence[tuple[str, str]] = (),
     command: str = "",
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict:
@@ -65,6 +68,7 @@ def evaluate(
         most_seconds: Of a recording; the rest is not looked at.
         least_score: Alignments below it count as wrong; the aligner's own, if left out, `-math.inf` believes all.
         seed: Of the probes.
+        left_out: What looked like a recording and could not be used, with the reason, for the record.
         command: That was given, for the record.
         progress: Told what is being done.
 
@@ -78,8 +82,8 @@ def evaluate(
     wanted = _wanted(only, listeners or {})
     _check_ids(utterances)
     not_run = {name: f"the package {package} is missing." for name, package in missing_packages().items()}
-    left_out = [name for name in _all_names(listeners or {}) if name not in wanted]
-    not_run |= {name: "left out by the choice of metrics." for name in left_out}
+    unwanted = [name for name in _all_names(listeners or {}) if name not in wanted]
+    not_run |= {name: "left out by the choice of metrics." for name in unwanted}
     for name, option in OPTIONAL.items():
         if name not in (listeners or {}):
             not_run[name] = f"no model was named; {option} names one."
@@ -101,6 +105,7 @@ def evaluate(
         model.train(was_training)
     result.pop("entries", None)
     names = {"model": model_name or "a model", "reference": stock.name if stock else None, "command": command}
+    result["left_out"] = [{"id": name, "reason": reason} for name, reason in left_out] + result["left_out"]
     result = _finite({"format": FORMAT, **names, **result})
     _write(folder / RESULT_FILE, result)
     return result
@@ -115,7 +120,9 @@ def _measured(
         "model": _sha256(bench.systems.model),
         "stock": None if bench.systems.stock is None else _sha256(bench.systems.stock.model),
         "metrics": {name: metric.what for name, metric in bench.metrics.items()},
-        "recordings": hashlib.sha256(repr([(u.id, str(u.path), u.text) for u in utterances]).encode()).hexdigest(),
+        "recordings": hashlib.sha256(
+            repr([(u.id, str(u.path), u.text, u.start, u.end) for u in utterances]).encode()
+        ).hexdigest(),
         "examples": sorted(examples),
         "with": [
             bench.most_seconds,
@@ -157,6 +164,10 @@ def _result(
         },
         "reconstruction": reconstruction_tables(heard, bench),
         "not_run": not_run,
+        "left_out": [
+            {"id": entry["id"], "reason": entry["failures"][RECORDINGS]} for entry in entries if entry not in heard
+        ],
+        "remarks": [{"id": entry["id"], "remark": remark} for entry in heard for remark in entry["remarks"]],
         "codes": {"bridge": [], "bits_per_second": {}, "mimi": [], "overlap_with_mimi": []},
         "probes": {"attributes": {}, "inputs": [], "scores": {}},
         "swaps": [],
@@ -197,6 +208,11 @@ def _count_failures(entries: list[dict], not_run: dict[str, str]) -> None:
             reasons.setdefault(name, []).append(reason)
     for name, found in reasons.items():
         not_run[name] = f"{found[0]} ({len(found)} of {len(entries)} recordings)"
+    unread = [entry for entry in entries if RECORDINGS in entry["failures"]]
+    if unread:
+        named = "; ".join(f"{entry['id']}: {entry['failures'][RECORDINGS]}" for entry in unread[:MOST_NAMED])
+        more = f"; and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else ""
+        not_run[RECORDINGS] = f"{named}{more} ({len(unread)} of {len(entries)} recordings)"
 
 
 def _all_names(listeners: dict[str, Metric]) -> list[str]:

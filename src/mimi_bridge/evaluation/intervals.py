@@ -13,15 +13,20 @@ RESAMPLES = 1000
 OUTSIDE = 0.05  # share of resamples that the interval leaves out
 
 
-def mean_with_interval(values: list[float]) -> dict[str, float | int]:
+def mean_with_interval(values: list[float], weights: list[float] | None = None) -> dict[str, float | int]:
     """Mean of the values, an interval by resampling them, and their count.
+
+    Args:
+        values: One a recording.
+        weights: How much each counts; all alike, if left out.
 
     Raises:
         ValueError: If there are none.
     """
     if not values:
         raise ValueError("values must hold at least one number, got none.")
-    figures = ratio_with_interval(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)))
+    wholes = torch.ones(len(values)) if weights is None else torch.tensor(weights, dtype=torch.float64)
+    figures = ratio_with_interval(torch.tensor(values, dtype=torch.float64) * wholes, wholes)
     return {**figures, "count": len(values)}
 
 

@@ -4,18 +4,21 @@ No model comes with the package. `recognizer` takes any of the Hub or a folder f
 repository of torch.hub whose model is called with `(batch, samples)` and a rate, as that of UTMOS, and gives a score.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .metrics import Metric
+from .metrics import Metric, raised_by
 from .sound import TELEPHONE_RATE, Sound
 
 
 def recognizer(model: str, device: str = "cpu") -> Metric:
     """The word error of what a model hears in the decoded sound, against the transcript.
+
+    Over recordings it is that of the corpus: all words to change, add or drop, over all words said.
 
     Args:
         model: For `transformers.pipeline("automatic-speech-recognition")`.
@@ -23,7 +26,14 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
 
     Returns:
         A share of the transcript's words, 0 is best; None for a recording without transcript.
+
+    Raises:
+        ModuleNotFoundError: If torchmetrics, which counts, is not installed.
     """
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise ModuleNotFoundError(
+            "the word error needs the package torchmetrics; run pip install 'mimi-bridge[eval]'."
+        )
     from transformers import pipeline
 
     recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device)
@@ -31,10 +41,15 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     def measure(decoded: Sound, original: Sound) -> float | None:
         if original.text is None or not spoken_words(original.text):
             return None
-        heard = recognize({"raw": decoded.telephone, "sampling_rate": TELEPHONE_RATE})["text"]
+        audio = {"raw": decoded.telephone, "sampling_rate": TELEPHONE_RATE}
+        with raised_by(model):
+            heard = recognize(audio)["text"]
         return word_error(heard, original.text)
 
-    return Metric(measure, f"word error of {model}, share", False)
+    def num_words(original: Sound) -> int:
+        return len(spoken_words(original.text or ""))
+
+    return Metric(measure, f"word error of {model}, share of all words", False, weight=num_words)
 
 
 def judge(repository: str, entry: str, device: str = "cpu") -> Metric:
@@ -50,7 +65,9 @@ def judge(repository: str, entry: str, device: str = "cpu") -> Metric:
 
     @torch.inference_mode()
     def measure(decoded: Sound, original: Sound) -> float:
-        return float(model(torch.from_numpy(decoded.telephone)[None].to(device), TELEPHONE_RATE))
+        audio = torch.from_numpy(decoded.telephone)[None].to(device)
+        with raised_by(entry):
+            return float(model(audio, TELEPHONE_RATE))
 
     return Metric(measure, f"score of {entry}", True)
 
@@ -66,13 +83,8 @@ def word_error(heard: str, said: str) -> float:
     >>> word_error("the bat sat", "The cat sat down."), word_error("Hello!", "hello")
     (0.5, 0.0)
     """
+    from torchmetrics.functional.text import word_error_rate
+
     ours, theirs = spoken_words(heard), spoken_words(said)
-    distances = list(range(len(theirs) + 1))
-    for number, word in enumerate(ours, start=1):
-        diagonal, distances[0] = distances[0], number
-        for place, other in enumerate(theirs, start=1):
-            diagonal, distances[place] = (
-                distances[place],
-                min(distances[place] + 1, distances[place - 1] + 1, diagonal + (word != other)),
-            )
-    return distances[-1] / len(theirs)
+    share = word_error_rate([" ".join(ours)], [" ".join(theirs)]).item()
+    return round(share * len(theirs)) / len(theirs)  # a whole number of words, and not nearly

@@ -10,7 +10,8 @@ Source: Le Roux et al. 2019 (SI-SDR); Taal et al. 2011 (STOI); ITU-T P.862.2 (PE
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,7 @@ class Metric:
         higher_is_better: Whether it is.
         package: That it needs, as it is imported; None for one of ours.
         distribution: What pip calls that package.
+        weight: How much a recording counts in the mean, by the original; None counts all alike.
     """
 
     measure: Callable[[Sound, Sound], float | None]
@@ -39,6 +41,16 @@ class Metric:
     higher_is_better: bool
     package: str | None = None
     distribution: str | None = None
+    weight: Callable[[Sound], float] | None = None
+
+
+@contextmanager
+def raised_by(name: str) -> Iterator[None]:
+    """What code of others raises, whatever it is, as a `RuntimeError` that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"{name} raised {type(error).__name__}: {error}") from error
 
 
 def mel_distance(decoded: Sound, original: Sound) -> float:
@@ -53,7 +65,8 @@ def si_sdr(decoded: Sound, original: Sound) -> float | None:
     """
     from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-    value = scale_invariant_signal_distortion_ratio(decoded.audio[0].double(), original.audio[0].double()).item()
+    with raised_by("torchmetrics"):
+        value = scale_invariant_signal_distortion_ratio(decoded.audio[0].double(), original.audio[0].double()).item()
     return value if value <= MOST_DB and math.isfinite(value) else None
 
 
@@ -61,10 +74,11 @@ def stoi(decoded: Sound, original: Sound) -> float | None:
     """Intelligibility, 0 to 1; None with less than 0.4 s of speech in it."""
     from pystoi import stoi as measure
 
-    with warnings.catch_warnings():
+    samples = original.samples, decoded.samples
+    with warnings.catch_warnings(), raised_by("pystoi"):
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return float(measure(original.samples, decoded.samples, original.sampling_rate))
+            return float(measure(*samples, original.sampling_rate))
         except RuntimeWarning:
             return None
 
@@ -74,10 +88,12 @@ def pesq(decoded: Sound, original: Sound) -> float | None:
     from pesq import NoUtterancesError
     from pesq import pesq as measure
 
-    try:
-        return float(measure(TELEPHONE_RATE, original.telephone, decoded.telephone, "wb"))
-    except NoUtterancesError:
-        return None
+    samples = original.telephone, decoded.telephone
+    with raised_by("pesq"):
+        try:
+            return float(measure(TELEPHONE_RATE, *samples, "wb"))
+        except NoUtterancesError:
+            return None
 
 
 def f0_error(decoded: Sound, original: Sound) -> float | None:

@@ -27,9 +27,13 @@ def reconstruction_tables(entries: list[dict], bench: Workbench) -> dict:
     for band, chosen in bands.items():
         table: dict[str, dict] = {}
         for system in bench.systems.labels():
+            table[system] = {}
             figures = [entry["figures"].get(system, {}) for entry in chosen]
-            by_metric = {name: [f[name] for f in figures if name in f] for name in bench.metrics}
-            table[system] = {name: mean_with_interval(values) for name, values in by_metric.items() if values}
+            weights = [entry.get("weights", {}) for entry in chosen]
+            for name in bench.metrics:
+                found = [(f[name], w.get(name, 1.0)) for f, w in zip(figures, weights, strict=True) if name in f]
+                if found:
+                    table[system][name] = mean_with_interval(*map(list, zip(*found, strict=True)))
         if chosen:
             tables[band] = table
     return tables

@@ -1,6 +1,7 @@
 """One recording measured by every metric in every system, and the journal that keeps what is measured.
 
-A metric that raises loses its own number of this recording and nothing else. The journal is a file with a line for
+A metric that raises loses its own number of this recording and nothing else; what only a fault of this package raises
+ends the evaluation, so that it is seen. The journal is a file with a line for
 each recording; an evaluation that was killed goes on after the last whole line, if nothing else has changed.
 """
 
@@ -26,6 +27,8 @@ from .systems import ORIGINAL, Systems
 
 NARROW_HZ = 16_000  # recordings at or below have nothing above 8 kHz
 PITCH_DECIMALS = 1
+# What recordings, models, libraries and machines may be to blame for, and not a fault of this package.
+EXPECTED = (OSError, ValueError, RuntimeError, ArithmeticError, ImportError, MemoryError)
 
 
 @dataclass
@@ -56,11 +59,12 @@ class Workbench:
             audio_folder: Where an example's sounds go; None for one that is no example.
 
         Returns:
-            Codes, frame labels, figures by system and metric, and `failures`, what raised, by name. Ready for json.
+            Codes, frame labels, figures by system and metric, `weights` in the mean by metric where they differ,
+            `remarks`, what is odd about the recording, and `failures`, what raised, by name. Ready for json.
         """
         entry: dict[str, Any] = {"id": utterance.id, "speaker": utterance.speaker, "text": utterance.text}
         failures: dict[str, str] = {}
-        entry |= {"figures": {}, "failures": failures}
+        entry |= {"figures": {}, "weights": {}, "remarks": [], "failures": failures}
         original = attempt(failures, "recordings", lambda: self._load(utterance, entry))
         if original is None:
             return entry
@@ -83,6 +87,9 @@ class Workbench:
                 for name, metric in self.metrics.items()
             }
             entry["figures"][system] = {name: value for name, value in figures.items() if value is not None}
+        for name in {name for figures in entry["figures"].values() for name in figures}:
+            if (weight := self.metrics[name].weight) is not None:
+                entry["weights"][name] = weight(original)
         if codes is not None:
             entry["labels"] = self._labels(utterance, original, codes.shape[1], failures)
         if audio_folder is not None:
@@ -91,7 +98,7 @@ class Workbench:
 
     def _load(self, utterance: Utterance, entry: dict) -> Sound:
         rate = self.systems.model.config.sampling_rate
-        audio = load_utterance(utterance, rate)
+        audio = load_utterance(utterance, rate, entry["remarks"].append)
         kept = audio[:, : round(self.most_seconds * rate)]
         made = utterance.id.startswith(PREFIX)
         narrow = not made and soundfile.info(utterance.path).samplerate <= NARROW_HZ
@@ -137,10 +144,10 @@ class Workbench:
 
 
 def attempt(failures: dict[str, str], name: str, action: Callable[[], Any]) -> Any:
-    """What the action returns; if it raises, None, and why under its name."""
+    """What the action returns; if it raises one of `EXPECTED`, None, and why under its name."""
     try:
         return action()
-    except Exception as error:
+    except EXPECTED as error:
         failures[name] = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         return None
 

@@ -5,7 +5,6 @@ evaluation.json and says where. `python -m mimi_bridge.evaluation.report FOLDER`
 """
 
 import json
-import os
 import sys
 from base64 import b64encode
 from hashlib import sha256
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
+from ..data.whole_files import write_whole
 from .report_listening import PITCH_RATE, prepare_listening
 from .report_pictures import HEAD_COLOURS, RANGE_DB
 from .report_tables import Tables
@@ -59,12 +59,8 @@ def write_report(folder: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Pa
     """
     folder = Path(folder)
     page = render_report(folder, read_evaluation(folder / "evaluation.json"), max_megabytes)
-    path, partial = folder / "report.html", folder / ".report.partial.html"
-    try:
-        partial.write_bytes(page.encode(errors="replace"))  # a lone surrogate has no bytes
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path = folder / "report.html"
+    write_whole(path, page.encode(errors="replace"))  # a lone surrogate has no bytes
     return path
 
 
