@@ -33,6 +33,8 @@ class CodebookLearner:
             raise ValueError(f"codebook_update must be one of {CODEBOOK_UPDATES}, got {update!r}.")
         self.stores, self.update, self.decay = stores, update, decay
         for store in stores:
+            if update == "gradient" and "embed" in store._parameters:
+                continue  # an optimizer of an earlier training may hold it
             entries = store._buffers.pop("embed", None)
             if entries is None:
                 entries = store._parameters.pop("embed").data

@@ -84,9 +84,14 @@ def test_latents_are_padded_with_zeros_and_masked():
     assert batch.keys() == {"latents", "frame_mask", "target_latents"}
 
 
-def test_target_latents_are_left_out_when_a_row_has_none():
+def test_rows_without_target_latents_are_named_beside_those_that_have_them():
     rows = [latents_row(2), latents_row(3) | {"target_latents": None}]
-    assert new_collator()(rows).keys() == {"latents", "frame_mask"}
+    batch = new_collator()(rows)
+    assert batch.keys() == {"latents", "frame_mask", "target_latents", "target_mask"}
+    assert batch["target_mask"].tolist() == [[True, True, False], [False] * 3]
+    assert torch.equal(batch["target_latents"][0, :2], rows[0]["target_latents"])
+    assert not batch["target_latents"][1].any()
+    assert new_collator()(rows[1:]).keys() == {"latents", "frame_mask"}
 
 
 def test_half_precision_latents_become_float32():
@@ -293,6 +298,24 @@ def test_collator_comes_back_to_the_crops_of_an_epoch():
         collator.set_epoch(epoch)
         found.append(first_frame(collator([row])))
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_stay_alive_take_the_crops_of_each_epoch(context):
+    rows = [latents_row(500)] * 2
+    collator, options = cropping(), {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": context}
+    loader, found = torch.utils.data.DataLoader(rows, collate_fn=collator, **options), []
+    for epoch in (0, 1, 2):
+        collator.set_epoch(epoch)
+        found.append([first_frame(batch) for batch in loader])
+    assert found == [[first_frame(cropping(epoch)(rows[:1]))] * 2 for epoch in (0, 1, 2)]
+    assert len({crop for (crop, _) in found}) > 1
+
+
+def test_collator_without_crops_takes_whole_recordings_and_leaves_the_other_as_it_was():
+    collator = cropping()
+    assert collator.without_crops()([latents_row(50)])["latents"].shape[1] == 50
+    assert collator([latents_row(50)])["latents"].shape[1] == CROP_FRAMES
 
 
 def test_another_seed_takes_other_crops():

@@ -224,9 +224,18 @@ def test_fill_repeats_itself_to_the_bit_when_the_generator_does(head, latents):
     assert same(states[0], states[1]) and not same(states[0], states[2])
 
 
-def test_fill_refuses_fewer_frames_than_entries(head, latents):
-    with pytest.raises(ValueError, match="latents must hold at least 16 frames, one an entry, got 15"):
-        fill_from_data(head, latents[:15], FRAMES_PER_STEP, seeded())
+def test_fill_repeats_frames_where_there_are_fewer_than_entries(head, latents):
+    few = latents[: CODEBOOK_SIZE - 1]
+    fill_from_data(head, few, FRAMES_PER_STEP, seeded())
+    inputs = head.project_in(few.T[None])[0].T
+    distances = torch.cdist(head.codebooks[0], inputs)
+    torch.testing.assert_close(distances.min(dim=1).values, torch.zeros(CODEBOOK_SIZE), atol=1e-4, rtol=0)
+    assert len(head(few[None]).codes[0, 0].unique()) > len(few) / 2
+
+
+def test_fill_refuses_no_frames_at_all(head, latents):
+    with pytest.raises(ValueError, match="latents must hold at least one frame, got none"):
+        fill_from_data(head, latents[:0], FRAMES_PER_STEP, seeded())
 
 
 def test_revive_replaces_entries_under_a_share_of_the_mean_count_by_hand():

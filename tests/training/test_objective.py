@@ -115,7 +115,7 @@ SAMPLES = torch.arange(2 * FRAME + 1) < torch.tensor([[2 * FRAME + 1], [FRAME]])
 def test_frames_are_counted_for_each_kind_of_loss(model, batch, expected):
     counts = count_frames(batch, model)
     assert counts.tolist() == expected
-    assert counts.dtype == torch.float64
+    assert counts.dtype == torch.int64  # MPS has no float64
 
 
 @pytest.mark.parametrize(
@@ -256,6 +256,15 @@ def test_latents_term_pulls_real_frames_only():
     assert torch.equal(quantized.grad.ne(0).any(dim=-1), mask)
 
 
+def test_latents_term_leaves_out_frames_without_a_target():
+    target, quantized = torch.ones(1, 3, 1), torch.tensor([[[3.0], [2.0], [9.0]]])
+    outputs = output_of(quantized, torch.ones(1, 3).bool())
+    term = latents_term(outputs, target, torch.tensor([[True, True, False]]))
+    assert (term.value.item(), term.num_frames.item()) == (pytest.approx((4 + 1) / 2), 2)
+    nothing = latents_term(outputs, target, torch.zeros(1, 3).bool())
+    assert (nothing.value.item(), nothing.num_frames.item()) == (0, 0)
+
+
 # --- mel ---
 
 
@@ -272,6 +281,23 @@ def sounds() -> tuple[Tensor, Tensor, Tensor]:
 def mel_of(model: MimiBridgeModel, audio: Tensor, decoded: Tensor, mask: Tensor) -> Term:
     frame_mask = batch_frame_mask({"input_values": audio, "padding_mask": mask.long()}, model)
     return mel_term(MimiBridgeOutput(audio_values=decoded, audio_codes_mask=frame_mask), audio, model)
+
+
+@pytest.mark.parametrize("samples", [4 * FRAME - 1, 3 * FRAME + 1])
+def test_mel_term_of_audio_that_is_not_whole_frames_is_that_of_audio_filled_with_silence(model, sounds, samples):
+    audio, decoded, mask = (part[..., :samples] for part in sounds)
+    filled = (torch.nn.functional.pad(part, (0, 4 * FRAME - samples)) for part in (audio, decoded, mask))
+    term, expected = mel_of(model, audio, decoded, mask), mel_of(model, *filled)
+    assert term.num_frames == expected.num_frames == 10
+    torch.testing.assert_close(term.value, expected.value)
+
+
+def test_mel_term_does_not_hear_what_the_original_holds_in_its_padding(model, sounds):
+    audio, decoded, mask = sounds
+    frame_mask = batch_frame_mask({"input_values": audio, "padding_mask": mask}, model)
+    outputs = MimiBridgeOutput(audio_values=decoded, audio_codes_mask=frame_mask)
+    noisy = torch.where(mask[:, None], audio, torch.ones(()))
+    torch.testing.assert_close(mel_term(outputs, noisy, model, mask).value, mel_of(model, audio, decoded, mask).value)
 
 
 def slow_mel(audio: Tensor, decoded: Tensor) -> float:

@@ -12,9 +12,11 @@ from mimi_bridge.codebook_learning import CodebookLearner
 from mimi_bridge.training.optimizer import (
     PARTS,
     freeze,
+    frozen_by_hand,
     hold_frozen_parts_still,
     learning_rates,
     parameter_groups,
+    rates_in,
 )
 from tiny import TINY, TINY_TEACHERS
 
@@ -182,10 +184,38 @@ def test_codebooks_of_a_part_of_rate_0_stay_while_the_others_move(model, part, h
     assert same == [number == head for number in range(3)]
 
 
-def test_part_that_gets_a_rate_again_gets_its_gradient_again(model):
-    freeze(model, {**RATES, "content": 0.0})
-    freeze(model, RATES)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+def test_freezing_tells_what_it_froze_and_leaves_what_was_frozen_by_hand(model):
+    by_hand = model.quantizer.head_content.project_in.weight.requires_grad_(False)
+    frozen = freeze(model, {**RATES, "content": 0.0})
+    assert sorted([id(by_hand), *(id(parameter) for parameter in frozen)]) == ids_of(model.quantizer.head_content)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    assert freeze(model, RATES) == []
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == [
+        "quantizer.head_content.project_in.weight"
+    ]
+    assert frozen_by_hand(model, RATES) == ["quantizer.head_content.project_in.weight"]
+    assert frozen_by_hand(model, {**RATES, "content": 0.0}) == []
+
+
+def test_part_that_was_frozen_by_hand_as_a_whole_is_refused_unless_its_rate_is_0(model):
+    model.quantizer.head_prosody.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"every parameter of prosody was frozen \(requires_grad=False\), but prosody has"
+    ):
+        freeze(model, RATES)
+    assert freeze(model, {**RATES, "prosody": 0.0}) == []
+
+
+def test_rates_in_an_optimizer_are_its_fastest_groups_and_0_for_what_it_does_not_hold(model):
+    head = model.quantizer.head_content
+    groups = [
+        {"params": [head.project_in.weight], "lr": 0.5},
+        {"params": [head.project_out.weight], "lr": 2.0},
+        {"params": [*model.quantizer.proj_qwen.parameters()], "lr": 3.0},
+    ]
+    found = rates_in(torch.optim.SGD(groups, lr=1.0), model)
+    assert found == {"content": 2.0, "prosody": 0.0, "bridges": 3.0, "acoustic": 0.0, "codec": 0.0}
 
 
 # --- refusals ---

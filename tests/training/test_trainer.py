@@ -345,6 +345,7 @@ def test_same_trainer_goes_on_from_its_own_checkpoint(uninterrupted, tmp_path):
 # --- codebooks survive ---
 
 
+@pytest.mark.slow
 @BOTH_UPDATES
 def test_entries_that_training_never_hits_stay_as_they_were_over_2000_steps(tmp_path, update):
     torch.manual_seed(0)
@@ -608,12 +609,7 @@ def summed_up(trainer: MimiBridgeTrainer, rows: list[dict[str, Any]]) -> dict[st
         batch = collate([row])
         target = batch.pop("target_latents")
         with torch.no_grad():
-            outputs = model(**batch, output_audio=False)
-            if "qwen_hidden" not in batch and "wavlm_features" not in batch:  # else there are no losses in eval mode
-                outputs.losses = {}
-                dummy = torch.zeros(1, target.shape[1], WAVLM_DIM)
-                losses = model(**batch, wavlm_features=dummy, output_audio=False).losses
-                outputs.losses = {name: loss for name, loss in losses.items() if name.startswith("commitment")}
+            outputs = model(**batch, output_audio=False, output_losses=True)
         num_frames = target.shape[1]
         counts = {"wavlm": num_frames, "qwen": int(batch["durations"].sum()) if "durations" in batch else 0}
         losses = {name: loss.item() for name, loss in outputs.losses.items()}
@@ -641,11 +637,47 @@ def test_evaluation_is_over_the_frames_of_the_whole_set_at_any_batch_size(tmp_pa
     metrics, expected = trainer.evaluate(), summed_up(trainer, rows)
     assert len(expected) == 8
     for name, value in expected.items():
-        if "commitment" not in name:  # in eval mode, counted where there is a teacher
-            assert metrics[name] == pytest.approx(value, rel=1e-4), name
+        assert metrics[name] == pytest.approx(value, rel=1e-4), name
     weights = {"qwen": 1.0, "wavlm": 1.0, "commitment": 0.25, "latents": 1.0}
     parts = {name.removeprefix("eval_loss_"): v for name, v in metrics.items() if name.startswith("eval_loss_")}
     assert metrics["eval_loss"] == pytest.approx(sum(weights[n.partition("_")[0]] * v for n, v in parts.items()))
+
+
+def losses_at(
+    output: Path, rows: list[dict[str, Any]], batch_size: int, model: MimiBridgeModel, **options: Any
+) -> dict:
+    """What an evaluation measures, and not how long it took."""
+    options |= {"eval_dataset": rows, "per_device_eval_batch_size": batch_size}
+    metrics = trainer_of(output, model, latents_rows(), **options).evaluate()
+    return {
+        name: value for name, value in metrics.items() if name.startswith(("eval_loss", "eval_constant", "eval_usage"))
+    }
+
+
+@pytest.mark.parametrize("kind", ["latents", "audio", "no teachers", "some targets", "audio in crops"])
+def test_evaluation_is_the_same_to_six_digits_at_any_batch_size(tmp_path, kind):
+    rows = audio_rows(7, seed=4) if kind.startswith("audio") else latents_rows(11, seed=4)
+    model, options = audio_model if kind.startswith("audio") else latents_model, {}
+    if kind == "no teachers":
+        rows = without_teachers(rows)
+    if kind == "some targets":
+        rows = [row | {"target_latents": row["target_latents"] if row["id"] % 3 else None} for row in rows]
+    if kind == "audio in crops":
+        options["data_collator"] = MimiBridgeCollator.for_model(model().config, crop_seconds=0.16)
+    one, *others = (losses_at(tmp_path, rows, size, model(), **options) for size in (1, 3, 11))
+    assert {f"eval_loss_commitment_{head}" for head in HEADS} <= one.keys()
+    assert "eval_loss_mel" in one or not kind.startswith("audio")
+    for other in others:
+        assert other == pytest.approx(one, rel=1e-6)
+
+
+def test_evaluation_takes_whole_recordings_and_the_last_batch_whatever_training_crops_and_drops(tmp_path):
+    rows, collator = latents_rows(5, seed=4), MimiBridgeCollator(24_000, 1920, crop_seconds=0.3)
+    whole = losses_at(tmp_path, rows, 1, latents_model())
+    options = {"data_collator": collator, "dataloader_drop_last": True}
+    for epoch in (0, 3):
+        collator.set_epoch(epoch)
+        assert losses_at(tmp_path, rows, 2, latents_model(), **options) == pytest.approx(whole, rel=1e-6)
 
 
 def test_evaluation_moves_nothing(tmp_path):
@@ -687,6 +719,7 @@ def test_every_loss_is_logged_beside_its_constant_usage_and_drift(tmp_path):
     losses = {"qwen", "wavlm", "latents", *(f"commitment_{head}" for head in HEADS)}
     expected = {f"loss_{name}" for name in losses} | {"constant_qwen", "constant_wavlm", "residual_weight"}
     expected |= {f"{what}_{head}" for what in ("usage", "perplexity") for head in HEADS}
+    expected |= {f"learning_rate_{part}" for part in ("content", "prosody", "bridges", "acoustic")}
     expected |= {"drift_prosody", "drift_acoustic", "loss", "grad_norm", "learning_rate", "epoch", "step"}
     assert set(trainer.state.log_history[0]) == expected
 

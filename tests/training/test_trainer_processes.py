@@ -44,9 +44,17 @@ CASES: dict[str, dict[str, Any]] = {
     "audio": {**SGD, "head_learning_rates": {"codec": 0.03}, "max_steps": 1},
     "fresh, k-means": {**OPTIMIZERS["adamw"], "content_init": "k-means"},
     "fresh, least squares": {**OPTIMIZERS["adamw"], "content_init": "least-squares"},
-    "no target latents": {**SGD},  # nothing then asks for the acoustic head's way out
+    "no target latents": {**SGD, "latents_weight": 0.0},  # nothing then asks for the acoustic head's way out
+    "anchored at itself": {**SGD},
     "two teachers in all": {**SGD},  # so that a process may have a batch without any
     "adversary": {"adversarial_weight": 0.1, "mel_weight": 0.0},
+}
+EVALUATIONS = {  # rows, and the batch size of each process
+    "7 rows, 1": (7, 1),
+    "7 rows, 3": (7, 3),
+    "7 rows, 11": (7, 11),
+    "8 rows, 2": (8, 2),
+    "audio, 5 rows, 2": (5, 2),
 }
 OF_AUDIO = ("audio", "adversary")
 NOT_THE_SAME_ALONE = ("adversary",)  # its losses are means over each process's batch, padding and all
@@ -54,7 +62,7 @@ NOT_THE_SAME_ALONE = ("adversary",)  # its losses are means over each process's 
 
 def rows_of(case: str) -> list[dict[str, Any]]:
     rows = audio_rows() if case in OF_AUDIO else latents_rows()
-    if case == "no target latents":
+    if case in ("no target latents", "anchored at itself"):
         return [{name: value for name, value in row.items() if name != "target_latents"} for row in rows]
     if case == "two teachers in all":
         bare = [{name: row[name] for name in ("id", "latents", "target_latents")} for row in rows]
@@ -96,11 +104,30 @@ def train_case(case: str, output: Path, **options: Any) -> None:
     torch.save(state, output / f"{case} {trained.accelerator.process_index}.pt")
 
 
+def evaluate_case(case: str, output: Path, batch_size: int | None = None) -> dict[str, Any]:
+    """Evaluate and predict, alone or as one of two processes, and leave what came of it."""
+    rows, size = EVALUATIONS[case]
+    model, make = (audio_model(), audio_rows) if case.startswith("audio") else (latents_model(), latents_rows)
+    data = make(rows, seed=4)
+    args = arguments(output, per_device_eval_batch_size=batch_size or size)
+    evaluating = MimiBridgeTrainer(model, args, train_dataset=make(4), eval_dataset=data)
+    metrics = {
+        name: value
+        for name, value in evaluating.evaluate().items()
+        if name.startswith(("eval_loss", "eval_constant", "eval_usage", "eval_perplexity"))
+    }
+    found = {"metrics": metrics, "codes": torch.from_numpy(evaluating.predict(data).predictions)}
+    torch.save(found, output / f"{case} {evaluating.accelerator.process_index}.pt")
+    return found
+
+
 def train_all_cases(output: str) -> None:
     """What each of the two processes runs."""
     torch.set_num_threads(1)
     for case in CASES:
         train_case(case, Path(output))
+    for case in EVALUATIONS:
+        evaluate_case(case, Path(output))
     torch.distributed.destroy_process_group()
 
 
@@ -160,3 +187,11 @@ def test_both_processes_hold_the_same_codebooks_and_weights(two, case):
     before = state_of(model_of(case))
     name = "quantizer.head_content.vq._codebook.embed"
     assert not torch.equal(ours["model"][name], before[name])
+
+
+@pytest.mark.parametrize("case", EVALUATIONS)
+def test_two_processes_measure_and_predict_what_one_does(two, tmp_path, case):
+    ours, theirs = two(case)
+    alone = evaluate_case(case, tmp_path, batch_size=4)
+    assert ours["metrics"] == theirs["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+    assert torch.equal(ours["codes"], alone["codes"])

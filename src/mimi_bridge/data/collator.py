@@ -5,6 +5,7 @@ and rows without may share a batch. A crop begins and ends between frames. A tok
 part of its time that lies inside.
 """
 
+import copy
 import io
 import os
 import zlib
@@ -70,7 +71,7 @@ class MimiBridgeCollator:
         self.crop_frames = None if crop_seconds is None else int(crop_seconds * self.frame_rate + 1e-6)
         if self.crop_frames is not None and self.crop_frames < 1:
             raise ValueError(f"crop_seconds must hold a frame of {1 / self.frame_rate:.3f} s, got {crop_seconds}.")
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that stay alive see it move
 
     @classmethod
     def for_model(
@@ -79,17 +80,28 @@ class MimiBridgeCollator:
         """The collator that a model of this configuration needs."""
         return cls(config.sampling_rate, config.frame_size, crop_seconds, seed)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose crops are taken, one for this process and the workers of its data loaders."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Take other crops; the same epoch takes the same ones."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    def without_crops(self) -> "MimiBridgeCollator":
+        """This collator taking whole recordings, as an evaluation does."""
+        whole = copy.copy(self)
+        whole.crop_frames = None
+        return whole
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Rows to a batch.
 
         Returns:
             `input_values` `(batch, 1, samples)`, whole frames, with `padding_mask` `(batch, samples)`; or `latents`
-            with `frame_mask` and perhaps `target_latents`. And, where a row has them, `qwen_hidden`, `token_spans` or
-            `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
+            with `frame_mask` and perhaps `target_latents`, with `target_mask` if some rows have none. And, where a row
+            has them, `qwen_hidden`, `token_spans` or `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
 
         Raises:
             ValueError: If a row holds neither audio nor latents, its parts do not fit together or are not finite, or
@@ -130,7 +142,8 @@ class MimiBridgeCollator:
         given = next((row[key] for key in AUDIO_KEYS if row.get(key) is not None), None)
         if given is None:
             raise ValueError(
-                f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}."
+                f"{name} holds neither audio, input_values, audio_path nor latents; its columns are {sorted(row)}. If "
+                "the data set has one, the Trainer removed it: set remove_unused_columns=False in its arguments."
             )
         if isinstance(given, str | os.PathLike):
             return load_audio(os.fspath(given), self.sampling_rate)[0]
@@ -238,8 +251,13 @@ class MimiBridgeCollator:
         if rows[0].audio is None:
             frame_mask = torch.tensor([row.num_frames for row in rows])[:, None] > torch.arange(num_frames)
             batch = {"latents": _stack([row.latents for row in rows], num_frames), "frame_mask": frame_mask}
-            if all(row.target_latents is not None for row in rows):
-                batch["target_latents"] = _stack([row.target_latents for row in rows], num_frames)
+            has_target = torch.tensor([row.target_latents is not None for row in rows])
+            if has_target.any():
+                targets = [row.latents if row.target_latents is None else row.target_latents for row in rows]
+                batch["target_latents"] = _stack(targets, num_frames)
+            if has_target.any() and not has_target.all():
+                batch["target_latents"] *= has_target[:, None, None]
+                batch["target_mask"] = frame_mask & has_target[:, None]
             return batch
         num_samples = num_frames * self.frame_size
         audio = [row.audio[:, None] for row in rows if row.audio is not None]

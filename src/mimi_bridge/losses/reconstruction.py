@@ -106,6 +106,7 @@ def waveform_distance(audio: Tensor, reference: Tensor) -> Tensor:
     Source: Defossez et al. 2022 (arXiv:2210.13438), section 3.4, a distance of samples beside that of spectrograms.
     """
     _check(audio, reference)
+    audio, reference = audio.float(), reference.float()
     difference, original = (torch.linalg.vector_norm(x.flatten(1), dim=1) for x in (audio - reference, reference))
     return (difference / original.clamp(min=FLOOR)).clamp(max=LOUDEST_MISS).mean()
 
@@ -119,9 +120,13 @@ def magnitudes(audio: Tensor, window: int) -> Tensor:
 
 
 def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Tensor:
-    """Natural-log mel magnitudes, hop a quarter of the window, `(batch * channels, num_mels, hops)`."""
+    """Natural-log mel magnitudes, hop a quarter of the window, `(batch * channels, num_mels, hops)`.
+
+    In float32, under autocast, too: the logarithm of a product rounded to bfloat16 is off by whole decibels.
+    """
     filters = _mel_filters(sampling_rate, window, num_mels).to(audio.device)
-    return (filters @ magnitudes(audio, window)).clamp(min=FLOOR).log()
+    with torch.autocast(audio.device.type, enabled=False):
+        return (filters @ magnitudes(audio, window)).clamp(min=FLOOR).log()
 
 
 def _check(audio: Tensor, reference: Tensor) -> None:

@@ -44,23 +44,27 @@ class Adversary:
             decoded: Of the same shape.
             share: Of the step's audio that this is.
         """
-        loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
-        audio, decoded = audio / loudness, decoded / loudness
-        real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
-        (share * discriminator_loss(real, fake)).backward()
-        self.discriminator.requires_grad_(False)
-        judged = self.discriminator(decoded)
-        self.discriminator.requires_grad_(True)
-        heard = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
-        return {"adversarial": adversarial_loss(judged), "features": feature_matching_loss(heard, judged)}
+        with torch.autocast(audio.device.type, enabled=False):  # losses are computed in float32
+            audio, decoded = audio.float(), decoded.float()
+            loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+            audio, decoded = audio / loudness, decoded / loudness
+            real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
+            (share * discriminator_loss(real, fake)).backward()
+            self.discriminator.requires_grad_(False)
+            judged = self.discriminator(decoded)
+            self.discriminator.requires_grad_(True)
+            heard = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
+            return {"adversarial": adversarial_loss(judged), "features": feature_matching_loss(heard, judged)}
 
     def step(self) -> None:
-        """Learn from everything judged since the last step, on all processes."""
+        """Learn from everything judged since the last step, on all processes; from nothing, nothing."""
         parameters = list(self.discriminator.parameters())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if self._accelerator.num_processes > 1:
             flat = self._accelerator.reduce(nn.utils.parameters_to_vector(gradients), "sum")
             nn.utils.vector_to_parameters(flat, gradients)
+        if not any(bool(gradient.any()) for gradient in gradients):
+            return  # AdamW would move the weights by its averages and its decay
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -14,11 +14,24 @@ from ..codebook_learning import CODEBOOK_UPDATES
 from .optimizer import learning_rates
 
 CONTENT_INITS = ("k-means", "least-squares", "none")
+SHARDED = "codebooks move as a whole; start one process a device with torchrun, which needs no such argument"
+UNSUPPORTED = {  # transformers' arguments that could not be honoured, and why
+    "remove_unused_columns": "the collator reads columns that the model does not take, such as audio; leave it out",
+    "label_smoothing_factor": "there are no labels to smooth",
+    "label_names": "a recording has no labels; teachers are columns that the collator knows",
+    "neftune_noise_alpha": "there are no token embeddings to add noise to",
+    "fsdp": SHARDED,
+    "deepspeed": SHARDED,
+    "parallelism_config": SHARDED,
+}
 
 
 @dataclass
 class MimiBridgeTrainingArguments(TrainingArguments):
     """Arguments of [`MimiBridgeTrainer`], beside transformers' own, some of which have other defaults here.
+
+    `remove_unused_columns` is False, and `length_column_name`, by which `train_sampling_strategy="group_by_length"`
+    groups, is `"num_frames"`, the column that `mimi-bridge prepare` writes.
 
     Args:
         learning_rate: Of content and prosody head and bridges; the acoustic head's is a tenth, the codec's 0.
@@ -27,13 +40,16 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         codebook_update: `"ema"`: moving averages, once an optimizer step. `"gradient"`: parameters of their head's
             group.
         codebook_decay: Of the averages of a head that learns at `learning_rate`; one that learns at a tenth of it
-            forgets at a tenth of the speed. Left out, the model's.
+            forgets at a tenth of the speed, one that learns ten times as fast at ten times. Left out, the model's.
         qwen_weight: Weight of the distance to the language model. Left out, the model's, as the next two.
         wavlm_weight: Weight of the distance to the speech model.
         commitment_weight: Weight of the distance of a head's inputs from their entries.
-        mel_weight: Weight of the mel distance of the decoded audio; 0 does without the decoder.
-        latents_weight: Weight of the distance of the quantized latents from the original Mimi's.
-        adversarial_weight: Weight of a discriminator's opinion of the decoded audio; 0 does without one.
+        mel_weight: Weight of the mel distance of the decoded audio, which needs audio and the decoder; 0 does without
+            them. Left out, 1 where there are both.
+        latents_weight: Weight of the distance of the quantized latents from the original Mimi's; in a model that was
+            trained before, from its own as training begins, where the data set does not hold the original's.
+        adversarial_weight: Weight of the adversarial loss of the decoded audio and, twice, of feature matching; needs
+            audio and the decoder. 0 does without a discriminator.
         residual_weight_end: λ at the end.
         residual_weight_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
         content_init: Where a content head that is new begins: `"k-means"` of what it gets to see; `"least-squares"`,
@@ -50,6 +66,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.99, metadata={"help": "AdamW's second beta"})
     gradient_accumulation_steps: int = field(default=4, metadata={"help": "batches a step"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads what it needs"})
+    length_column_name: str = field(default="num_frames", metadata={"help": "column of the lengths to group by"})
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "codebooks are kept equal anyway"})
 
     head_learning_rates: dict | str | None = field(
@@ -60,7 +77,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     qwen_weight: float | None = field(default=None, metadata={"help": "distance to the language model"})
     wavlm_weight: float | None = field(default=None, metadata={"help": "distance to the speech model"})
     commitment_weight: float | None = field(default=None, metadata={"help": "distance of inputs from entries"})
-    mel_weight: float = field(default=1.0, metadata={"help": "mel distance of the decoded audio"})
+    mel_weight: float | None = field(default=None, metadata={"help": "mel distance of the decoded audio"})
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
     adversarial_weight: float = field(default=0.0, metadata={"help": "a discriminator's opinion"})
     residual_weight_end: float = field(default=1.0, metadata={"help": "lambda at the end"})
@@ -72,10 +89,15 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     collapse_below: float = field(default=0.01, metadata={"help": "share of a codebook's size"})
 
     def __post_init__(self):
+        for name, reason in UNSUPPORTED.items():
+            if getattr(self, name, None):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not supported here: {reason}.")
         super().__post_init__()
         if isinstance(self.head_learning_rates, str):
             self.head_learning_rates = _parsed(self.head_learning_rates)
-        self.rates = learning_rates(self.learning_rate, self.head_learning_rates or {})
+        _ = self.rates  # checked now
+        if "inputs" in self.include_for_metrics:
+            raise ValueError("include_for_metrics='inputs' is not supported here: recordings differ in length.")
         _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
         _check_choice("content_init", self.content_init, CONTENT_INITS)
         for name in ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial"):
@@ -90,6 +112,13 @@ class MimiBridgeTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.codebook_decay is not None and not 0 < self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of every part."""
+        given = self.head_learning_rates or {}
+        assert isinstance(given, dict)
+        return learning_rates(self.learning_rate, given)
 
     def to_dict(self):
         """As in transformers; the rates are there under their own names."""

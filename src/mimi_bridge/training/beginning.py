@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bridges import TeacherBridge
 from ..data.running_statistics import RunningStatistics
+from ..distillation import WITHOUT_FLOAT64
 from ..frames import lay_out_tokens, pool_to_frames
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..quantizer import CausalBridgeQuantizer
 from .codebooks import fill_from_data
-from .objective import batch_frame_mask
+from .objective import batch_frame_mask, in_precision_of
+from .reference import is_fresh
 
 ROWS_AT_ONCE = 8
 MOST_PASSES = 10  # over the data, when its recordings are cropped
@@ -64,13 +67,13 @@ def take_survey(
         device: Where the model is.
 
     Raises:
-        ValueError: If there are fewer frames than entries in a codebook.
+        ValueError: If there is no frame at all.
     """
     was_training = model.training
     model.eval()
     taker = SurveyTaker(model.config.frame_rate)
     for rows in _rows(dataset, collate, seed):
-        batch = {name: value.to(device) for name, value in collate(rows).items()}
+        batch = in_precision_of(model, {name: value.to(device) for name, value in collate(rows).items()})
         latents = batch.get("latents")
         if latents is None:
             latents = model.get_latents(batch["input_values"], batch.get("padding_mask"))
@@ -78,11 +81,8 @@ def take_survey(
         if taker.num_frames >= max(num_frames, model.config.codebook_size):
             break
     model.train(was_training)
-    if taker.num_frames < model.config.codebook_size:
-        raise ValueError(
-            f"the training data has {taker.num_frames} frames, but a codebook of {model.config.codebook_size} entries "
-            "must begin with one frame each at least; train on more speech."
-        )
+    if taker.num_frames == 0:
+        raise ValueError("the training data has no frame; give at least one recording that is not empty.")
     return taker.survey()
 
 
@@ -146,19 +146,51 @@ class SurveyTaker:
 
 
 def set_teacher_statistics(
-    quantizer: CausalBridgeQuantizer, survey: Survey, stored: Mapping[str, RunningStatistics] | None = None
+    quantizer: CausalBridgeQuantizer, survey: Survey | None, stored: Mapping[str, RunningStatistics] | None = None
 ) -> None:
-    """Put each teacher's mean and deviation over its frames into its bridge: stored ones, or the survey's.
+    """Put each teacher's mean and deviation over its frames into its bridge.
+
+    Stored ones are always taken; the survey's where there are none and the bridge has none yet.
 
     Raises:
         ValueError: If stored ones are of another teacher's size.
     """
-    for name, bridge in (("qwen", quantizer.proj_qwen), ("wavlm", quantizer.proj_wavlm)):
+    for name, bridge in bridges_of(quantizer).items():
         if stored and name in stored:
-            bridge.set_statistics(stored[name].mean.float(), stored[name].std.float())
-        elif name in survey.teachers and len(survey.teachers[name][0]) > 1:
-            targets = survey.teachers[name][0].double()
-            bridge.set_statistics(targets.mean(dim=0).float(), targets.std(dim=0).float())
+            mean, std = stored[name].mean, stored[name].std
+        elif survey and not has_statistics(bridge) and len(survey.teachers.get(name, ([], []))[0]) > 1:
+            targets = _doubles(survey.teachers[name][0])
+            mean, std = targets.mean(dim=0), targets.std(dim=0)
+        else:
+            continue
+        if has_statistics(bridge) or not is_fresh(quantizer):
+            _move_statistics(bridge, mean.float(), std.float())
+        else:
+            bridge.set_statistics(mean.float(), std.float())
+
+
+def bridges_of(quantizer: CausalBridgeQuantizer) -> dict[str, TeacherBridge]:
+    """The bridges by their teacher's name."""
+    return {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
+
+
+def has_statistics(bridge: TeacherBridge) -> bool:
+    """Whether a bridge knows its teacher's mean and deviation; a new one has 0 and 1."""
+    return bool(bridge.mean.any()) or bool((bridge.std != 1).any())
+
+
+@torch.no_grad()
+def _move_statistics(bridge: TeacherBridge, mean: Tensor, std: Tensor) -> None:
+    # A bridge that has learned says the same in the teacher's own space before and after.
+    old_mean, old_std = bridge.mean.clone(), bridge.std.clone()
+    bridge.set_statistics(mean, std)
+    scale = old_std / bridge.std
+    bridge.weight.mul_(scale[:, None])
+    bridge.bias.mul_(scale).add_((old_mean - bridge.mean) / bridge.std)
+
+
+def _doubles(values: Tensor) -> Tensor:
+    return (values.cpu() if values.device.type in WITHOUT_FLOAT64 else values).double()
 
 
 def begin_with_k_means(
@@ -169,8 +201,6 @@ def begin_with_k_means(
     Returns:
         The perplexity of the codes.
 
-    Raises:
-        ValueError: If there are fewer frames than entries.
     """
     return fill_from_data(quantizer.head_content, survey.latents, frames_per_step, generator)[0]
 
@@ -188,8 +218,8 @@ def begin_with_least_squares(
         The perplexity of the codes.
 
     Raises:
-        ValueError: If frames have no language model's states, or all the same, the codebook is wider than the
-            latents, or there are fewer frames than entries.
+        ValueError: If frames have no language model's states, or all the same, or the codebook is wider than the
+            latents.
     """
     head, bridge = quantizer.head_content, quantizer.proj_qwen
     targets, places = survey.teachers.get("qwen", (torch.zeros(0), torch.zeros(0)))
@@ -204,10 +234,10 @@ def begin_with_least_squares(
             f"content_init='least-squares' needs a codebook_dim of at most {quantizer.codec_dim}, the latents' size, "
             f"got {dim}; use 'k-means'."
         )
-    x = survey.latents[places].double()
+    x = _doubles(survey.latents[places])
     mean = x.mean(dim=0)
     x = x - mean
-    y = bridge.standardise(targets).double()
+    y = _doubles(bridge.standardise(targets))
     fit = ridge_regression(x, y)
     _, strengths, directions = torch.linalg.svd(x @ fit, full_matrices=False)
     kept = directions[:dim].T  # (teacher_dim, codebook_dim), fewer if the teacher is smaller
@@ -238,6 +268,8 @@ def ridge_regression(x: Tensor, y: Tensor) -> Tensor:
     """
     block = max(1, min(BLOCK, len(x) // (2 * HELD_OUT)))
     aside = torch.arange(len(x), device=x.device) // block % HELD_OUT == HELD_OUT - 1
+    if not aside.any():
+        return _ridge_fit(x, y, RIDGES[-1])
     trained = [_ridge_fit(x[~aside], y[~aside], ridge) for ridge in RIDGES]
     errors = [float((y[aside] - x[aside] @ fit).square().mean()) for fit in trained]
     return _ridge_fit(x, y, RIDGES[errors.index(min(errors))])

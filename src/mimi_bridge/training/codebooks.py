@@ -44,7 +44,8 @@ def fill_from_data(
 
     Args:
         head: Its projection in stays as it is.
-        latents: Of many batches, `(frames, codec_dim)`; more frames than entries, many times over.
+        latents: Of many batches, `(frames, codec_dim)`; more frames than entries, many times over. If there are fewer
+            frames, entries repeat them.
         frames_per_step: Real frames of a training batch, over all processes; the running counts begin at its scale.
         generator: Of the first centres, on the CPU.
         steps: Of k-means.
@@ -53,14 +54,14 @@ def fill_from_data(
         For each codebook, the perplexity of the codes of `latents`.
 
     Raises:
-        ValueError: If there are fewer frames than entries.
+        ValueError: If there is no frame.
     """
-    residual = head.project_in(latents.T[None])[0].T.float()
+    if len(latents) == 0:
+        raise ValueError("latents must hold at least one frame, got none.")
+    residual = head.project_in(latents.T[None].to(head.project_in.weight.dtype))[0].T.float()
     scale, perplexities = frames_per_step / len(latents), []
     for codebook in head.stores:
         size = codebook.embed.shape[1]
-        if len(residual) < size:
-            raise ValueError(f"latents must hold at least {size} frames, one an entry, got {len(residual)}.")
         entries, counts = k_means(residual, size, generator, steps)
         set_entries(codebook, torch.arange(size, device=entries.device), entries, counts * scale)
         share = counts / counts.sum()
@@ -106,9 +107,12 @@ def revive_unused_from(head: QuantizerHead, inputs: Tensor, generator: torch.Gen
 def k_means(vectors: Tensor, size: int, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
     """Centres `(size, dim)` of vectors `(count, dim)`, and how many vectors each has, `(size,)`.
 
-    A centre that loses all its vectors starts anew at a random one.
+    A centre that has no vectors starts again at a random one. Where there are fewer vectors than centres, each is the
+    first of several.
     """
-    centres = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)].clone()
+    first = torch.randperm(len(vectors), generator=generator)
+    first = first.repeat(-(-size // len(vectors)))[:size]
+    centres = vectors[first.to(vectors.device)].clone()
     for _ in range(steps):
         nearest = nearest_entries(vectors, centres)
         counts = torch.bincount(nearest, minlength=size)

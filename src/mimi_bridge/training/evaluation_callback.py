@@ -5,10 +5,11 @@ there counts. It has logged that dictionary by then, so the numbers added are lo
 """
 
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+import torch
 from transformers import Trainer, TrainerCallback
 
 from ..data.manifest import Utterance
@@ -16,6 +17,7 @@ from ..evaluation.evaluator import evaluate
 from ..evaluation.tables import flat_metrics
 
 PREFIX = "eval_"
+PROCESSES_WAIT = timedelta(days=7)  # for the one that evaluates, whatever ddp_timeout is
 
 
 class EvaluationCallback(TrainerCallback):
@@ -23,12 +25,12 @@ class EvaluationCallback(TrainerCallback):
 
     Its metrics have the names of `evaluation.tables.flat_metrics` with `eval_` before them:
     `metric_for_best_model="probe_content_phone_linear"` keeps the model whose content head tells most of the phone.
-    The main process evaluates; the others wait for its numbers.
+    The main process evaluates; the others wait for its numbers, however long that takes.
 
     Args:
         trainer: Whose model is evaluated, and whose log is written.
         utterances: Recordings of speakers that are not trained on.
-        every: Evaluate at each so-manieth evaluation, the first among them. A metric that chooses the best model must
+        every: Run on every `every`-th evaluation, starting with the first. A metric that chooses the best model must
             be there each time: leave it at 1 for that.
         folder: Keep each evaluation, in a folder by its step; None keeps nothing.
         **options: Of `evaluate`: `only`, `reference`, `listeners`, `num_examples`, ...
@@ -52,6 +54,7 @@ class EvaluationCallback(TrainerCallback):
         self._options = {"num_examples": 0, "num_swaps": 0, **options}
         self._evaluations, self._step = 0, -1
         self._figures: dict[str, float] = {}
+        self._waiting_room: Any = None  # a process group of the CPUs, with a timeout of its own
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the figures to the metrics of this evaluation."""
@@ -66,6 +69,8 @@ class EvaluationCallback(TrainerCallback):
 
     def _evaluate(self, state: Any) -> dict[str, float]:
         found: list[dict[str, float]] = [{}]
+        if self._trainer.accelerator.num_processes > 1 and self._waiting_room is None:
+            self._waiting_room = torch.distributed.new_group(backend="gloo", timeout=PROCESSES_WAIT)
         if state.is_world_process_zero:
             model = self._trainer.accelerator.unwrap_model(self._trainer.model)
             with tempfile.TemporaryDirectory() as scratch:
@@ -73,5 +78,5 @@ class EvaluationCallback(TrainerCallback):
                 result = evaluate(model, self._utterances, folder, **self._options)
             found = [{PREFIX + name: value for name, value in flat_metrics(result).items()}]
         if self._trainer.accelerator.num_processes > 1:
-            broadcast_object_list(found)
+            torch.distributed.broadcast_object_list(found, group=self._waiting_room, device=torch.device("cpu"))
         return found[0]

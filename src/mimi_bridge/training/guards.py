@@ -3,6 +3,8 @@
 What was saved before stays sound.
 """
 
+import math
+
 import torch
 
 from .objective import BLAME, Term
@@ -45,7 +47,9 @@ def raise_if_gradient_not_finite(norm: float, step: int) -> None:
         )
 
 
-def raise_if_collapsed(tally: Tally, levels: dict[str, range], share: float, step: int) -> None:
+def raise_if_collapsed(
+    tally: Tally, levels: dict[str, range], share: float, step: int, num_frames: float = math.inf
+) -> None:
     """Refuse to go on with a codebook whose codes have hardly any perplexity left.
 
     Args:
@@ -53,17 +57,19 @@ def raise_if_collapsed(tally: Tally, levels: dict[str, range], share: float, ste
         levels: Of each head that learns, by name, the numbers of its codebooks.
         share: Least perplexity, of the codebook's size; 0 never refuses.
         step: For the message.
+        num_frames: Frames of the whole data set: a codebook can use no more entries than these.
 
     Raises:
         HeadCollapsedError: Naming the step and the head.
     """
     size = tally.code_counts.shape[1]
+    possible = min(size, num_frames)
     if share == 0 or tally.code_counts[0].sum() < size:
         return
     perplexity = tally.perplexity()
     for name, numbers in levels.items():
         for number in numbers:
-            if perplexity[number] < max(CERTAIN_COLLAPSE, share * size):
+            if perplexity[number] < max(CERTAIN_COLLAPSE, share * possible):
                 raise HeadCollapsedError(
                     f"step {step}: the {name} head collapsed: codebook {number} uses its {size} entries with a "
                     f"perplexity of {perplexity[number]:.1f}. Lower its learning rate, or raise commitment_weight; "

@@ -13,6 +13,7 @@ from ..frames import frame_mask_from_padding_mask, lay_out_tokens
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
+from ..waveform import silence_padding
 
 COUNTED = ("frames", "qwen", "wavlm")  # what a loss may be a mean over
 LOSSES = {  # by name, what it is a mean over
@@ -48,7 +49,7 @@ class Term:
 
 
 def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
-    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(3,)`, float64."""
+    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(3,)`, int64."""
     frame_mask = batch_frame_mask(batch, model)
     counts = [frame_mask.sum()]
     if "qwen_hidden" in batch:
@@ -62,7 +63,7 @@ def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
         counts.append(has_features.sum())
     else:
         counts.append(counts[0].new_zeros(()))
-    return torch.stack(counts).double()
+    return torch.stack(counts)
 
 
 def batch_frame_mask(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
@@ -73,6 +74,12 @@ def batch_frame_mask(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor
     audio = batch["input_values"]
     mask = batch.get("padding_mask", audio.new_ones(len(audio), audio.shape[-1]))
     return frame_mask_from_padding_mask(mask, model.config.frame_size)
+
+
+def in_precision_of(model: MimiBridgeModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose audio or latents are in the precision of the model's weights; teachers stay as they are."""
+    sound = {name: batch[name].to(model.dtype) for name in ("input_values", "latents") if name in batch}
+    return batch | sound
 
 
 def head_terms(outputs: MimiBridgeOutput) -> dict[str, Term]:
@@ -89,22 +96,33 @@ def head_terms(outputs: MimiBridgeOutput) -> dict[str, Term]:
     return terms
 
 
-def mel_term(outputs: MimiBridgeOutput, audio: Tensor, model: MimiBridgeModel) -> Term:
-    """Mel distance of the decoded audio, each recording by its frames."""
+def mel_term(
+    outputs: MimiBridgeOutput, audio: Tensor, model: MimiBridgeModel, padding_mask: Tensor | None = None
+) -> Term:
+    """Mel distance of the decoded audio, each recording by its frames; the last of them is filled with silence."""
     assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
     num_frames = outputs.audio_codes_mask.sum(dim=-1)
     lengths = num_frames * model.config.frame_size
-    distance = multi_scale_mel_distance(outputs.audio_values, audio, model.config.sampling_rate, lengths=lengths)
+    missing = max(0, outputs.audio_codes_mask.shape[-1] * model.config.frame_size - audio.shape[-1])
+    pair = (outputs.audio_values, silence_padding(audio, padding_mask))
+    decoded, original = (torch.nn.functional.pad(sound, (0, missing)) for sound in pair)
+    distance = multi_scale_mel_distance(decoded, original, model.config.sampling_rate, lengths=lengths)
     return Term(distance, num_frames.sum())
 
 
-def latents_term(outputs: MimiBridgeOutput, target: Tensor) -> Term:
-    """Squared distance of the quantized latents from target ones, relative to these, a mean over frames."""
+def latents_term(outputs: MimiBridgeOutput, target: Tensor, target_mask: Tensor | None = None) -> Term:
+    """Squared distance of the quantized latents from target ones, relative to these, a mean over frames.
+
+    Args:
+        outputs: Of the model.
+        target: `(batch, frames, hidden_size)`.
+        target_mask: True on frames that have a target, `(batch, frames)`; all real ones do, if left out.
+    """
     assert outputs.audio_codes_mask is not None and outputs.quantized is not None
-    real = outputs.audio_codes_mask
+    real = outputs.audio_codes_mask if target_mask is None else outputs.audio_codes_mask & target_mask
     quantized, target = outputs.quantized[real].float(), target[real].float()
     error = (quantized - target).square().sum(dim=-1) / target.square().sum(dim=-1).clamp(min=1e-6)
-    return Term(error.mean(), real.sum())
+    return Term(error.sum() / real.sum().clamp(min=1), real.sum())
 
 
 def weighted_sum(terms: dict[str, Term], weights: dict[str, float], totals: Tensor) -> Tensor:

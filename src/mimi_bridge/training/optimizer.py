@@ -7,6 +7,7 @@ biases, norms and layer scales do not. What has the rate 0 is frozen: no gradien
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
 PARTS = {
@@ -40,12 +41,55 @@ def learning_rates(learning_rate: float, other: dict[str, float]) -> dict[str, f
     return {part: float(rate) for part, rate in rates.items()}
 
 
-def freeze(model: nn.Module, rates: dict[str, float]) -> None:
-    """Take the gradient from the parts whose rate is 0, and give it to all others."""
+def part_of(name: str) -> str | None:
+    """Which part a parameter belongs to, by its name in the model; None if to none."""
+    return next((part for part, prefixes in PARTS.items() if name.startswith(prefixes)), None)
+
+
+def rates_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, float]:
+    """The rate of every part in an optimizer that somebody made: the fastest of its groups, 0 if it is in none."""
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    found = dict.fromkeys(PARTS, 0.0)
     for name, parameter in model.named_parameters():
-        for part, prefixes in PARTS.items():
-            if name.startswith(prefixes):
-                parameter.requires_grad_(rates[part] > 0)
+        if (part := part_of(name)) is not None:
+            found[part] = max(found[part], rates.get(id(parameter), 0.0))
+    return found
+
+
+def freeze(model: nn.Module, rates: dict[str, float]) -> list[nn.Parameter]:
+    """Take the gradient from the parts whose rate is 0.
+
+    Returns:
+        The parameters that had one: give it back to them after training. What had none is left as it is.
+
+    Raises:
+        ValueError: If somebody took the gradient from all of a part that has a rate.
+    """
+    for part, prefixes in PARTS.items():
+        needs = [p.requires_grad for name, p in model.named_parameters() if name.startswith(prefixes)]
+        if rates[part] > 0 and needs and not any(needs):
+            raise ValueError(
+                f"every parameter of {part} was frozen (requires_grad=False), but {part} has the learning rate "
+                f"{rates[part]}; set it to 0 in head_learning_rates, so that its codebooks stand still, too, or give "
+                "the parameters their gradient again."
+            )
+    frozen = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (part := part_of(name)) is not None and rates[part] == 0
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def frozen_by_hand(model: nn.Module, rates: dict[str, float]) -> list[str]:
+    """Names of the parameters that have no gradient although their part has a rate."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad and (part := part_of(name)) is not None and rates[part] > 0
+    ]
 
 
 def hold_frozen_parts_still(model: nn.Module, rates: dict[str, float]) -> None:

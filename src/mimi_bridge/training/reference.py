@@ -1,7 +1,8 @@
-"""The original Mimi's quantizer, kept while the heads that came from it are trained.
+"""The anchor: the quantizer as it was when training began, kept while its heads are trained.
 
-What its prosody and acoustic heads made of the latents, both fed the latents themselves, is what the frozen decoder
-was trained for: the quantized latents are held near it. And it tells how far transplanted codebooks have drifted.
+In a freshly converted model that is the original Mimi: what its prosody and acoustic heads made of the latents, both
+fed the latents themselves, is what the frozen decoder was trained for. In a model that was trained before, it is that
+model's own chain. The quantized latents are held near it. And it tells how far transplanted codebooks have drifted.
 """
 
 from copy import deepcopy
@@ -17,20 +18,25 @@ TRANSPLANTED = ("prosody", "acoustic")
 
 
 class Reference(nn.Module):
-    """A frozen copy of a quantizer's prosody and acoustic heads.
+    """A frozen copy of a quantizer's heads.
 
     Args:
         quantizer: Its heads are copied as they are.
+
+    Attributes:
+        is_original: Whether these are the original Mimi's, beside a content head that is silent.
+        residual_weight: The quantizer's λ.
     """
 
     def __init__(self, quantizer: CausalBridgeQuantizer):
         super().__init__()
-        copies = {name: deepcopy(quantizer.heads[name]) for name in TRANSPLANTED}
+        copies = {name: deepcopy(head) for name, head in quantizer.heads.items()}
         for copy in copies.values():
             copy.learner = None
         self.heads = nn.ModuleDict(copies)
         self.eval().requires_grad_(False)
         self.is_original = is_fresh(quantizer)
+        self.residual_weight = float(quantizer.residual_weight)
 
     def train(self, mode: bool = True):
         """Stays in eval mode: its codebooks never move."""
@@ -38,9 +44,19 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def forward(self, latents: Tensor, frame_mask: Tensor | None = None) -> Tensor:
-        """The quantized latents of Mimi's parallel split, `(batch, frames, codec_dim)`, zero on masked frames."""
-        prosody, acoustic = (self.heads[name](latents, frame_mask).quantized for name in TRANSPLANTED)
-        return prosody + acoustic
+        """The quantized latents, `(batch, frames, codec_dim)`, zero on masked frames.
+
+        Those of Mimi's parallel split if these heads are the original's, else of their chain; never under autocast.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(cast(QuantizerHead, self.heads["content"]).project_in.weight.dtype)
+            if self.is_original:
+                prosody, acoustic = (self.heads[name](latents, frame_mask).quantized for name in TRANSPLANTED)
+                return prosody + acoustic
+            content = self.heads["content"](latents, frame_mask).quantized
+            prosody = self.heads["prosody"](latents - content, frame_mask).quantized
+            taken = self.residual_weight * (content + prosody)
+            return content + prosody + self.heads["acoustic"](latents - taken, frame_mask).quantized
 
     @torch.no_grad()
     def drift(self, quantizer: CausalBridgeQuantizer) -> dict[str, float]:

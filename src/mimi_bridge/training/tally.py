@@ -1,6 +1,7 @@
 """What is logged between two points in training: mean losses, what a constant would have got, and the codes' use.
 
-Everything is a sum, so that it may be gathered over batches and processes.
+Everything is a sum, so that it may be gathered over batches and processes. Sums are kept on the CPU, in float64, which
+not every device has.
 """
 
 import torch
@@ -17,31 +18,29 @@ class Tally:
 
     Args:
         quantizer: Whose codes are counted and whose teachers are compared.
-        device: Where the sums are kept.
     """
 
-    def __init__(self, quantizer: CausalBridgeQuantizer, device: torch.device | str = "cpu"):
+    def __init__(self, quantizer: CausalBridgeQuantizer):
         self._bridges = {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
         self._num_acoustic = quantizer.num_quantizers - 2
-        self._losses = torch.zeros(len(LOSSES), 2, dtype=torch.float64, device=device)  # sum, frames
+        self._losses = torch.zeros(len(LOSSES), 2, dtype=torch.float64)  # sum, frames
         self._targets = {
-            name: torch.zeros(bridge.out_features + 2, dtype=torch.float64, device=device)
-            for name, bridge in self._bridges.items()
+            name: torch.zeros(bridge.out_features + 2, dtype=torch.float64) for name, bridge in self._bridges.items()
         }
         shape = (quantizer.num_quantizers, quantizer.codebook_size)
-        self.code_counts = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.code_counts = torch.zeros(shape, dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, terms: dict[str, Term], outputs: MimiBridgeOutput) -> None:
         """Count a batch."""
         names = list(LOSSES)
         for name, term in terms.items():
-            num_frames = term.num_frames.double()
-            self._losses[names.index(name)] += torch.stack([term.value.detach().double() * num_frames, num_frames])
+            value, num_frames = (number.detach().cpu().double() for number in (term.value, term.num_frames))
+            self._losses[names.index(name)] += torch.stack([value * num_frames, num_frames])
         for name, distance in (outputs.distances or {}).items():
-            self._targets[name] += distance.target_sums
+            self._targets[name] += distance.target_sums.cpu().double()
         assert outputs.audio_codes is not None and outputs.audio_codes_mask is not None
-        codes = outputs.audio_codes.transpose(0, 1)[:, outputs.audio_codes_mask]
+        codes = outputs.audio_codes.transpose(0, 1)[:, outputs.audio_codes_mask].cpu()
         self.code_counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
 
     def sums(self) -> Tensor:

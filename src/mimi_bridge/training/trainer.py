@@ -5,15 +5,17 @@ codebooks move once, by what all of them were asked for. What a checkpoint must 
 at the start, the original's heads, a discriminator) is in `bridge_training.pt`.
 """
 
-import logging
+import math
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
 from ..codebook_learning import CodebookLearner
 from ..data.collator import MimiBridgeCollator
@@ -22,66 +24,101 @@ from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
-from .beginning import begin_with_k_means, begin_with_least_squares, set_teacher_statistics, take_survey
+from .beginning import (
+    begin_with_k_means,
+    begin_with_least_squares,
+    bridges_of,
+    has_statistics,
+    set_teacher_statistics,
+    take_survey,
+)
 from .codebooks import revive_unused_from
 from .guards import raise_if_collapsed, raise_if_gradient_not_finite, raise_if_not_finite
-from .objective import Term, count_frames, head_terms, latents_term, mel_term, weighted_sum
-from .optimizer import freeze, hold_frozen_parts_still, parameter_groups
+from .objective import Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
+from .optimizer import freeze, frozen_by_hand, hold_frozen_parts_still, parameter_groups, rates_in
+from .options import check_data_set, check_model, check_options, check_statistics
 from .reference import Reference, is_fresh
 from .tally import Tally
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 STATE_NAME = "bridge_training.pt"
 DISCRIMINATOR_FILTERS = 32
+NO_CODE_HERE = -100  # what transformers fills predictions up with
+MAX_NAMED = 5
 
 
 class MimiBridgeTrainer(Trainer):
     """Trains a `MimiBridgeModel` with `MimiBridgeTrainingArguments`; everything else is as in `transformers.Trainer`.
 
+    Evaluation is the same for every batch size and number of processes. `predict` and `compute_metrics` get the codes
+    of every recording, `(rows, frames, codebooks)`, -100 after its end; there are no labels.
+
     Args:
-        model: The model; freshly converted, or to be trained further.
+        model: The model; freshly converted, or to be trained further. Or `model_init`, as in transformers.
         args: How.
         data_collator: By default a `MimiBridgeCollator` for the model.
         train_dataset: Rows as `MimiBridgeCollator` takes them.
+        eval_dataset: Held-out rows, or several data sets by name.
+        processing_class: What is saved beside the model.
         teacher_statistics: Of the whole data set's targets, by teacher (`qwen`, `wavlm`), as `stored_statistics` reads
-            them. A teacher that is not there has those of the first `init_frames` frames.
+            them; always used. In a new model, a teacher that is not there has those of the first `init_frames` frames.
+            A bridge that has learned goes on saying the same in the teacher's own space.
+        eval_data_collator: Makes the batches of evaluations; by default `data_collator`, without its crops.
         **kwargs: As in `transformers.Trainer`.
 
     Raises:
-        ValueError: If the data set is empty, the arguments are not ours, or several devices share a process.
+        ValueError: If the data set is empty, the arguments are not ours, several devices share a process, or something
+            is asked for that cannot be done.
     """
 
     def __init__(
         self,
-        model: MimiBridgeModel,
-        args: MimiBridgeTrainingArguments,
+        model: MimiBridgeModel | None = None,
+        args: MimiBridgeTrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
         teacher_statistics: Mapping[str, RunningStatistics] | None = None,
+        eval_data_collator: Any = None,
         **kwargs: Any,
     ):
+        args = MimiBridgeTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, MimiBridgeTrainingArguments):
             raise ValueError(f"args must be MimiBridgeTrainingArguments, got {type(args).__name__}.")
-        if isinstance(train_dataset, Sized) and len(train_dataset) == 0:
-            raise ValueError("train_dataset is empty; give at least one recording.")
-        collator = data_collator or MimiBridgeCollator.for_model(model.config, seed=args.seed)
-        super().__init__(model, args, collator, train_dataset, **kwargs)
+        check_options(args, kwargs)
+        check_data_set(train_dataset, "train_dataset", args, processing_class)
+        check_data_set(eval_dataset, "eval_dataset", args, processing_class)
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         if args.n_gpu > 1:
             raise ValueError(f"one process drives {args.n_gpu} devices; start one each, with torchrun.")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "FSDP and DeepSpeed are not supported here: codebooks move as a whole. Launch with torchrun."
+            )
         self.loss_is_scaled_for_ga = True
         self.bridge_args = args
-        self.bridge_model = model
+        if data_collator is None:
+            self.data_collator = MimiBridgeCollator.for_model(self.bridge_model.config, seed=args.seed)
+        self.eval_data_collator = eval_data_collator or self.data_collator
+        if isinstance(self.eval_data_collator, MimiBridgeCollator) and eval_data_collator is None:
+            self.eval_data_collator = self.eval_data_collator.without_crops()
         self._teacher_statistics = teacher_statistics or {}
-        self.reference = Reference(model.quantizer).to(args.device)
-        self.weights = self._weights()
-        self.adversary: Adversary | None = None
-        if args.adversarial_weight:
-            self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator)
-        self.residual_weight_start = float(model.config.residual_weight)
+        check_statistics(self._teacher_statistics, self.bridge_model.quantizer)
+        self._given_optimizer = self.optimizer
         self._resumed = False
-        self._train_tally, self._eval_tally, self._trained_on = (self._new_tally() for _ in range(3))
+        self._frozen: list[nn.Parameter] = []
+        self._rates_of_step: dict[str, float] = {}
+        self._set_up()
+        self._holds_anchor = self.reference.is_original
         self.add_callback(_StepCallback(self))
+
+    @property
+    def bridge_model(self) -> MimiBridgeModel:
+        """The model that is trained, by whatever it is wrapped for that."""
+        return cast(MimiBridgeModel, self.model)
 
     # --- what transformers' Trainer calls ---
 
@@ -90,22 +127,54 @@ class MimiBridgeTrainer(Trainer):
     ) -> TrainOutput:
         """As in transformers. While it runs, the heads leave their codebooks to the trainer."""
         self._resumed = False
-        self._install_learners()
-        freeze(self.bridge_model, self.bridge_args.rates)
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             for head in self.bridge_model.quantizer.heads.values():
                 head.learner = None
+            for parameter in self._frozen:
+                parameter.requires_grad_(True)
+            self._frozen = []
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer that the arguments name, with a group for each part of the model."""
+        """The optimizer that the arguments name, with a group for each part of the model.
+
+        Raises:
+            ValueError: If that optimizer makes groups of its own.
+        """
+        self._set_up()
+        self._holds_anchor = True
+        self._frozen += freeze(self.bridge_model, self.rates)
+        self._install_learners()
+        if named := frozen_by_hand(self.bridge_model, self.rates):
+            more = "" if len(named) <= MAX_NAMED else f" and {len(named) - MAX_NAMED} more"
+            logger.warning(
+                "frozen before training, so they stay as they are: %s%s", ", ".join(named[:MAX_NAMED]), more
+            )
         if self.optimizer is None:
             args = self.bridge_args
-            groups = parameter_groups(self.bridge_model, args.rates, args.weight_decay)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, self.bridge_model)
+            groups = parameter_groups(self.bridge_model, self.rates, args.weight_decay)
+            optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                args, self.bridge_model
+            )
+            is_plain = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
+            if not is_plain or {"params", "model", "optimizer_dict"} & set(options):
+                raise ValueError(
+                    f"optim={str(args.optim)!r} divides the parameters in its own way, but here every part has its "
+                    "own learning rate; choose an optimizer that takes groups, such as adamw_torch."
+                )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As in transformers, with whole recordings, and all of them."""
+        with self._whole_recordings():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """As in transformers, with whole recordings, and all of them."""
+        with self._whole_recordings():
+            return super().get_test_dataloader(test_dataset)
 
     def compute_loss(
         self,
@@ -118,18 +187,26 @@ class MimiBridgeTrainer(Trainer):
 
         Raises:
             FloatingPointError: If a loss is not finite while training; nothing has been changed by it.
+            ValueError: If a loss of audio has a weight, but the batch holds none.
         """
-        inputs = dict(inputs)
-        target = inputs.pop("target_latents", None)
+        inputs = in_precision_of(self.bridge_model, dict(inputs))
+        targets = inputs.pop("target_latents", None), inputs.pop("target_mask", None)
         if model.training:
-            hold_frozen_parts_still(self.bridge_model, self.bridge_args.rates)
+            hold_frozen_parts_still(self.bridge_model, self.rates)
         audio = inputs.get("input_values")
-        wants_audio = audio is not None and (self.weights["mel"] > 0 or self.adversary is not None)
-        outputs: MimiBridgeOutput = model(**inputs, output_audio=wants_audio, return_dict=True)
+        if audio is None:
+            self._refuse_losses_of_audio(model.training)
+        uses_adversary = self.adversary is not None and model.training
+        wants_audio = audio is not None and (self.weights["mel"] > 0 or uses_adversary)
+        outputs: MimiBridgeOutput = model(**inputs, output_audio=wants_audio, output_losses=True, return_dict=True)
         totals = num_items_in_batch
         if not isinstance(totals, Tensor):
             totals = count_frames(inputs, self.bridge_model)
-        terms = self._terms(outputs, audio if wants_audio else None, target, totals, judge=model.training)
+        terms = head_terms(outputs)
+        if self.weights["latents"] > 0:
+            terms |= self._latents_terms(outputs, *targets)
+        if wants_audio:
+            terms |= self._audio_terms(outputs, inputs, totals, uses_adversary)
         loss = weighted_sum(terms, self.weights, totals)
         if model.training:
             raise_if_not_finite(terms, self.state.global_step + 1)
@@ -141,8 +218,9 @@ class MimiBridgeTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         counts = [count_frames(batch, self.bridge_model) for batch in batch_samples]
-        totals = torch.stack(counts).sum(dim=0).to(device) if counts else torch.zeros(3, device=device).double()
+        totals = torch.stack(counts).sum(dim=0).to(device) if counts else torch.zeros(3, device=device).long()
         totals = cast(Tensor, self.accelerator.reduce(totals, "sum"))
+        self._frames_of_epoch += totals.cpu()
         if counts and not totals[1:].any() and (self.weights["qwen"] or self.weights["wavlm"]):
             raise ValueError(
                 f"no frame of step {self.state.global_step + 1} has a teacher: its recordings hold neither "
@@ -161,11 +239,26 @@ class MimiBridgeTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Any, Any]:
-        """The loss of an evaluation batch; codes and losses are counted on the way."""
+        """The loss of an evaluation batch, and its codes; losses and codes are counted on the way.
+
+        Rows that were repeated so that all processes have as many do not count.
+        """
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
-        return loss.detach().float(), None, None
+        num_rows = len(next(iter(inputs.values())))
+        num_counted = self._num_counted(num_rows)
+        loss = torch.zeros((), device=self.args.device)
+        codes = loss.new_full((num_rows, 1, self.bridge_model.config.num_quantizers), NO_CODE_HERE, dtype=torch.int64)
+        if num_counted:
+            inputs = {name: value[:num_counted] for name, value in inputs.items()}
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            found = outputs.audio_codes.transpose(1, 2).masked_fill(
+                ~outputs.audio_codes_mask[:, :, None], NO_CODE_HERE
+            )
+            codes = nn.functional.pad(found, (0, 0, 0, 0, 0, num_rows - num_counted), value=NO_CODE_HERE)
+        if prediction_loss_only:
+            return loss.detach().float(), None, None
+        return loss.detach().float(), codes, ()
 
     def evaluation_loop(
         self,
@@ -177,10 +270,14 @@ class MimiBridgeTrainer(Trainer):
     ) -> EvalLoopOutput:
         """As in transformers, with every loss by name, over the frames of the whole set.
 
-        Beside the distance to a teacher stands the one that the mean of the training's targets would get.
+        Beside the distance to a teacher stands the one that the mean of the training's targets would get. The
+        discriminator's losses are no part of it. The model is left as it was, after `bf16_full_eval`, too.
         """
         self._eval_tally = self._new_tally()
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        with self._kept_precision():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         results = self._gathered(self._eval_tally).results(fitted_on=self._trained_on)
         losses = {name.removeprefix("loss_"): value for name, value in results.items() if name.startswith("loss_")}
         total = sum(self._weight(name) * value for name, value in losses.items())
@@ -190,7 +287,7 @@ class MimiBridgeTrainer(Trainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in transformers; a line of training also says what the tally counted, λ and the drift.
+        """As in transformers; a line of training also says what the tally counted, λ, the drift and each part's rate.
 
         Raises:
             HeadCollapsedError: If a codebook that learns is hardly used any more.
@@ -202,8 +299,10 @@ class MimiBridgeTrainer(Trainer):
             drift = self.reference.drift(self.bridge_model.quantizer)
             logs |= tally.results() | {f"drift_{name}": value for name, value in drift.items()}
             logs["residual_weight"] = self.bridge_model.config.residual_weight
+            logs |= {f"learning_rate_{name}": rate for name, rate in self._rates_of_step.items()}
             super().log(logs, start_time)
-            raise_if_collapsed(tally, self._levels(), self.bridge_args.collapse_below, self.state.global_step)
+            share, step = self.bridge_args.collapse_below, self.state.global_step
+            raise_if_collapsed(tally, self._levels(), share, step, self._frames_of_data)
         else:
             super().log(logs, start_time)
 
@@ -227,12 +326,12 @@ class MimiBridgeTrainer(Trainer):
         if not os.path.isfile(path):
             raise ValueError(
                 f"{checkpoint} has no {STATE_NAME}, so training cannot go on from it; it was saved by another trainer "
-                "or with save_only_model. Load its model and start anew instead."
+                "or with save_only_model. Load its model and train that from the beginning instead."
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.residual_weight_start = state["residual_weight_start"]
-        self.reference.load_state_dict(state["reference"])
+        self.residual_weight_start = self.reference.residual_weight = state["residual_weight_start"]
         self.reference.is_original = state["reference_is_original"]
+        self.reference.load_state_dict(state["reference"], strict=not self.reference.is_original)
         self._trained_on.set_sums(state["trained_on"])
         if self.adversary is not None and state["adversary"] is not None:
             self.adversary.load_state_dict(state["adversary"])
@@ -247,11 +346,33 @@ class MimiBridgeTrainer(Trainer):
 
     def begin(self) -> None:
         """Before the first step: teachers' statistics and the content head's beginning, unless training goes on."""
-        args, model = self.bridge_args, self.bridge_model
-        if not self._resumed and is_fresh(model.quantizer) and args.rates["content"] > 0:
-            self._begin_content_head()
+        if self._resumed:
+            self._warn_of_other_statistics()
+        else:
+            self._initialise()
         self.move_residual_weight()
         self._train_tally = self._new_tally()
+
+    def begin_epoch(self) -> None:
+        """Take the crops of the epoch, and count its frames."""
+        if hasattr(self.data_collator, "set_epoch"):
+            self.data_collator.set_epoch(int(self.state.epoch or 0))
+        self._frames_of_epoch = torch.zeros(3, dtype=torch.int64)
+
+    def end_epoch(self) -> None:
+        """Note how much data there is, and name the losses that have a weight but nothing to be computed from."""
+        frames, *of_teachers = self._frames_of_epoch.tolist()
+        self._frames_of_data = min(self._frames_of_data, max(1, frames))
+        for name, column, found in zip(("qwen", "wavlm"), ("qwen_hidden", "wavlm_features"), of_teachers, strict=True):
+            if frames and not found and self.weights[name] > 0:
+                logger.warning_once(
+                    f"{name}_weight is {self.weights[name]}, but no frame of the training data has a target in "
+                    f"{column}, so that loss is not part of training; add {column}, or set {name}_weight to 0."
+                )
+
+    def note_rates(self, optimizer: Any) -> None:
+        """Remember the learning rates of the step that was just taken, by part."""
+        self._rates_of_step = {group["name"]: group["lr"] for group in optimizer.param_groups if "name" in group}
 
     def move_residual_weight(self) -> None:
         """Put λ where it belongs after so many steps."""
@@ -279,6 +400,21 @@ class MimiBridgeTrainer(Trainer):
 
     # --- the rest ---
 
+    def _set_up(self) -> None:
+        # What follows from the model and the arguments, which a search or `model_init` may have changed.
+        args, model = self.bridge_args, self.bridge_model
+        check_model(args, model)
+        self.rates = args.rates if self._given_optimizer is None else rates_in(self._given_optimizer, model)
+        self.weights = self._weights()
+        self.reference = Reference(model.quantizer).to(args.device)
+        self.residual_weight_start = float(model.config.residual_weight)
+        self.adversary: Adversary | None = None
+        if args.adversarial_weight:
+            self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator)
+        self._train_tally, self._eval_tally, self._trained_on = (self._new_tally() for _ in range(3))
+        self._frames_of_epoch = torch.zeros(3, dtype=torch.int64)
+        self._frames_of_data = math.inf
+
     def _weights(self) -> dict[str, float]:
         args, config = self.bridge_args, self.bridge_model.config
         weights = {
@@ -287,9 +423,10 @@ class MimiBridgeTrainer(Trainer):
             else getattr(args, f"{name}_weight")
             for name in ("qwen", "wavlm", "commitment")
         }
+        mel_weight = 1.0 if self.bridge_model.decoder is not None else 0.0
         return weights | {
             "codebook": config.codebook_weight,
-            "mel": args.mel_weight if self.bridge_model.decoder is not None else 0.0,
+            "mel": mel_weight if args.mel_weight is None else args.mel_weight,
             "latents": args.latents_weight,
             "adversarial": args.adversarial_weight,
             "features": 2 * args.adversarial_weight,
@@ -298,33 +435,52 @@ class MimiBridgeTrainer(Trainer):
     def _weight(self, name: str) -> float:
         return self.weights.get(name, self.weights.get(name.partition("_")[0], 0.0))
 
-    def _terms(
-        self, outputs: MimiBridgeOutput, audio: Tensor | None, target: Tensor | None, totals: Tensor, judge: bool
+    def _refuse_losses_of_audio(self, training: bool) -> None:
+        for name in ("mel_weight", "adversarial_weight") if training else ("mel_weight",):
+            weight = getattr(self.bridge_args, name)
+            if weight:
+                raise ValueError(
+                    f"{name}={weight} needs audio, but rows hold latents computed before; leave {name} out, or use a "
+                    "data set of audio."
+                )
+
+    def _latents_terms(self, outputs: MimiBridgeOutput, target: Tensor | None, mask: Tensor | None) -> dict[str, Term]:
+        if self._holds_anchor and (target is None or mask is not None):
+            assert outputs.latents is not None
+            anchor = self.reference(outputs.latents.detach(), outputs.audio_codes_mask)
+            target = anchor if target is None or mask is None else torch.where(mask[:, :, None], target, anchor)
+            mask = None
+        return {} if target is None else {"latents": latents_term(outputs, target, mask)}
+
+    def _audio_terms(
+        self, outputs: MimiBridgeOutput, inputs: dict[str, Any], totals: Tensor, uses_adversary: bool
     ) -> dict[str, Term]:
-        terms = head_terms(outputs)
-        if self.weights["latents"] > 0 and (target is not None or self.reference.is_original):
-            if target is None:
-                assert outputs.latents is not None
-                target = self.reference(outputs.latents.detach(), outputs.audio_codes_mask)
-            terms["latents"] = latents_term(outputs, target)
-        if audio is not None and self.weights["mel"] > 0:
-            terms["mel"] = mel_term(outputs, audio, self.bridge_model)
-        if audio is not None and self.adversary is not None and judge:
-            assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
+        terms, audio, padding_mask = {}, inputs["input_values"], inputs.get("padding_mask")
+        assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
+        if self.weights["mel"] > 0:
+            terms["mel"] = mel_term(outputs, audio, self.bridge_model, padding_mask)
+        if uses_adversary:
+            assert self.adversary is not None
             num_frames = outputs.audio_codes_mask.sum()
-            share = float(num_frames / totals[0])
-            judged = self.adversary.judge(audio, outputs.audio_values, share)
+            judged = self.adversary.judge(audio, outputs.audio_values, float(num_frames / totals[0]))
             terms |= {name: Term(value, num_frames) for name, value in judged.items()}
         return terms
 
     def _install_learners(self) -> None:
         args, config = self.bridge_args, self.bridge_model.config
         decay = config.codebook_decay if args.codebook_decay is None else args.codebook_decay
-        fastest = max(args.rates["content"], args.rates["prosody"], args.rates["acoustic"])
+        usual = args.learning_rate if self._given_optimizer is None else 0.0
+        usual = usual or max(self.rates.values())  # all rates were given by name
         for name, head in self.bridge_model.quantizer.heads.items():
-            rate = args.rates[name]
+            rate = self.rates[name]
+            speed = (1 - decay) * rate / usual
+            if rate > 0 and speed > 1:
+                raise ValueError(
+                    f"{name} learns at {rate / usual:g} times learning_rate, so its codebooks would forget all in "
+                    "less than a step; raise learning_rate or codebook_decay, or set codebook_update to gradient."
+                )
             if rate > 0:
-                head.learner = CodebookLearner(head.stores, args.codebook_update, 1 - (1 - decay) * rate / fastest)
+                head.learner = CodebookLearner(head.stores, args.codebook_update, 1 - speed)
 
     def _levels(self) -> dict[str, range]:
         # Of the heads that learn, the numbers of their codebooks.
@@ -336,19 +492,88 @@ class MimiBridgeTrainer(Trainer):
             first = last
         return levels
 
-    def _begin_content_head(self) -> None:
-        args, quantizer = self.bridge_args, self.bridge_model.quantizer
-        survey = take_survey(
-            self.bridge_model, self.train_dataset, self.data_collator, args.init_frames, args.seed, args.device
-        )
-        set_teacher_statistics(quantizer, survey, self._teacher_statistics)
+    def _initialise(self) -> None:
+        args, quantizer, stored = self.bridge_args, self.bridge_model.quantizer, self._teacher_statistics
+        is_new = is_fresh(quantizer)
         begin = {"k-means": begin_with_k_means, "least-squares": begin_with_least_squares}.get(args.content_init)
-        if begin is not None:
-            batch = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-            frames_per_step = max(1, round(survey.frames_per_row * batch))
-            generator = torch.Generator().manual_seed(args.seed)
-            perplexity = begin(quantizer, survey, frames_per_step, generator)
-            logger.info("the content head begins with %s, perplexity %.0f", args.content_init, perplexity)
+        if args.content_init == "least-squares" and not (is_new and self.rates["content"] > 0):
+            why = "is frozen" if is_new else "has learned already"
+            logger.warning(
+                "content_init='least-squares' is for a new content head; this one %s and stays as it is", why
+            )
+        begin = begin if is_new and self.rates["content"] > 0 else None
+        unknown = [
+            name
+            for name, bridge in bridges_of(quantizer).items()
+            if self.weights[name] > 0 and name not in stored and not has_statistics(bridge)
+        ]
+        survey = None
+        if begin is not None or (is_new and unknown):
+            collate, num_frames = self.data_collator, args.init_frames
+            survey = take_survey(self.bridge_model, self.train_dataset, collate, num_frames, args.seed, args.device)
+        set_teacher_statistics(quantizer, survey, stored)
+        if begin is None or survey is None:
+            return
+        if len(survey.latents) < quantizer.codebook_size:
+            logger.warning(
+                "the training data has %d frames for the %d entries of the content head's codebook, so entries repeat "
+                "each other; it is enough to try things out, not to learn from",
+                len(survey.latents),
+                quantizer.codebook_size,
+            )
+        batch = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        frames_per_step = max(1, round(survey.frames_per_row * batch))
+        perplexity = begin(quantizer, survey, frames_per_step, torch.Generator().manual_seed(args.seed))
+        logger.info("the content head begins with %s, perplexity %.0f", args.content_init, perplexity)
+
+    def _warn_of_other_statistics(self) -> None:
+        for name, given in self._teacher_statistics.items():
+            bridge = bridges_of(self.bridge_model.quantizer)[name]
+            if not torch.allclose(bridge.mean.cpu().double(), given.mean, rtol=1e-2, atol=1e-3):
+                logger.warning(
+                    "training goes on from a checkpoint, with the statistics of %s that are in it; the "
+                    "teacher_statistics given differ and are not used",
+                    name,
+                )
+
+    def _num_counted(self, num_rows: int) -> int:
+        # Of a batch of evaluation, as `gather_for_metrics` counts them: the last ones of all processes, one after the
+        # other, end with rows that are repeated.
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return num_rows
+        return min(num_rows, max(0, state.remainder - num_rows * self.accelerator.process_index))
+
+    @contextmanager
+    def _whole_recordings(self) -> Iterator[None]:
+        kept = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.eval_data_collator, False
+        try:
+            yield
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = kept
+
+    @contextmanager
+    def _kept_precision(self) -> Iterator[None]:
+        # transformers rounds the whole model for an evaluation in half precision, and leaves it so.
+        if self.is_in_train or not (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            yield
+            return
+        places = [
+            (place, name, value.detach() if isinstance(value, nn.Parameter) else value)
+            for module in self.bridge_model.modules()
+            for place in (module._parameters, module._buffers)
+            for name, value in place.items()
+            if value is not None
+        ]
+        try:
+            yield
+        finally:
+            for place, name, value in places:
+                if isinstance(place[name], nn.Parameter):
+                    place[name].data = value
+                else:
+                    place[name] = value
 
     def _gathered_rows(self, rows: Tensor) -> Tensor:
         # Rows of all processes, in their order.
@@ -360,10 +585,12 @@ class MimiBridgeTrainer(Trainer):
         return torch.cat([block[: int(count)] for block, count in zip(blocks, counts, strict=True)])
 
     def _new_tally(self) -> Tally:
-        return Tally(self.bridge_model.quantizer, self.args.device)
+        return Tally(self.bridge_model.quantizer)
 
     def _gathered(self, tally: Tally) -> Tally:
-        tally.set_sums(cast(Tensor, self.accelerator.reduce(tally.sums(), "sum")))
+        if self.accelerator.num_processes > 1:
+            sums = tally.sums().to(self.args.device)
+            tally.set_sums(cast(Tensor, self.accelerator.reduce(sums, "sum")))
         return tally
 
 
@@ -377,10 +604,13 @@ class _StepCallback(TrainerCallback):
         self._trainer.begin()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if hasattr(self._trainer.data_collator, "set_epoch"):
-            self._trainer.data_collator.set_epoch(int(state.epoch or 0))
+        self._trainer.begin_epoch()
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._trainer.end_epoch()
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self._trainer.note_rates(optimizer)
         self._trainer.move_codebooks()
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -1,0 +1,103 @@
+"""What may be asked of a trainer, and what cannot be done: each refused by one sentence, before training begins."""
+
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.running_statistics import RunningStatistics
+from ..quantizer import CausalBridgeQuantizer
+from .arguments import MimiBridgeTrainingArguments
+from .beginning import bridges_of
+
+GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
+
+
+def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any]) -> None:
+    """Refuse options of transformers' `Trainer` that would be passed by.
+
+    Raises:
+        ValueError: Naming the option, and what to do instead.
+    """
+    if options.get("compute_loss_func") is not None:
+        raise ValueError(
+            "compute_loss_func is not supported here: the losses are the model's own. Give them other weights "
+            "(qwen_weight and so on), or override compute_loss."
+        )
+    _, given = options.get("optimizer_cls_and_kwargs") or (None, {})
+    for name, value in (("lr", args.learning_rate), ("weight_decay", args.weight_decay)):
+        if given.get(name, value) != value:
+            where = "learning_rate or head_learning_rates" if name == "lr" else name
+            raise ValueError(
+                f"optimizer_cls_and_kwargs gives {name}={given[name]}, but every part of the model has its own; give "
+                f"it as {where} in the arguments instead."
+            )
+    if (options.get("optimizers") or (None,))[0] is not None:
+        for name, default in (("head_learning_rates", None), ("codebook_update", "ema")):
+            if getattr(args, name) != default:
+                raise ValueError(
+                    f"optimizers holds an optimizer of your own, whose groups say what learns and how fast, so {name} "
+                    f"cannot be {getattr(args, name)!r}; leave one of them out, or pass optimizer_cls_and_kwargs."
+                )
+
+
+def check_data_set(dataset: Any, name: str, args: MimiBridgeTrainingArguments, processing_class: Any) -> None:
+    """Refuse a data set that is empty, or whose lengths are asked for and not known.
+
+    Raises:
+        ValueError: Naming the data set.
+    """
+    if not isinstance(dataset, Sized):
+        return
+    if len(dataset) == 0:
+        raise ValueError(f"{name} is empty; give at least one recording.")
+    if args.train_sampling_strategy not in GROUPS_BY_LENGTH or isinstance(dataset, Mapping):
+        return
+    inferred_from = processing_class.model_input_names[0] if processing_class is not None else "input_ids"
+    if args.length_column_name not in getattr(dataset, "column_names", ()) and inferred_from not in dataset[0]:  # type: ignore[index]
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} needs the length of every row in the column "
+            f"{args.length_column_name!r} of a datasets.Dataset, and {name} has none; add it, or name another by "
+            "length_column_name."
+        )
+
+
+def check_statistics(statistics: Mapping[str, RunningStatistics], quantizer: CausalBridgeQuantizer) -> None:
+    """Refuse statistics that are of no teacher of the model.
+
+    Raises:
+        ValueError: If a name is unknown, a size is another one, or nothing was counted.
+    """
+    bridges = bridges_of(quantizer)
+    for name, given in statistics.items():
+        if name not in bridges:
+            raise ValueError(f"teacher_statistics names {name!r}, but the teachers are {', '.join(bridges)}.")
+        if given.dim != bridges[name].out_features:
+            raise ValueError(
+                f"teacher_statistics of {name} are of vectors of {given.dim}, but the model's {name}_dim is "
+                f"{bridges[name].out_features}; are they of another teacher?"
+            )
+        if given.weight <= 0:
+            raise ValueError(f"teacher_statistics of {name} are of no vector at all; leave them out.")
+
+
+def check_model(args: MimiBridgeTrainingArguments, model: nn.Module) -> None:
+    """Refuse a model that lacks what is asked for, or cannot learn.
+
+    Raises:
+        ValueError: If a loss of audio needs a decoder that is not there, or codebooks are in half precision.
+    """
+    for name in ("mel_weight", "adversarial_weight"):
+        if getattr(args, name) and getattr(model, "decoder", None) is None:
+            raise ValueError(
+                f"{name}={getattr(args, name)} needs the decoder, but the model was loaded without it; load it whole, "
+                f"or set {name} to 0."
+            )
+    for head in model.quantizer.heads.values():  # type: ignore[union-attr, operator]
+        dtype = head.codebooks[0].dtype
+        if dtype != torch.float32:
+            raise ValueError(
+                f"codebooks must be float32 to learn, got {dtype}, as model.to({dtype}) leaves them; load the model "
+                f"by from_pretrained(..., dtype={dtype}), which keeps them, or train with --bf16."
+            )
