@@ -2,7 +2,8 @@
 
 The model is what conversion/convert_kyutai.py wrote; a data set is what `mimi-bridge prepare` wrote, or
 `Dataset.save_to_disk` with the columns that `mimi_bridge.data.collator` describes. Arguments of transformers' Trainer
-work, or are refused by one sentence. A run that was stopped goes on with --resume_from_checkpoint True. Several processes:
+work, or are refused by one sentence. A run that was stopped goes on with --resume_from_checkpoint True. Several
+processes:
 
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """

@@ -76,7 +76,7 @@ def freeze(model: nn.Module, rates: dict[str, float]) -> list[nn.Parameter]:
     frozen = [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (part := part_of(name)) is not None and rates[part] == 0
+        if parameter.requires_grad and (owner := part_of(name)) is not None and rates[owner] == 0
     ]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -25,7 +25,7 @@ def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any])
             "compute_loss_func is not supported here: the losses are the model's own. Give them other weights "
             "(qwen_weight and so on), or override compute_loss."
         )
-    _, given = options.get("optimizer_cls_and_kwargs") or (None, {})
+    given: dict[str, Any] = (options.get("optimizer_cls_and_kwargs") or (None, {}))[1]
     for name, value in (("lr", args.learning_rate), ("weight_decay", args.weight_decay)):
         if given.get(name, value) != value:
             where = "learning_rate or head_learning_rates" if name == "lr" else name

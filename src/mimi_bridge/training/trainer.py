@@ -8,7 +8,7 @@ at the start, the original's heads, a discriminator) is in `bridge_training.pt`.
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -33,6 +33,7 @@ from .beginning import (
     take_survey,
 )
 from .codebooks import revive_unused_from
+from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import raise_if_collapsed, raise_if_gradient_not_finite, raise_if_not_finite
 from .objective import Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
 from .optimizer import freeze, frozen_by_hand, hold_frozen_parts_still, parameter_groups, rates_in
@@ -44,7 +45,6 @@ logger = logging.get_logger(__name__)
 
 STATE_NAME = "bridge_training.pt"
 DISCRIMINATOR_FILTERS = 32
-NO_CODE_HERE = -100  # what transformers fills predictions up with
 MAX_NAMED = 5
 
 
@@ -109,8 +109,11 @@ class MimiBridgeTrainer(Trainer):
         check_statistics(self._teacher_statistics, self.bridge_model.quantizer)
         self._given_optimizer = self.optimizer
         self._resumed = False
+        self.adversary: Adversary | None = None
+        self._frames_of_data: float = math.inf
         self._frozen: list[nn.Parameter] = []
         self._rates_of_step: dict[str, float] = {}
+        self._train_tally = self._eval_tally = self._trained_on = self._new_tally()
         self._set_up()
         self._holds_anchor = self.reference.is_original
         self.add_callback(_StepCallback(self))
@@ -245,17 +248,14 @@ class MimiBridgeTrainer(Trainer):
         """
         inputs = self._prepare_inputs(inputs)
         num_rows = len(next(iter(inputs.values())))
-        num_counted = self._num_counted(num_rows)
+        num_counted = num_rows_that_count(num_rows, self.accelerator)
         loss = torch.zeros((), device=self.args.device)
-        codes = loss.new_full((num_rows, 1, self.bridge_model.config.num_quantizers), NO_CODE_HERE, dtype=torch.int64)
+        codes = no_codes(num_rows, self.bridge_model, loss.device)
         if num_counted:
             inputs = {name: value[:num_counted] for name, value in inputs.items()}
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-            found = outputs.audio_codes.transpose(1, 2).masked_fill(
-                ~outputs.audio_codes_mask[:, :, None], NO_CODE_HERE
-            )
-            codes = nn.functional.pad(found, (0, 0, 0, 0, 0, num_rows - num_counted), value=NO_CODE_HERE)
+            codes = codes_to_gather(outputs, num_rows)
         if prediction_loss_only:
             return loss.detach().float(), None, None
         return loss.detach().float(), codes, ()
@@ -274,7 +274,8 @@ class MimiBridgeTrainer(Trainer):
         discriminator's losses are no part of it. The model is left as it was, after `bf16_full_eval`, too.
         """
         self._eval_tally = self._new_tally()
-        with self._kept_precision():
+        halves = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
+        with weights_kept(self.bridge_model) if halves else nullcontext():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -408,10 +409,10 @@ class MimiBridgeTrainer(Trainer):
         self.weights = self._weights()
         self.reference = Reference(model.quantizer).to(args.device)
         self.residual_weight_start = float(model.config.residual_weight)
-        self.adversary: Adversary | None = None
-        if args.adversarial_weight:
-            self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator)
-        self._train_tally, self._eval_tally, self._trained_on = (self._new_tally() for _ in range(3))
+        weight = args.adversarial_weight
+        self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator) if weight else None
+        self._train_tally, self._eval_tally = self._new_tally(), self._new_tally()
+        self._trained_on = self._new_tally()
         self._frames_of_epoch = torch.zeros(3, dtype=torch.int64)
         self._frames_of_data = math.inf
 
@@ -536,14 +537,6 @@ class MimiBridgeTrainer(Trainer):
                     name,
                 )
 
-    def _num_counted(self, num_rows: int) -> int:
-        # Of a batch of evaluation, as `gather_for_metrics` counts them: the last ones of all processes, one after the
-        # other, end with rows that are repeated.
-        state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return num_rows
-        return min(num_rows, max(0, state.remainder - num_rows * self.accelerator.process_index))
-
     @contextmanager
     def _whole_recordings(self) -> Iterator[None]:
         kept = self.data_collator, self.args.dataloader_drop_last
@@ -552,28 +545,6 @@ class MimiBridgeTrainer(Trainer):
             yield
         finally:
             self.data_collator, self.args.dataloader_drop_last = kept
-
-    @contextmanager
-    def _kept_precision(self) -> Iterator[None]:
-        # transformers rounds the whole model for an evaluation in half precision, and leaves it so.
-        if self.is_in_train or not (self.args.bf16_full_eval or self.args.fp16_full_eval):
-            yield
-            return
-        places = [
-            (place, name, value.detach() if isinstance(value, nn.Parameter) else value)
-            for module in self.bridge_model.modules()
-            for place in (module._parameters, module._buffers)
-            for name, value in place.items()
-            if value is not None
-        ]
-        try:
-            yield
-        finally:
-            for place, name, value in places:
-                if isinstance(place[name], nn.Parameter):
-                    place[name].data = value
-                else:
-                    place[name] = value
 
     def _gathered_rows(self, rows: Tensor) -> Tensor:
         # Rows of all processes, in their order.
