@@ -82,6 +82,19 @@ class MimiBridgeConfig(MimiConfig):
     """
 
     model_type = "mimi_bridge"
+    # A plain Trainer joins what batches give along their second axis, which is frames in what is left, fills it up with
+    # -100, which no mask can hold, and wants the same names of every batch.
+    keys_to_ignore_at_inference = [
+        "audio_codes",
+        "audio_values",
+        "audio_codes_mask",
+        "losses",
+        "distances",
+        "hidden_states",
+        "attentions",
+        "encoder_cache",
+        "decoder_cache",
+    ]
 
     num_quantizers: int | None = None  # type: ignore[assignment]
     num_content_codebooks: int = 1

@@ -280,3 +280,21 @@ def test_waveform_distance_weighs_sequences_alike_and_is_bounded():
 def test_waveform_distance_refuses_audio_of_another_length():
     with pytest.raises(ValueError, match="one shape"):
         waveform_distance(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "distance",
+    [
+        lambda audio, reference: multi_scale_mel_distance(audio, reference, RATE, SMALL),
+        lambda audio, reference: spectral_convergence(audio, reference, (64, 128)),
+        waveform_distance,
+    ],
+    ids=["mel", "convergence", "waveform"],
+)
+def test_distance_is_computed_in_float32_under_autocast(noise, distance, dtype):
+    pair = noise.to(dtype), (0.7 * noise.flip(-1)).to(dtype)
+    expected = distance(*(sound.float() for sound in pair))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = distance(*pair)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)

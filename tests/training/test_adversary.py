@@ -132,6 +132,24 @@ def test_step_forgets_what_it_has_learned_from(adversary):
     assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
 
 
+def test_step_without_a_lesson_moves_nothing(adversary):
+    adversary.judge(sound(0), sound(1), share=1.0)
+    adversary.step()
+    before = weights_of(adversary.discriminator)
+    adversary.step()
+    assert same(weights_of(adversary.discriminator), before)
+
+
+def test_losses_and_lesson_are_computed_in_float32_under_autocast(adversary):
+    expected = adversary.judge(sound(0), sound(1), share=1.0)
+    gradients = gradients_of(adversary)
+    adversary.optimizer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = adversary.judge(sound(0), sound(1), share=1.0)
+    assert losses == expected
+    assert all(torch.equal(*pair) for pair in zip(gradients_of(adversary), gradients, strict=True))
+
+
 def test_step_is_no_longer_for_a_lesson_a_thousand_times_as_long(accelerator):
     moved = []
     for share in (1e3, 1e6):

@@ -86,6 +86,21 @@ def test_reference_gives_what_a_fresh_quantizer_in_parallel_gives(quantizer, lat
     assert torch.equal(Reference(quantizer)(latents), quantizer.decode(quantizer.encode(latents)))
 
 
+@pytest.mark.parametrize("residual_weight", [0.0, 0.6, 1.0])
+def test_reference_of_a_model_that_was_trained_before_gives_what_that_model_gives(quantizer, latents, residual_weight):
+    teach_content_head_to_speak(quantizer)
+    quantizer.residual_weight = residual_weight
+    reference = Reference(quantizer)
+    expected = quantizer.decode(quantizer.encode(latents))
+    torch.testing.assert_close(reference(latents), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (
+            torch.equal(reference(latents), reference(latents.clone())) and reference(latents).dtype == torch.float32
+        )
+    quantizer.residual_weight = 0.3
+    torch.testing.assert_close(reference(latents), expected)
+
+
 @pytest.mark.parametrize("padding", [0.0, 1e4, math.nan])
 def test_reference_is_silent_on_masked_frames_whatever_they_hold(quantizer, latents, padding):
     mask = torch.arange(latents.shape[1]) < torch.tensor([[40], [7], [1]])
