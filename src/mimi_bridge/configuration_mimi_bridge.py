@@ -82,7 +82,7 @@ class MimiBridgeConfig(MimiConfig):
     """
 
     model_type = "mimi_bridge"
-    # A plain Trainer joins what batches give along their second axis, which is frames in what is left, fills it up with
+    # A plain Trainer joins what batches give along their second axis, here frames, and fills it up with
     # -100, which no mask can hold, and wants the same names of every batch.
     keys_to_ignore_at_inference = [
         "audio_codes",
