@@ -92,12 +92,14 @@ def test_second_row_of_an_id_is_named_and_left_out(tmp_path):
 
 def test_paths_may_begin_at_home_have_backslashes_or_lie_in_clips(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
-    for path in ("ann/a.wav", "clips/c.mp3", "odd\\name.wav"):
+    for path in ("ann/a.wav", "clips/c.mp3", "odd\\name.wav", "gru\u0308n.wav"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
     given = ["~/a.wav", "ann\\a.wav", "c.mp3", "odd\\name.wav", "gone.wav", "/elsewhere/a.wav"]
+    given.append("gr\u00fcn.wav")
     paths = [utterance.path for utterance in listed(tmp_path, *({"path": path} for path in given)).utterances]
     wanted = ("/home/ann/a.wav", "ann/a.wav", "clips/c.mp3", "odd\\name.wav", "gone.wav", "/elsewhere/a.wav")
+    wanted += ("gru\u0308n.wav",)
     assert paths == [tmp_path / path for path in wanted]
 
 

@@ -209,6 +209,20 @@ def test_other_columns_of_audio_are_never_decoded(monkeypatch):
     assert source.utterance(2).text == "c" and len(source.audio(2, RATE)[0][0]) == RATE // 4
 
 
+@pytest.mark.parametrize(
+    "audio, message",
+    [
+        ({"array": [0.1, 0.2], "sampling_rate": 0}, "its sampling_rate must be at least 1 Hz, got 0"),
+        ({"array": [], "sampling_rate": RATE}, "recording 0 of the data set holds no audio"),
+        ({"array": [float("nan")], "sampling_rate": RATE}, "recording 0 of the data set holds NaN"),
+    ],
+)
+def test_samples_that_are_none_are_refused(audio, message):
+    source = DatasetSource(Dataset.from_dict({"audio": [audio, {"array": [0.5], "sampling_rate": RATE}]}))
+    with pytest.raises(ValueError, match=message):
+        source.audio(0, RATE)
+
+
 def test_samples_that_last_too_long_are_refused():
     with pytest.raises(ValueError, match=r"it lasts 0\.2 s, but max_seconds is 0\.1"):
         DatasetSource(Dataset.from_dict({"audio": [SAMPLES]})).audio(0, RATE, max_seconds=0.1)

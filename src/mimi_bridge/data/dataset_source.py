@@ -164,6 +164,8 @@ def _samples(held: dict[str, Any], name: str, max_seconds: float, tell: Tell) ->
     # Mono, at their own rate.
     if held.get("array") is not None and held.get("sampling_rate") is not None:
         samples, rate = _mono(np.asarray(held["array"]), name), int(held["sampling_rate"])
+        if rate < 1:
+            raise ValueError(f"its sampling_rate must be at least 1 Hz, got {rate}")
         refuse_longer(len(samples) / rate, max_seconds)
         return samples, rate
     file = held.get("path") if held.get("bytes") is None else io.BytesIO(held["bytes"])

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,8 @@ class Fields:
         if given.startswith("~/"):
             given = os.path.expanduser(given)
         names = [given, given.replace("\\", "/")] if "\\" in given else [given]
+        if not given.isascii():  # some systems write an accent as a character of its own
+            names += [unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in names]
         folders = [self._folder, self._folder / CLIPS] if self._has_clips else [self._folder]
         paths = [folder / name for folder in folders for name in names]
         return paths[0] if len(paths) == 1 else next(filter(os.path.exists, paths), paths[0])
@@ -185,7 +188,7 @@ def segment_of(values: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _seconds(values: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    given = {name: values[name] for name in names if not is_nothing(values.get(name))}
+    given = {name: values[name] for name in names if name in values and not is_nothing(values[name])}
     seconds = []
     for name, value in given.items():
         try:

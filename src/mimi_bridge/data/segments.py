@@ -111,7 +111,7 @@ def _sought(path: Path, first: float, last: float | None) -> tuple[np.ndarray, i
                 return None
             recording.seek(begin)
             samples = recording.read(end - begin, dtype="float32", always_2d=True).mean(axis=1)
-    except soundfile.LibsndfileError:
+    except soundfile.SoundFileError:
         return None
     return (samples, recording.samplerate) if len(samples) == end - begin else None
 

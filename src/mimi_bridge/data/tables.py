@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Row:
     problem: str | None = None
 
 
+@lru_cache(maxsize=1024)  # each line of json names its columns again
 def column_name(name: str) -> str:
     """A column's name as rows have it.
 

@@ -21,7 +21,7 @@ TAG = re.compile(
     rf"[({{*（]+ *(?:{QUALIFIED}) *[)}}*）]+",
     re.IGNORECASE,
 )
-TAGS = re.compile(rf"\s*(?:(?:{TAG.pattern})\s*)+", re.IGNORECASE)
+TAGS = re.compile(rf"(?:(?:{TAG.pattern})\s*)+", re.IGNORECASE)
 ROLES = "speaker|spkr?|participant|interviewer|interviewee|respondent|moderator|narrator|announcer|host|guest|caller"
 LABEL = re.compile(
     rf"(?<!\S)(?:{ROLES})(?:[ _#-]*\d+|[ _-][a-z]) ?(?:\(\d[\d:.]*\) ?)?:\s*|"  # numbered, wherever it stands
@@ -45,20 +45,25 @@ def without_tags(text: str, speaker: str = "") -> tuple[str, tuple[str, ...]]:
     >>> without_tags("Speaker 1: well [laughter], I <unk> know")
     ('well, I know', ('[laughter]', '<unk>', 'Speaker 1:'))
     """
-    found: list[str] = []
     if MARKS.isdisjoint(text):
         return text, ()
-
-    def tags(match: re.Match[str]) -> str:
-        found.extend(TAG.findall(match[0]))
-        return "" if text[match.end() : match.end() + 1] in (*CLOSING, "") else " "
+    found: list[str] = []
+    words, done = "", 0
+    for match in TAGS.finditer(text):
+        found += TAG.findall(match[0])
+        words += text[done : match.start()].rstrip()
+        done = match.end()
+        words += "" if text[done : done + 1] in (*CLOSING, "") else " "
+    words += text[done:]
+    if found:
+        words = words.lstrip(f"{CLOSING} ")
 
     def label(match: re.Match[str]) -> str:
         found.append(match[0].strip())
         return ""
 
-    words = TAGS.sub(tags, text)
-    words = LABEL.sub(label, words.lstrip(f"{CLOSING} ") if found else words)
+    if ":" in words:
+        words = LABEL.sub(label, words)
     if ":" in words and any(map(str.isalpha, speaker)):
         words = re.sub(rf"^[ \t]*{re.escape(speaker.strip())} ?:\s*", label, words, flags=re.IGNORECASE | re.MULTILINE)
     return (words.strip(), tuple(found)) if found else (text, ())
