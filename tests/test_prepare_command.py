@@ -275,14 +275,17 @@ def test_columns_of_a_manifest_may_be_chosen(tones, wavlm, tmp_path):
     assert load_from_disk(str(tmp_path / "data"))["text"][:] == ["hello"]
 
 
-def test_file_whose_name_is_not_utf_8_is_named_and_the_rest_is_done(tones, wavlm, tmp_path, capsys):
+def test_file_whose_name_or_transcript_is_not_utf_8_is_named_and_the_rest_is_done(tones, wavlm, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     for name in (b"caf\xe9.wav", b"good.wav"):
         os.symlink(tones / "00.wav", os.fsencode(folder) + b"/" + name)
+    (folder / "good.txt").write_text("hello", encoding="utf-16")
     arguments = ["prepare", str(folder), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
     assert main([*arguments, "--speech-teacher", wavlm]) == 0
-    assert "left out: caf\\xe9.wav: its name is not UTF-8" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "left out: caf\\xe9.wav: its name is not UTF-8" in said
+    assert "kept: good.wav: without text: " in said and "good.txt must be a transcript in UTF-8" in said
     assert load_from_disk(str(tmp_path / "data"))["id"][:] == ["good.wav"]
 
 

@@ -160,6 +160,8 @@ class RowMaker:
         except (OSError, ValueError) as error:
             recording.dropped = _reason(error)
         else:
+            if self._text is None and recording.utterance.problem is not None:
+                recording.remarks.append(f"without text: {recording.utterance.problem}")
             if rate < LEAST_RATE:
                 recording.remarks.append(f"recorded at {rate} Hz, so it holds nothing above {rate // 2} Hz")
         return recording
