@@ -100,8 +100,11 @@ class QuantizerHead(nn.Module):
 
     @property
     def read_modules(self) -> tuple[nn.Module, ...]:
-        """The modules whose tensors the methods read."""
-        return self, self.project_in, self.project_out, *self.stores
+        """The modules whose tensors the methods read; by PyTorch's tables, because it is asked at each step."""
+        parts: dict[str, Any] = self._modules
+        chain = parts["vq"]._modules.get("layers")
+        layers = [parts["vq"]] if chain is None else chain._modules.values()
+        return parts["project_in"], parts["project_out"], *(layer._modules["_codebook"] for layer in layers)
 
     @brings_weights
     def forward(

@@ -157,13 +157,14 @@ def _has_hooks(modules: list[nn.Module]) -> bool:
     hooks = (
         hook for each in modules for table in (each._forward_hooks, each._forward_pre_hooks) for hook in table.values()
     )
-    return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(_has_another_forward(each) for each in modules)
+    return any(hook.__module__ != IDLE_HOOKS for hook in hooks) or any(
+        "forward" in each.__dict__ and _has_another_forward(each) for each in modules
+    )
 
 
 def _has_another_forward(module: nn.Module) -> bool:
     # accelerate, when it takes its hooks off, leaves the class's own forward bound to the module
-    forward = module.__dict__.get("forward")
-    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    return getattr(module.__dict__["forward"], "__func__", None) is not type(module).forward
 
 
 def _some_values(tensor: Tensor) -> Tensor:
