@@ -208,14 +208,23 @@ def push(folder: Path, repo_id: str) -> None:
 def summary(report: dict, output: str) -> str:
     """What the user sees at the end."""
     proof, keys = report["proof"], report["keys"]
-    lines = [f"{'head':<12} {'codes equal':>11} {'codes in use':>13}"]
+    default, exact = proof["default_path"], proof["float64"]
+    lines = [f"{'codes equal':<12} {'reference path':>14} {'default path':>13} {'codes in use':>13}"]
     lines += [
-        f"{name:<12} {share:>11.4f} {proof['codes_in_use'][name]:>13}" for name, share in proof["codes_equal"].items()
+        f"{name:<12} {share:>14.4f} {default['codes_equal'][name]:>13.4f} {proof['codes_in_use'][name]:>13}"
+        for name, share in proof["codes_equal"].items()
     ]
     lines += [
-        f"waveform max |Δ| {proof['waveform_max_abs_difference']:.3g} (from the same codes "
+        f"reference path: waveform max |Δ| {proof['waveform_max_abs_difference']:.3g} (from the same codes "
         f"{proof['waveform_max_abs_difference_same_codes']:.3g}), peak {proof['waveform_peak']:.3f}, "
         f"{proof['seconds']} s of speech, λ = {proof['residual_weight']:g}",
+        f"default path: {default['codes_differing']} of {default['codes_compared']} codes differ, waveform from the "
+        f"same codes max |Δ| {default['waveform_max_abs_difference_same_codes']:.3g}",
+        *(
+            f"float64 against the {name.replace('_', ' ')}: codes equal {near['codes_equal']:.6f}, waveform max |Δ| "
+            f"{near['waveform_max_abs_difference']:.3g}"
+            for name, near in exact.items()
+        ),
         f"tensors: {len(keys['moved'])} moved, {len(keys['derived'])} derived, {len(keys['fresh'])} fresh, "
         f"{len(keys['left'])} left",
         f"wrote {output}",

@@ -32,12 +32,17 @@ audio_values = model.decode(codes).audio_values  # (batch, 1, samples)
 
 $seconds s of speech ($speech), residual weight λ = $residual_weight. All figures: `conversion_report.json`.
 
-| head | source codebook | codes equal to the source's | codes in use |
-|---|---|---|---|
+| head | source codebook | codes equal to the source's | on the default path | codes in use |
+|---|---|---|---|---|
 $rows
 
 Waveform against the source's: max |Δ| = $difference from end to end, $same_codes from the same codes (peak $peak).
 $verdict
+
+That is by the operations of transformers' modules. The default path, which `encode` and `decode` take, rounds in
+another order: $num_differing of $num_compared codes differ there$why, and from the same codes the waveform differs by
+at most $default_same_codes. In float64 the source gives $exact_reference of its own codes and $exact_default of the
+default path's; its waveform lies $sound_reference from its own in float32 and $sound_default from the default path's.
 
 Tensors: $moved moved, $derived derived, $fresh fresh, $left left behind. Source: $source, revision $revision, $layout
 layout, sha256 $digests. Made with $versions.
@@ -53,8 +58,13 @@ foundation model for real-time dialogue", arXiv:2410.00037). Check the licence o
 def model_card(report: dict, folder_name: str) -> str:
     """Markdown with every figure taken from the report."""
     proof, source, config = report["proof"], report["source"], report["config"]
+    default, exact_reference, exact_default = (
+        proof["default_path"],
+        proof["float64"]["reference_path"],
+        proof["float64"]["default_path"],
+    )
     rows = "\n".join(
-        f"| {name} | {number} | {share:.4f} | {proof['codes_in_use'][name]} |"
+        f"| {name} | {number} | {share:.4f} | {default['codes_equal'][name]:.4f} | {proof['codes_in_use'][name]} |"
         for number, (name, share) in enumerate(proof["codes_equal"].items())
     )
     exact = proof["residual_weight"] == 0
@@ -74,6 +84,14 @@ def model_card(report: dict, folder_name: str) -> str:
         difference=proof["waveform_max_abs_difference"],
         same_codes=proof["waveform_max_abs_difference_same_codes"],
         peak=f"{proof['waveform_peak']:.3f}",
+        num_differing=default["codes_differing"],
+        num_compared=default["codes_compared"],
+        why=", where a latent lies on the boundary between two entries, up to rounding" if exact else "",
+        default_same_codes=f"{default['waveform_max_abs_difference_same_codes']:.3g}",
+        exact_reference=f"{exact_reference['codes_equal']:.6f}",
+        exact_default=f"{exact_default['codes_equal']:.6f}",
+        sound_reference=f"{exact_reference['waveform_max_abs_difference']:.3g}",
+        sound_default=f"{exact_default['waveform_max_abs_difference']:.3g}",
         verdict="This model computes exactly what its source computes."
         if exact
         else "The acoustic codebooks are fed a residual that they were not trained for, so their codes differ.",

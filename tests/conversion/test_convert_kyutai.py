@@ -294,6 +294,7 @@ def test_full_size_surgery_is_exact(full_size_proof):
     assert full_size_proof["codes_equal"] == dict.fromkeys(HEADS, 1.0)
     assert full_size_proof["waveform_max_abs_difference"] == 0.0
     assert min(full_size_proof["codes_in_use"].values()) >= 50  # of 2,048: equality means much
+    assert full_size_proof["passed"]  # the default path, too
 
 
 # The command
@@ -303,7 +304,9 @@ def test_command_says_what_it_proved_and_wrote(run_command, mimi_folder, output)
     status, printed = run_command("--source", mimi_folder, "--output", output)
     rows = [line.split() for line in printed.out.splitlines()]
     assert status == 0
-    assert [row[-2] for row in rows[1:9]] == ["1.0000"] * 8
+    assert [row[-3] for row in rows[1:9]] == ["1.0000"] * 8  # the reference path
+    assert rows[0] == "codes equal reference path default path codes in use".split()
+    assert any(row[:2] == ["default", "path:"] for row in rows) and sum(row[0] == "float64" for row in rows) == 2
     assert rows[-1] == ["wrote", str(output)]
 
 

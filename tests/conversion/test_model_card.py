@@ -27,9 +27,10 @@ def test_card_in_the_folder_is_the_card_of_its_report(card, converted):
 
 def test_card_has_the_heads_figures_in_the_order_of_the_source_codebooks(card, converted):
     proof = converted.report["proof"]
-    rows = re.findall(r"^\| ((?:prosody|acoustic).*?) \| (\d+) \| ([\d.]+) \| (\d+) \|$", card, flags=re.MULTILINE)
+    pattern = r"^\| ((?:prosody|acoustic).*?) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$"
+    rows, default = re.findall(pattern, card, flags=re.MULTILINE), proof["default_path"]["codes_equal"]
     assert rows == [
-        (name, str(number), f"{share:.4f}", str(proof["codes_in_use"][name]))
+        (name, str(number), f"{share:.4f}", f"{default[name]:.4f}", str(proof["codes_in_use"][name]))
         for number, (name, share) in enumerate(proof["codes_equal"].items())
     ]
     assert len(rows) == 8
@@ -54,6 +55,23 @@ def test_card_tells_a_share_that_is_not_whole(report):
 def test_card_has_the_proofs_figure(figure, value, sentence, report):
     report["proof"][figure] = value
     assert sentence in model_card(report, "bridge")
+
+
+def test_card_has_the_default_path_s_figures_and_how_near_both_paths_are_to_float64(report):
+    report["proof"]["default_path"] |= {
+        "codes_differing": 2,
+        "codes_compared": 2400,
+        "waveform_max_abs_difference_same_codes": 2.1e-7,
+    }
+    report["proof"]["float64"] = {
+        "reference_path": {"codes_equal": 0.998, "waveform_max_abs_difference": 3e-7},
+        "default_path": {"codes_equal": 0.999, "waveform_max_abs_difference": 4e-7},
+    }
+    card = " ".join(model_card(report, "bridge").split())
+    assert "2 of 2400 codes differ there, where a latent lies on the boundary between two entries" in card
+    assert "the waveform differs by at most 2.1e-07" in card
+    assert "gives 0.998000 of its own codes and 0.999000 of the default path's" in card
+    assert "lies 3e-07 from its own in float32 and 4e-07 from the default path's" in card
 
 
 def test_card_counts_the_tensors_of_the_report(card, converted):

@@ -6,7 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from proof import prove
+from exact import ExactSource
+from mimi_bridge import fast_path
+from mimi_bridge.quantizer import CausalBridgeQuantizer
+from proof import SAME_SOUND, TIE, prove
 from source import ConversionError
 
 PROSODY, ACOUSTIC = "quantizer.head_prosody", "quantizer.acoustic_residual"
@@ -88,7 +91,8 @@ def test_proof_fails_for_a_single_changed_entry(tamper, tiny_mimi, short_speech)
 def test_proof_fails_when_the_codes_are_equal_but_the_waveform_is_not(key, change, tamper, tiny_mimi, short_speech):
     proof = prove(tiny_mimi, tamper(key, change), short_speech, "synthetic speech")
     assert set(proof["codes_equal"].values()) == {1.0}
-    assert [failure.split(" is ")[0] for failure in proof["failures"]] == [
+    failures = [failure for failure in proof["failures"] if not failure.startswith("on the default path")]
+    assert [failure.split(" is ")[0] for failure in failures] == [
         "waveform_max_abs_difference_same_codes",
         "waveform_max_abs_difference",
     ]
@@ -133,3 +137,67 @@ def test_proof_on_too_short_speech_raises(tiny_mimi, converted, short_speech):
         ConversionError, match=r"at least 2\.0 s of speech, got 1\.50 s from a word; give --speech a longer"
     ):
         prove(tiny_mimi, converted.folder, short_speech[:, :36_000], "a word")
+
+
+# The default path
+
+
+def test_proof_holds_the_default_path_to_the_source_too(tiny_mimi, converted, short_speech):
+    proof = prove(tiny_mimi, converted.folder, short_speech, "synthetic speech")
+    default, near = proof["default_path"], proof["float64"]
+    assert default["codes_compared"] == 8 * 60 and default["codes_differing"] <= 2
+    assert set(default["codes_equal"]) == set(default["largest_margin"]) == set(HEADS)
+    assert max(default["largest_margin"].values()) <= TIE
+    assert 0 < default["waveform_max_abs_difference_same_codes"] <= SAME_SOUND * proof["waveform_peak"]
+    assert set(near) == {"reference_path", "default_path"}
+    for path in near.values():
+        assert path["codes_equal"] >= 0.99 and 0 < path["waveform_max_abs_difference"] <= 1e-5
+
+
+def test_proof_fails_for_a_default_path_that_gives_another_code(tiny_mimi, converted, short_speech, monkeypatch):
+    encode = CausalBridgeQuantizer.encode
+
+    def wrong(self, *given):
+        codes = encode(self, *given)
+        if not self.like_transformers:
+            codes[0, 4, 7] = (codes[0, 4, 7] + 1) % 64
+        return codes
+
+    monkeypatch.setattr(CausalBridgeQuantizer, "encode", wrong)
+    proof = prove(tiny_mimi, converted.folder, short_speech, "synthetic speech")
+    assert set(proof["codes_equal"].values()) == {1.0}
+    assert proof["default_path"]["codes_differing"] == 1
+    assert len(proof["failures"]) == 1
+    assert "on the default path a code of acoustic 3 differs from the source's by more than" in proof["failures"][0]
+
+
+def test_proof_fails_for_a_default_path_that_sounds_otherwise(tiny_mimi, converted, short_speech, monkeypatch):
+    decode = fast_path.decode_recordings
+    monkeypatch.setattr(
+        "mimi_bridge.modeling_mimi_bridge.decode_recordings", lambda *given: decode(*given) * (1 + 3 * SAME_SOUND)
+    )
+    failures = prove(tiny_mimi, converted.folder, short_speech, "synthetic speech")["failures"]
+    assert [failure.split(" differs by")[0] for failure in failures] == [
+        "on the default path the waveform of the source's codes"
+    ]
+
+
+def test_exact_source_gives_the_source_s_codes_and_audio_but_for_rounding(tiny_mimi, short_speech):
+    exact, codes = ExactSource(tiny_mimi, 8), tiny_mimi.encode(short_speech[None], num_quantizers=8).audio_codes
+    latents = exact.latents(short_speech[None])
+    assert latents.dtype == torch.float64
+    assert (exact.encode(latents) == codes[0]).double().mean() >= 0.99
+    expected = tiny_mimi.decode(codes).audio_values
+    assert (exact.decode(codes[0]) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert next(tiny_mimi.parameters()).dtype == torch.float32
+
+
+def test_margin_is_the_distance_to_the_boundary_between_two_entries(tiny_mimi):
+    chain = ExactSource(tiny_mimi, 2).chains[0]
+    one, other = chain.codebooks[0][3], chain.codebooks[0][5]
+    shift = 1e-3 * (one - other) / (one - other).norm()
+    latents = torch.linalg.pinv(chain.project_in) @ torch.stack([(one + other) / 2 + shift, one]).T
+    codes, others = torch.tensor([[3, 7]]), torch.tensor([[5, 7]])
+    (margins,) = chain.margins(latents.T, codes, others)
+    length = ((one + other) / 2 + shift).norm()
+    assert margins.tolist() == pytest.approx([(1e-3 / length).item()], rel=1e-6)
