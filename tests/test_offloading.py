@@ -7,6 +7,7 @@ import torch
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.codes import fingerprint
+from mimi_bridge.export import export_decode_step, export_encode_step
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -127,6 +128,13 @@ def test_a_teacher_s_distance_is_the_plain_model_s_when_all_is_offloaded(tiny_mo
     expected = tiny_model(sound, wavlm_features=features).loss
     offloaded = accelerate.cpu_offload(tiny_model, offload_buffers=True)
     assert torch.allclose(offloaded(sound, wavlm_features=features).loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("export", [export_encode_step, export_decode_step])
+def test_a_step_of_a_model_with_an_offloaded_part_is_not_exported(tiny_model, export):
+    accelerate.cpu_offload(tiny_model.quantizer)
+    with pytest.raises(ValueError, match="a program holds its weights, but accelerate's hooks keep some"):
+        export(tiny_model)
 
 
 @pytest.mark.parametrize("offload", [cpu_offload, disk_offload])

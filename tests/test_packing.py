@@ -115,6 +115,19 @@ def parametrize_a_weight(model):
     model.encoder.encoder_seanet.layers[0].apply_weight_norm()
 
 
+def unload_one_layer(model):
+    model.encoder.downsample.to("meta")
+
+
+class Quantized(torch.Tensor):
+    """A kind of tensor of its own, as libraries for low precision have."""
+
+
+def quantize_one_layer(model):
+    layer = model.encoder.downsample.conv
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Quantized))
+
+
 def cast_one_layer(model):
     model.encoder.downsample.half()
 
@@ -127,6 +140,8 @@ def cast_one_layer(model):
         (replace_a_forward, "a forward of its own"),
         (parametrize_a_weight, "not Mimi's own"),
         (cast_one_layer, "one type and one device"),
+        (unload_one_layer, "its weights are not loaded"),
+        (quantize_one_layer, "no plain tensors"),
     ],
 )
 def test_half_that_computes_something_else_is_not_packed_and_says_why(change, reason):

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram, export
 
 from .inference import DecoderHalf, EncoderHalf, Half, State
 from .modeling_mimi_bridge import MimiBridgeModel
+from .offloading import is_hooked
 from .packing import PackedHalves
 
 STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
@@ -58,7 +59,7 @@ def export_encode_step(
         num_quantizers: Give the first so many codebooks only.
 
     Raises:
-        ValueError: If the model cannot stream.
+        ValueError: If the model cannot stream, or weights of it are offloaded.
     """
     step = EncodeStep(_frozen_copy(model), num_quantizers)
     chunk = step.half.like.new_zeros(batch_size, step.half.channels, step.half.frame_size)
@@ -76,7 +77,7 @@ def export_decode_step(
         num_quantizers: Codebooks that it gets, fixed in the program; all, if left out.
 
     Raises:
-        ValueError: If the model cannot stream.
+        ValueError: If the model cannot stream, or weights of it are offloaded.
     """
     step = DecodeStep(_frozen_copy(model))
     num_quantizers = num_quantizers or step.quantizer.num_quantizers
@@ -91,7 +92,16 @@ def _export(step: nn.Module, half: Half, given: Tensor, batch_size: int) -> tupl
 
 
 def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:
-    """A copy, so that the program's weights are its own and the model can be trained on."""
+    """A copy, so that the program's weights are its own and the model can be trained on.
+
+    Raises:
+        ValueError: If weights of it are offloaded.
+    """
+    if is_hooked(*model.modules()):
+        raise ValueError(
+            "a program holds its weights, but accelerate's hooks keep some of this model's elsewhere (device_map, "
+            "cpu_offload or disk_offload); load it whole."
+        )
     return deepcopy(model).eval().requires_grad_(False)
 
 
