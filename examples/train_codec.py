@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
+from mimi_bridge.checkpoint import give_usual_mode
 from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest
@@ -228,6 +229,7 @@ def save_codec(training: CodecTraining, folder: Path) -> None:
     mimi = training.model.cpu().to_mimi()
     halves = {name: tensor.half() for name, tensor in mimi.state_dict().items()}
     mimi.save_pretrained(folder, state_dict=halves)
+    give_usual_mode(folder)
     EncodecFeatureExtractor(sampling_rate=SAMPLING_RATE).save_pretrained(folder)
 
 

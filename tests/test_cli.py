@@ -1,5 +1,6 @@
 """The command `mimi-bridge`: what a user types, and what a user sees when it goes wrong."""
 
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,51 @@ def test_help_names_the_commands():
         [sys.executable, "-m", "mimi_bridge.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert all(command in result.stdout for command in ("demo", "encode", "decode"))
+
+
+def test_traceback_is_shown_where_it_is_asked_for(tmp_path, model_folder, capsys):
+    arguments = ["encode", str(tmp_path / "nothing.wav"), "-o", str(tmp_path / "c.safetensors"), "-m", model_folder]
+    assert main([*arguments, "--traceback"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "no such recording" in error and "audio.py" in error
+
+
+def test_an_error_of_a_library_says_how_to_see_where(tmp_path, model_folder, recording, monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr("mimi_bridge.encode_command.save_codes", fail)
+    assert run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", model_folder) == 1
+    assert capsys.readouterr().err == "mimi-bridge: error: device-side assert (--traceback shows where)\n"
+
+
+def test_an_error_that_only_a_fault_of_ours_raises_is_no_sentence(tmp_path, model_folder, recording, monkeypatch):
+    def fail(*args):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr("mimi_bridge.encode_command.save_codes", fail)
+    with pytest.raises(TypeError, match="a fault"):
+        run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", model_folder)
+
+
+def test_a_name_that_is_not_utf8_is_read_and_one_for_codes_is_named(tmp_path, model_folder, recording):
+    name = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(recording, name + b".flac")
+    for output, status, told in (
+        (os.fsencode(tmp_path) + b"/c.safetensors", 0, "9 codebooks, 21 frames, 1.67 s"),
+        (name + b".safetensors", 1, r"caf\xe9.safetensors is not UTF-8, which files of codes must have; rename it"),
+    ):
+        command = [
+            sys.executable,
+            "-m",
+            "mimi_bridge.cli",
+            "encode",
+            name + b".flac",
+            "-o",
+            output,
+            "-m",
+            model_folder,
+        ]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == status
+        assert told in result.stdout + result.stderr

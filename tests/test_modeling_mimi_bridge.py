@@ -716,3 +716,11 @@ def test_model_in_half_precision_keeps_codebooks_in_float32_and_flags_as_they_ar
     kept = {name: buffer.dtype for name, buffer in tiny_model.named_buffers() if "_codebook" in name or "proj" in name}
     assert {torch.bool, torch.float32} == set(kept.values())
     assert {name: dict(half.named_buffers())[name].dtype for name in kept} == kept
+
+
+def test_saved_weights_have_the_mode_that_the_umask_gives(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_model.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
+    for weights in tmp_path.rglob("*.safetensors"):
+        assert weights.stat().st_mode == (tmp_path / "config.json").stat().st_mode
+    assert len([*(tmp_path / "parts").glob("*.safetensors")]) > 1

@@ -12,7 +12,10 @@ Source: transformers `conversion_mapping.py`, the entry `MimiModel`; `models/mim
 
 import inspect
 import re
+import shutil
 from copy import deepcopy
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -125,6 +128,13 @@ def raise_on_ignored(where: str, given: Any) -> None:
     ignored = [name for name, value in given.items() if value is not None and value is not False]
     if ignored:
         raise ValueError(f"{', '.join(ignored)} would have no effect {where}; leave it out.")
+
+
+def give_usual_mode(folder: str | PathLike[str]) -> None:
+    """Let weights be read by whoever may read the config beside them: safetensors lets their owner alone."""
+    config = Path(folder) / "config.json"
+    for weights in Path(folder).glob("model*.safetensors") if config.is_file() else ():
+        shutil.copymode(config, weights)
 
 
 def raise_on_wrong_keys(model: PreTrainedModel, source: object, loading_info: dict) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import traceback
+from io import TextIOWrapper
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
@@ -16,15 +18,22 @@ from .prepare_command import add_prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit status. Errors are one sentence on standard error."""
+    """Run a command; returns its exit status. Errors are a sentence on standard error, or a traceback if asked for."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     options = build_parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         options.run(options)
-    except (OSError, ValueError, ModuleNotFoundError, RuntimeError) as error:
-        print(f"mimi-bridge: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
+        if options.traceback:
+            traceback.print_exc()
+            return 1
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
+        print(f"mimi-bridge: error: {sentence}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mimi-bridge: interrupted.", file=sys.stderr)
@@ -77,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     cache.set_defaults(run=_cache)
     add_evaluate(commands)
     add_prepare(commands)
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")
     return parser
 
 
@@ -99,8 +110,15 @@ def _cache(options: argparse.Namespace) -> None:
     if not hasattr(dataset, "column_names") or isinstance(dataset.column_names, dict):
         raise ValueError(f"{options.dataset} holds several splits; give the folder of one of them.")
     model = load_model(options.model, options.device)
-    num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype)
-    print(f"{options.output}: {len(dataset)} recordings, {num_frames} frames")
+    left_out: list[str] = []
+
+    def leave_out(name: str, reason: str) -> None:
+        left_out.append(name)
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+
+    num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype, leave_out)
+    more = f"; {len(left_out)} left out" if left_out else ""
+    print(f"{options.output}: {len(dataset) - len(left_out)} recordings, {num_frames} frames{more}")
 
 
 if __name__ == "__main__":

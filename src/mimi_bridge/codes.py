@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .audio import printable
 from .data.whole_files import write_whole
 from .modeling_mimi_bridge import MimiBridgeModel
 from .offloading import weights_at_hand
@@ -54,8 +55,10 @@ def save_codes(path: str | Path, codes: Codes) -> None:
 
     Raises:
         OSError: If the file cannot be written; a full disk is named.
+        ValueError: If its name is not UTF-8, which safetensors would not read again.
     """
     path = Path(path)
+    _refuse_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": FORMAT,
@@ -68,13 +71,21 @@ def save_codes(path: str | Path, codes: Codes) -> None:
     write_whole(path, save({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, metadata))
 
 
+def _refuse_name(path: Path) -> None:
+    if printable(path) != str(path):
+        raise ValueError(
+            f"the name of {printable(path)} is not UTF-8, which files of codes must have; rename it, or its folders."
+        )
+
+
 def load_codes(path: str | Path) -> Codes:
     """Read what `save_codes` wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no whole codes file.
+        ValueError: If it is no whole codes file, or its name is not UTF-8.
     """
+    _refuse_name(Path(path))
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such codes file: {path}")
     try:

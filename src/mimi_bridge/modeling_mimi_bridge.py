@@ -25,6 +25,7 @@ from .checkpoint import (
     accept_flat_keys,
     cache_from,
     call_with_cache,
+    give_usual_mode,
     keep_mimi_layout,
     raise_on_ignored,
     raise_on_unknown,
@@ -103,6 +104,11 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         model, loading_info = loaded
         raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)
         return (model, loading_info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, but the weights have the mode that the umask gives, as the other files have."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        give_usual_mode(save_directory)
 
     def set_residual_weight(self, residual_weight: float) -> None:
         """Move λ, as `config.residual_weight = ...` or `quantizer.residual_weight = ...` does: there is but one.

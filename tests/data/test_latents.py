@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Audio, Dataset, Features, load_from_disk
 
 from mimi_bridge.cli import main
 from mimi_bridge.data import latents as latents_module
@@ -110,3 +111,30 @@ def test_cache_that_fails_half_way_leaves_nothing(data, monkeypatch, capsys):
     assert run(data) == 1
     assert "disk full" in capsys.readouterr().err
     assert sorted(path.name for path in data.cached.parent.iterdir()) == ["model", "speech"]
+
+
+def test_rows_without_audio_that_can_be_read_are_named_and_the_rest_is_cached(data, speech, tmp_path, capsys):
+    soundfile.write(tmp_path / "good.wav", speech[0, :17_000].numpy(), 24_000)
+    held = (tmp_path / "good.wav").read_bytes()
+    audio = [
+        {"bytes": held, "path": None},
+        None,
+        {"bytes": b"no audio", "path": "x.wav"},
+    ]
+    rows = Dataset.from_dict({"id": ["good", "none", "damaged"], "audio": audio})
+    rows.cast_column("audio", Audio()).save_to_disk(tmp_path / "rows")
+    data.speech = tmp_path / "rows"
+    assert run(data) == 0
+    told = capsys.readouterr()
+    assert "1 recordings, 9 frames; 2 left out" in told.out
+    assert all(f"left out: {name}: " in told.err for name in ("none", "damaged"))
+    assert load_from_disk(data.cached)["id"][:] == ["good"]
+
+
+def test_no_row_with_audio_at_all_is_refused(data, tmp_path, capsys):
+    rows = Dataset.from_dict({"audio": [None, None]}, features=Features({"audio": Audio()}))
+    rows.save_to_disk(tmp_path / "rows")
+    data.speech = tmp_path / "rows"
+    assert run(data) == 1
+    assert "none of the 2 rows has audio that can be read" in capsys.readouterr().err
+    assert not data.cached.exists()

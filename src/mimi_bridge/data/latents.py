@@ -4,8 +4,10 @@ For every recording: the encoder's latents, and what the original Mimi's quantiz
 held near to. Everything else in a row stays as it is; the audio is left out.
 """
 
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .collator import AUDIO_KEYS, MimiBridgeCollator
 
+logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 16
 
 
@@ -57,7 +60,12 @@ class OriginalLatents:
 
 
 def cache_latents(
-    model: MimiBridgeModel, dataset: Any, output: Path, device: str = "cpu", dtype: str = "float16"
+    model: MimiBridgeModel,
+    dataset: Any,
+    output: Path,
+    device: str = "cpu",
+    dtype: str = "float16",
+    leave_out: Callable[[str, str], object] | None = None,
 ) -> int:
     """Write a `datasets` data set with `latents` and `target_latents` in place of audio; whole or not at all.
 
@@ -67,36 +75,45 @@ def cache_latents(
         output: A folder that does not exist yet.
         device: Where the encoder runs.
         dtype: Of what is stored: `"float16"` or `"float32"`.
+        leave_out: Is told the name and the reason of each row whose audio is missing or cannot be read; the others are
+            written. By default, that is logged as a warning.
 
     Returns:
         How many frames it holds.
 
     Raises:
-        ValueError: If the model's content head has been trained already.
+        ValueError: If the model's content head has been trained already, or no row has audio that can be read.
         FileExistsError: If the folder exists.
     """
     if output.exists():
         raise FileExistsError(f"{output} exists already; choose another folder.")
     original = OriginalLatents(model, device)
     collate = MimiBridgeCollator.for_model(model.config)
-    numbers = np.dtype(dtype)
+    numbers, nothing = np.dtype(dtype), torch.zeros(1, original.dim)
+    bad: dict[int, str] = {}
 
-    def add(rows: dict[str, list]) -> dict[str, list]:
+    def add(rows: dict[str, list], numbers_of_rows: list[int]) -> dict[str, list]:
         latents: list[np.ndarray] = []
         targets: list[np.ndarray] = []
-        for values in zip(*rows.values(), strict=True):
-            row = dict(zip(rows, values, strict=True))
-            audio = collate([{key: row[key] for key in (*AUDIO_KEYS, "id") if key in row}])
-            for kept, found in zip((latents, targets), original(audio["input_values"][0]), strict=True):
+        for place, number in enumerate(numbers_of_rows):
+            row = {key: rows[key][place] for key in (*AUDIO_KEYS, "id") if key in rows}
+            try:
+                both = original(collate([row])["input_values"][0])
+            except (OSError, ValueError) as error:
+                both = nothing, nothing  # until all are there, so that all are of one type
+                bad[number] = " ".join(str(error).split())
+            for kept, found in zip((latents, targets), both, strict=True):
                 kept.append(found.numpy().astype(numbers))
         return {"latents": latents, "target_latents": targets}
 
     audio_columns = [name for name in dataset.column_names if name in AUDIO_KEYS]
+    dataset = _undecoded(dataset)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         cached = dataset.map(
             add,
+            with_indices=True,
             batched=True,
             batch_size=ROWS_AT_ONCE,
             remove_columns=audio_columns,
@@ -104,8 +121,26 @@ def cache_latents(
             load_from_cache_file=False,
             desc="latents",
         )
+        names = cached["id"] if "id" in cached.column_names else None
+        for number, reason in bad.items():
+            name = f"row {number}" if names is None else str(names[number])
+            leave_out(name, reason) if leave_out is not None else logger.warning(f"left out: {name}: {reason}")
+        if len(bad) == len(cached):
+            raise ValueError(f"none of the {len(bad)} rows has audio that can be read; the first: {bad[0]}")
+        if bad:
+            cached = cached.select([number for number in range(len(cached)) if number not in bad])
         cached.save_to_disk(partial)
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return sum(len(row) for row in cached.with_format("numpy")["latents"])
+
+
+def _undecoded(dataset: Any) -> Any:
+    # Audio as the bytes or the path that it is: `datasets` would ask for another package to decode it.
+    from datasets import Audio
+
+    for name, kind in dataset.features.items():
+        if isinstance(kind, Audio):
+            dataset = dataset.cast_column(name, Audio(decode=False))
+    return dataset
