@@ -1,12 +1,13 @@
 """Alignments by Praat, the Montreal Forced Aligner, NIST's CTM and json: read alike, and refused in a sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mimi_bridge.data.alignment_files import read_alignment
-from mimi_bridge.data.manifest import Span
+from mimi_bridge.data.alignment_files import given_alignment, read_alignment
+from mimi_bridge.data.manifest import Span, Utterance
 
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -288,3 +289,17 @@ def test_sounds_in_an_alignment_are_no_words_but_unknown_words_are(tmp_path):
     words = [{"word": word, "start": n, "end": n + 1} for n, word in enumerate(["hi", "[laughter]", "<unk>", "{LG}"])]
     path = written(tmp_path, "a.json", json.dumps({"words": words}))
     assert [word.label for word in read_alignment(path).words] == ["hi", "<unk>", "{LG}"]
+
+
+def test_alignment_of_a_segment_is_that_part_of_the_whole_recordings_from_its_own_beginning(tmp_path):
+    words = [{"word": word, "start": n / 2, "end": n / 2 + 0.5, "phones": []} for n, word in enumerate("abcd")]
+    path = written(tmp_path, "a.json", json.dumps({"words": words}))
+    segment = Utterance("a.wav#0.5-1.5", tmp_path / "a.wav", "ann", alignment=path, start=0.5, end=1.5)
+    assert given_alignment(segment).words == [Span("b", 0.0, 0.5), Span("c", 0.5, 1.0)]
+    assert len(given_alignment(replace(segment, start=None, end=None)).words) == 4
+    ctm = written(tmp_path, "all.ctm", "b 1 0.0 0.2 no\na 1 0.6 0.2 yes\n")
+    assert given_alignment(replace(segment, alignment=ctm)).words == [
+        Span("yes", pytest.approx(0.1), pytest.approx(0.3))
+    ]
+    with pytest.raises(ValueError, match="it comes without an alignment"):
+        given_alignment(replace(segment, alignment=None))
