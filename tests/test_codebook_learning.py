@@ -1,6 +1,7 @@
 """Codebooks that move once a step: what is noted, what is summed, what moves and what stays to the bit."""
 
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -67,50 +68,39 @@ def test_nothing_is_gathered_before_anything_is_noted(head):
     assert torch.equal(gathered, torch.zeros(2, SIZE, DIM + 1))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_gathered_holds_each_entry_s_sum_and_count_frame_by_frame(head, frame_mask, masked):
+def test_gathered_holds_each_entry_s_sum_and_count_frame_by_frame(head):
     learner = CodebookLearner(head.stores, "ema", DECAY)
     expected = torch.zeros(2, SIZE, DIM + 1)
     for level in range(2):
         vectors, indices = whole_numbers((2, NUM_FRAMES), seed=level)
-        learner.note(level, vectors, indices, frame_mask if masked else None)
-        for sample, frame in [(0, f) for f in range(NUM_FRAMES)] + [(1, f) for f in range(NUM_FRAMES - 2 * masked)]:
+        learner.note(level, vectors, indices)
+        for sample, frame in product(range(2), range(NUM_FRAMES)):
             expected[level, indices[sample, frame]] += torch.cat([vectors[sample, frame], torch.ones(1)])
     assert torch.equal(learner.gathered(), expected)
 
 
 def test_several_notes_gather_what_one_of_all_their_frames_does(head):
     pieces = [whole_numbers((1, length), seed=length) for length in (4, 1, 7)]
-    masks = [None, torch.ones(1, 1).bool(), torch.arange(7)[None] < 5]
     divided, whole = (CodebookLearner(head.stores, "ema", DECAY) for _ in range(2))
-    for (vectors, indices), mask in zip(pieces, masks, strict=True):
-        divided.note(1, vectors, indices, mask)
-    vectors, indices = (torch.cat([*parts[:2], parts[2][:, :5]], dim=1) for parts in zip(*pieces, strict=True))
-    whole.note(1, vectors, indices, None)
-    assert whole.gathered()[1, :, -1].sum() == 4 + 1 + 5
+    for vectors, indices in pieces:
+        divided.note(1, vectors, indices)
+    whole.note(1, *(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
+    assert whole.gathered()[1, :, -1].sum() == 4 + 1 + 7
     assert torch.equal(divided.gathered(), whole.gathered())
 
 
-def test_inputs_are_the_real_vectors_of_the_first_codebook_alone(head, latents, frame_mask):
+def test_inputs_are_the_vectors_of_the_first_codebook_alone(head, latents):
     learner = CodebookLearner(head.stores, "ema", DECAY)
     codes = torch.zeros(2, NUM_FRAMES).long()
-    learner.note(0, latents, codes, frame_mask)
-    learner.note(1, 2 * latents, codes, frame_mask)
-    learner.note(0, latents[:1], codes[:1], None)
-    assert torch.equal(torch.cat(learner.inputs), torch.cat([latents[frame_mask], latents[0]]))
-
-
-def test_nan_on_masked_frames_is_not_noted(head, latents, frame_mask):
-    codes = torch.zeros(2, NUM_FRAMES).long()
-    clean, poisoned = (CodebookLearner(head.stores, "ema", DECAY) for _ in range(2))
-    clean.note(0, latents, codes, frame_mask)
-    poisoned.note(0, latents.masked_fill(~frame_mask[:, :, None], torch.nan), codes, frame_mask)
-    assert torch.equal(poisoned.gathered(), clean.gathered())
+    learner.note(0, latents, codes)
+    learner.note(1, 2 * latents, codes)
+    learner.note(0, latents[:1], codes[:1])
+    assert torch.equal(torch.cat(learner.inputs), torch.cat([*latents, latents[0]]))
 
 
 def test_forget_leaves_nothing_of_the_step(head, latents):
     learner = CodebookLearner(head.stores, "ema", DECAY)
-    learner.note(0, latents, torch.zeros(2, NUM_FRAMES).long(), None)
+    learner.note(0, latents, torch.zeros(2, NUM_FRAMES).long())
     learner.forget()
     assert not learner.gathered().any()
     assert learner.inputs == []
@@ -123,7 +113,7 @@ def test_ema_moves_an_entry_to_the_running_mean_by_hand(head):
     store = head.stores[1]
     store.embed[0, 4], store.embed_avg[0, 4], store.cluster_size[0, 4] = 1.0, 2.0, 2.0
     learner = CodebookLearner(head.stores, "ema", DECAY)
-    learner.note(1, torch.tensor([[[4.0, 0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 0.0, 1.0]]]), torch.full((1, 3), 4), None)
+    learner.note(1, torch.tensor([[[4.0, 0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 0.0, 1.0]]]), torch.full((1, 3), 4))
     learner.move(learner.gathered())
     count = 0.9 * 2 + 0.1 * 3
     sums = torch.tensor([0.9 * 2 + 0.1 * 9, 0.9 * 2, 0.9 * 2 + 0.1 * 3])
@@ -139,9 +129,9 @@ def test_ema_is_the_library_s_own_update_for_one_step(head, latents, frame_mask)
     library.vq(inputs.detach(), mask=frame_mask)
 
     learner = teach(head, "ema")
-    codes = head(latents, frame_mask).codes
+    codes = head(latents[frame_mask][None]).codes
     learner.move(learner.gathered())
-    hit = used(head, codes.transpose(1, 2)[frame_mask].T[None])
+    hit = used(head, codes)
     assert all(0 < entries.sum() < SIZE for entries in hit)
     for ours, theirs, entries in zip(head.stores, library.stores, hit, strict=True):
         torch.testing.assert_close(ours.cluster_size, theirs.cluster_size)
@@ -150,11 +140,11 @@ def test_ema_is_the_library_s_own_update_for_one_step(head, latents, frame_mask)
 
 
 @SINGLE_AND_CHAIN
-def test_ema_gives_the_state_of_a_head_that_learns_in_its_forward(head, latents, frame_mask):
+def test_ema_gives_the_state_of_a_head_that_learns_in_its_forward(head, latents):
     by_itself = deepcopy(head)
-    by_itself(latents, frame_mask)
+    by_itself(latents)
     learner = teach(head, "ema")
-    head(latents, frame_mask)
+    head(latents)
     learner.move(learner.gathered())
     torch.testing.assert_close(states(head), states(by_itself))
 
@@ -179,7 +169,7 @@ def test_entries_that_nobody_hit_stay_to_the_bit_over_many_steps(head, update):
     for step in range(150):  # the counts of unused entries fall to 0.9 ** 150, below the library's smoothing
         learner.forget()
         for level in range(2):
-            learner.note(level, *whole_numbers((2, 20), seed=step), None)
+            learner.note(level, *whole_numbers((2, 20), seed=step))
         learner.move(learner.gathered())
     for store, entries in zip(head.stores, before, strict=True):
         assert store.cluster_size[0, -4:].max() < 1e-5
@@ -234,13 +224,13 @@ def test_gradient_averages_the_counts_and_holds_the_sums_to_them(head, latents):
 
 
 @SINGLE_AND_CHAIN
-def test_attraction_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothing_else(head, latents, frame_mask):
+def test_attraction_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothing_else(head, latents):
     learner = teach(head, "gradient")
     latents.requires_grad_()
-    output = head(latents, frame_mask)
+    output = head(latents)
     output.attraction.backward()
     sums, counts = learner.gathered().split([DIM, 1], dim=-1)
-    num_values = int(frame_mask.sum()) * DIM * len(head.stores)  # a mean over frames, sizes and codebooks
+    num_values = latents.numel() * len(head.stores)  # a mean over frames, sizes and codebooks
     for store, level_sums, level_counts in zip(head.stores, sums, counts, strict=True):
         expected = 2 * (level_counts * store.embed[0].detach() - level_sums) / num_values
         torch.testing.assert_close(store.embed.grad[0], expected)
@@ -249,9 +239,9 @@ def test_attraction_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothin
     assert all(parameter.grad is None for parameter in (head.project_in.weight, head.project_out.weight))
 
 
-def test_attraction_has_the_value_of_the_commitment(head, latents, frame_mask):
+def test_attraction_has_the_value_of_the_commitment(head, latents):
     teach(head, "gradient")
-    output = head(latents, frame_mask)
+    output = head(latents)
     assert torch.equal(output.attraction, output.commitment)
 
 
@@ -259,13 +249,11 @@ def test_attraction_has_the_value_of_the_commitment(head, latents, frame_mask):
 
 
 @BOTH_UPDATES
-def test_forward_with_a_learner_gives_the_very_bits_of_one_without_and_moves_nothing(
-    head, latents, frame_mask, update
-):
-    expected = deepcopy(head)(latents, frame_mask)
+def test_forward_with_a_learner_gives_the_very_bits_of_one_without_and_moves_nothing(head, latents, update):
+    expected = deepcopy(head)(latents)
     teach(head, update)
     before = states(head)
-    output = head(latents, frame_mask)
+    output = head(latents)
     assert torch.equal(output.codes, expected.codes)
     assert torch.equal(output.quantized, expected.quantized)
     torch.testing.assert_close(output.commitment, expected.commitment)
@@ -273,11 +261,11 @@ def test_forward_with_a_learner_gives_the_very_bits_of_one_without_and_moves_not
 
 
 @BOTH_UPDATES
-def test_forward_notes_the_counts_of_its_codes_on_real_frames(head, latents, frame_mask, update):
+def test_forward_notes_the_counts_of_its_codes(head, latents, update):
     learner = teach(head, update)
-    codes = head(latents, frame_mask).codes
+    codes = head(latents).codes
     for level, counts in enumerate(learner.gathered()[:, :, -1]):
-        expected = torch.bincount(codes[:, level][frame_mask], minlength=SIZE)
+        expected = torch.bincount(codes[:, level].flatten(), minlength=SIZE)
         assert torch.equal(counts, expected.float())
 
 
@@ -323,9 +311,9 @@ def test_ten_training_forwards_give_the_codes_losses_and_codebooks_of_the_librar
     for _ in range(10):
         latents = torch.randn(2, NUM_FRAMES, DIM, generator=generator)
         codes, commitment = learn_by_the_library(library, latents, frame_mask)
-        output = head(latents, frame_mask)
         real = torch.ones(2, NUM_FRAMES).bool() if frame_mask is None else frame_mask
-        assert torch.equal(output.codes.transpose(1, 2)[real], codes.transpose(1, 2)[real])
+        output = head(latents[real][None])
+        assert torch.equal(output.codes[0].T, codes.transpose(1, 2)[real])
         torch.testing.assert_close(output.commitment, commitment)
         torch.testing.assert_close(states(head), states(library))
 
@@ -352,6 +340,6 @@ def test_the_library_alone_would_shrink_entries_that_nobody_asked_for(head, late
     assert 0 < hit.sum() < SIZE
     assert (by_the_library.embed[0, ~hit].norm(dim=-1) < 0.99 * entries[0, ~hit].norm(dim=-1)).all()
 
-    learn_from(store, latents, codes, None, DECAY)
+    learn_from(store, latents, codes, DECAY)
     assert torch.equal(store.embed[0, ~hit], entries[0, ~hit])
     torch.testing.assert_close(store.embed[0, hit], by_the_library.embed[0, hit])

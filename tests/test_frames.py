@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.frames import (
+    RealFrames,
     durations_to_token_index,
     frame_mask_from_padding_mask,
     lay_out_tokens,
@@ -71,6 +72,34 @@ def test_frame_is_real_when_it_holds_at_least_one_real_sample(channels):
     padding_mask = padding_mask[:, None].expand(-1, 2, -1) if channels else padding_mask
     expected = [[True, True, True], [True, True, False], [True, False, False]]
     assert frame_mask_from_padding_mask(padding_mask, frame_size=2).tolist() == expected
+
+
+def test_real_frames_are_gathered_in_order_and_scattered_to_their_places():
+    mask = torch.tensor([[True, True, False], [True, False, False], [False, True, True]])
+    values = torch.arange(18.0).view(3, 3, 2)
+    frames = RealFrames(mask)
+    gathered = frames.gather(values.masked_fill(~mask[:, :, None], torch.nan))
+    assert torch.equal(gathered, values[mask][None])
+    assert torch.equal(frames.scatter(gathered), values * mask[:, :, None])
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 3).bool()], ids=["no mask", "all real"])
+def test_frames_that_are_all_real_are_not_copied(mask):
+    values, frames = torch.randn(2, 3, 4), RealFrames(mask)
+    assert frames.gather(values) is values and frames.scatter(values) is values
+
+
+def test_gradient_reaches_exactly_the_real_frames_through_gathering_and_scattering():
+    mask = torch.tensor([[True, False], [True, True]])
+    values = torch.randn(2, 2, 3, requires_grad=True)
+    frames = RealFrames(mask)
+    (frames.scatter(2 * frames.gather(values)) * 3).sum().backward()
+    assert torch.equal(values.grad, 6.0 * mask[:, :, None].expand_as(values))
+
+
+def test_real_frames_refuse_a_mask_of_none():
+    with pytest.raises(ValueError, match="frame_mask marks no frame as real; pass at least one"):
+        RealFrames(torch.zeros(2, 3).bool())
 
 
 @pytest.fixture

@@ -3,8 +3,11 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from mimi_bridge import CausalBridgeQuantizer
+from mimi_bridge import CausalBridgeQuantizer, bridges, heads
+from mimi_bridge.codebook_learning import CodebookLearner
 from mimi_bridge.frames import mask_from_lengths, pool_to_frames
 
 CODEC_DIM, QWEN_DIM, WAVLM_DIM, CODEBOOK_SIZE = 16, 12, 10, 32
@@ -709,3 +712,125 @@ def test_decode_refuses_codes_that_no_encode_returns(quantizer, codes, message):
 def test_decode_takes_codes_that_were_stored_as_a_narrower_integer(quantizer, latents, dtype):
     codes = quantizer.encode(latents)
     assert torch.equal(quantizer.decode(codes.to(dtype)), quantizer.decode(codes))
+
+
+class Waits(TorchDispatchMode):
+    """The operations, while it is entered, for which a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
+        if by_mask or name in ("nonzero", "_local_scalar_dense", "bincount", "masked_select", "equal", "_unique2"):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch) -> None:
+    """The search as on a GPU: on a CPU it looks at its numbers on the way."""
+
+    def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+        return torch.cdist(vectors.reshape(-1, vectors.shape[-1]), codebook).argmin(dim=-1).view(vectors.shape[:-1])
+
+    monkeypatch.setattr(heads, "nearest_entries", nearest)
+
+
+@pytest.mark.parametrize("update", [None, "ema", "gradient"], ids=["in each forward", "ema", "gradient"])
+@pytest.mark.parametrize("by_spans", [False, True], ids=["durations", "spans"])
+def test_training_forward_waits_for_a_gpu_twice_at_most(quantizer, batch, elsewhere, update, by_spans):
+    if by_spans:
+        batch["token_spans"] = spans_of(batch.pop("durations"))
+    batch["wavlm_features"] = batch["wavlm_features"].repeat_interleave(4, dim=1)  # at 50 Hz
+    for head in quantizer.train().heads.values():
+        head.learner = None if update is None else CodebookLearner(head.stores, update, 0.9)
+    with Waits() as waits:
+        loss = quantizer(**batch, wavlm_mask=batch["frame_mask"]).loss
+        loss.backward()
+    assert len(waits.names) <= 2, waits.names
+
+
+def test_training_forward_waits_for_a_gpu_once_without_a_teacher_and_never_without_padding(
+    quantizer, batch, elsewhere
+):
+    quantizer.train()
+    with Waits() as padded:
+        quantizer(batch["x"], frame_mask=batch["frame_mask"])
+    with Waits() as whole:
+        quantizer(batch["x"])
+    assert (padded.names, whole.names) == (["nonzero"], [])
+
+
+def test_waits_are_counted_where_there_are_some():
+    values, mask = torch.zeros(3), torch.tensor([True, False, True])
+    with Waits() as waits:
+        values[mask] = values[mask] + 1.0
+        bool(mask.any())
+        mask.nonzero()
+    assert len(waits.names) == 4
+
+
+@BOTH_MODES
+def test_padded_batch_gives_the_very_numbers_of_its_real_frames_side_by_side(quantizer, batch, training):
+    real = batch["frame_mask"]
+    alone = deepcopy(quantizer).train(training)
+    output = quantizer.train(training)(batch["x"], frame_mask=real, wavlm_features=batch["wavlm_features"])
+    expected = alone(batch["x"][real][None], wavlm_features=batch["wavlm_features"][real][None])
+    assert torch.equal(output.codes.transpose(1, 2)[real], expected.codes[0].T)
+    assert torch.equal(output.quantized[real], expected.quantized[0])
+    torch.testing.assert_close(output.losses, expected.losses, rtol=1e-6, atol=0)
+    assert_same_state(quantizer, alone.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"durations": torch.full((2, 4), 9)},
+        {"wavlm_features": torch.zeros(2, 3, WAVLM_DIM)},
+        {"frame_mask": torch.zeros(2, 9).bool()},
+    ],
+    ids=["durations", "features", "mask"],
+)
+def test_training_forward_that_is_refused_has_moved_no_codebook(quantizer, batch, wrong):
+    before = deepcopy(quantizer.state_dict())
+    with pytest.raises(ValueError, match="durations of sample 0 sum to|wavlm_features must have|marks no frame as"):
+        quantizer.train()(**batch | wrong)
+    assert_same_state(quantizer, before)
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("by_spans", [False, True], ids=["durations", "spans"])
+def test_autocast_changes_no_code_and_no_loss(quantizer, batch, training, by_spans):
+    if by_spans:
+        durations = batch.pop("durations")
+        batch["token_spans"] = spans_of(durations) * 0.9  # boundaries inside frames
+    expected = deepcopy(quantizer)(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = quantizer.encode(batch["x"], batch["frame_mask"])
+        output = quantizer.train(training)(**batch)
+    assert torch.equal(codes, expected.codes) and torch.equal(output.codes, expected.codes)
+    assert torch.equal(output.quantized, expected.quantized)
+    assert {name: loss.item() for name, loss in output.losses.items()} == {
+        name: loss.item() for name, loss in expected.losses.items()
+    }
+
+
+def test_no_float64_is_made_in_a_training_forward_but_of_the_targets_sums(quantizer, batch, elsewhere, monkeypatch):
+    monkeypatch.setattr(bridges, "target_sums", lambda *given: torch.zeros(1))
+    batch["token_spans"] = spans_of(batch.pop("durations"))
+    dtypes = set()
+
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            dtypes.update(leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
+
+    with Dtypes():
+        quantizer.train()(**batch).loss.backward()
+    assert torch.float32 in dtypes and torch.float64 not in dtypes

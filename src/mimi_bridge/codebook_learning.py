@@ -49,24 +49,23 @@ class CodebookLearner:
         self.inputs: list[Tensor] = []
         self._sums: list[Tensor | None] = [None] * len(self.stores)
 
-    def note(self, level: int, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> None:
+    def note(self, level: int, vectors: Tensor, indices: Tensor) -> None:
         """Remember what a forward asked of one codebook.
 
         Args:
             level: Of the codebook in the chain.
             vectors: What was quantized, `(batch, frames, codebook_dim)`.
             indices: The nearest entry of each, `(batch, frames)`.
-            frame_mask: True on real frames, `(batch, frames)`; None if all are.
         """
-        real, nearest = _real(vectors, indices, frame_mask)
+        vectors, indices = vectors.flatten(0, 1), indices.flatten()
         if level == 0:
-            self.inputs.append(real)
+            self.inputs.append(vectors)
         sums = self._sums[level]
         if sums is None:
             _, size, dim = self.stores[level].embed.shape
-            sums = self._sums[level] = real.new_zeros(size, dim + 1)
-        sums[:, -1].index_add_(0, nearest, real.new_ones(len(real)))
-        sums[:, :-1].index_add_(0, nearest, real)
+            sums = self._sums[level] = vectors.new_zeros(size, dim + 1)
+        sums[:, -1].index_add_(0, indices, vectors.new_ones(len(vectors)))
+        sums[:, :-1].index_add_(0, indices, vectors)
 
     def gathered(self) -> Tensor:
         """What was noted since `forget`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
@@ -92,8 +91,8 @@ class CodebookLearner:
 
 
 @torch.no_grad()
-def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor | None, decay: float) -> None:
-    """Move one codebook's entries by what one forward asked of it.
+def learn_from(store: Any, vectors: Tensor, indices: Tensor, decay: float) -> None:
+    """Move one codebook's entries by what one forward asked of it, without host synchronisation.
 
     Processes are summed where the library would: if they shared a process group when the codebook was built.
 
@@ -101,11 +100,10 @@ def learn_from(store: Any, vectors: Tensor, indices: Tensor, frame_mask: Tensor 
         store: The library's object that holds the codebook.
         vectors: What was quantized, `(batch, frames, codebook_dim)`.
         indices: The nearest entry of each, `(batch, frames)`.
-        frame_mask: True on real frames, `(batch, frames)`; None if all are.
         decay: Of the moving averages.
     """
-    vectors, indices = _real(vectors, indices, frame_mask)
-    counts = torch.bincount(indices, minlength=store.codebook_size).to(store.cluster_size.dtype)
+    vectors, indices = vectors.flatten(0, 1), indices.flatten()
+    counts = torch.zeros_like(store.cluster_size[0]).index_add_(0, indices, vectors.new_ones(len(vectors)))
     if store.use_ddp:
         sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
         store.all_reduce_fn(counts)
@@ -120,14 +118,8 @@ def _move_used_entries(store: Any, counts: Tensor, decay: float) -> None:
     # The library's arithmetic, for the entries that were asked for: it divides by a smoothed count, which would pull
     # those that are not used for long toward zero.
     store.cluster_size.lerp_(counts[None], 1 - decay)
-    used, usage = (counts > 0.5).nonzero()[:, 0], store.cluster_size[0]
+    usage = store.cluster_size[0]
     total = usage.sum()
-    smoothed = (usage[used] + store.eps) / (total + len(usage) * store.eps) * total
-    store.embed[0, used] = store.embed_avg[0, used] / smoothed[:, None]
-
-
-def _real(vectors: Tensor, indices: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    vectors, indices = vectors.flatten(0, 1), indices.flatten()
-    if frame_mask is None:
-        return vectors, indices
-    return vectors[frame_mask.flatten()], indices[frame_mask.flatten()]
+    smoothed = (usage + store.eps) / (total + len(usage) * store.eps) * total
+    is_used = (counts > 0.5)[:, None]
+    store.embed[0] = torch.where(is_used, store.embed_avg[0] / smoothed[:, None], store.embed[0])

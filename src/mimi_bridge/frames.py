@@ -75,6 +75,41 @@ def frame_mask_from_padding_mask(padding_mask: Tensor, frame_size: int) -> Tenso
     return mask_from_lengths(-(-lengths // frame_size), num_frames_for(padding_mask.shape[-1], frame_size))
 
 
+class RealFrames:
+    """The real frames of a padded batch: side by side without the padding, and back to their places.
+
+    Where they are is asked once, and a GPU waited for once. If all are real, nothing is copied.
+
+    Args:
+        frame_mask: True on real frames, `(batch, frames)`; None if all are.
+
+    Raises:
+        ValueError: If no frame is real.
+    """
+
+    def __init__(self, frame_mask: Tensor | None):
+        self._places: Tensor | None = None
+        if frame_mask is None:
+            return
+        self._shape = frame_mask.shape
+        places = frame_mask.flatten().nonzero()[:, 0]
+        if len(places) == 0:
+            raise ValueError("frame_mask marks no frame as real; pass at least one.")
+        if len(places) < frame_mask.numel():
+            self._places = places
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The real frames in order: `(batch, frames, dim)` -> `(1, real frames, dim)`, or all as they are."""
+        return values if self._places is None else values.flatten(0, 1).index_select(0, self._places)[None]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """What `gather` gave, or what was made of it, to its places; zero elsewhere: `(batch, frames, dim)`."""
+        if self._places is None:
+            return values
+        everywhere = values.new_zeros(self._shape.numel(), values.shape[-1])
+        return everywhere.index_copy(0, self._places, values[0]).view(*self._shape, -1)
+
+
 def durations_to_token_index(durations: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Which token each frame belongs to, from whole-frame durations; ragged, without a loop.
 
@@ -96,12 +131,13 @@ def durations_to_token_index(durations: Tensor, frame_mask: Tensor) -> tuple[Ten
             f"{tuple(durations.shape)}; pass times in seconds as token_spans."
         )
     _check_batch("durations", durations, frame_mask)
-    if bool((durations < 0).any()):
-        sample = int((durations < 0).any(dim=-1).nonzero()[0])
-        raise ValueError(f"durations of sample {sample} hold a negative number; use 0 for padding.")
     ends = durations.cumsum(dim=-1)
     total, available = durations.sum(dim=-1), frame_mask.sum(dim=-1)
-    if bool((total > available).any()):
+    is_negative = (durations < 0).any(dim=-1)
+    if bool((is_negative | (total > available)).any()):  # asked once: a GPU must be waited for
+        if bool(is_negative.any()):
+            sample = int(is_negative.nonzero()[0])
+            raise ValueError(f"durations of sample {sample} hold a negative number; use 0 for padding.")
         sample = int((total > available).nonzero()[0])
         raise ValueError(
             f"durations of sample {sample} sum to {int(total[sample])} frames, but it has {int(available[sample])}; "

@@ -3,8 +3,10 @@
 The codebooks are those of vector-quantize-pytorch: its modules hold the entries and their running counts and sums, and
 its arithmetic moves them in training. The lookup is direct (see `lookup`), in inference and in training, so both give
 the same codes and, to the bit, the same quantized latents: gradients pass the lookup by an identity that adds exactly
-zero to its value. The projections stay outside the library's class (its mask and its own projections do not work
-together) and are Mimi's: bias-free, kernel 1.
+zero to its value. The projections stay outside the library's class and are Mimi's: bias-free, kernel 1. Autocast
+casts nothing down here, so that a training under it gives the codes of inference.
+
+A head knows no padding: it is given real frames alone (see `frames.RealFrames`).
 
 Codebooks move at the end of each training forward, or, where a trainer gives the head a `learner`, once an optimizer
 step (see `codebook_learning`).
@@ -12,7 +14,7 @@ step (see `codebook_learning`).
 Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow transformers' `models/mimi`.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
@@ -32,10 +34,10 @@ class HeadOutput:
     """What one head makes of its latents.
 
     Attributes:
-        quantized: The head's share of the decoded latents, `(batch, frames, codec_dim)`; zero on masked frames.
-        codes: `(batch, codebooks, frames)`, int64; 0 on masked frames.
-        commitment: Mean squared distance of the projected latents from their codebook entries over real frames, a
-            scalar (mean over the head's codebooks), or None if it was not asked for.
+        quantized: The head's share of the decoded latents, `(batch, frames, codec_dim)`.
+        codes: `(batch, codebooks, frames)`, int64.
+        commitment: Mean squared distance of the projected latents from their codebook entries, a scalar (mean over the
+            head's codebooks), or None if it was not asked for.
         attraction: The same distance as a loss of the codebooks, where they learn by gradients, else None.
     """
 
@@ -110,42 +112,37 @@ class QuantizerHead(nn.Module):
     def forward(
         self,
         latents: Tensor,
-        frame_mask: Tensor | None = None,
+        *,
         num_codebooks: int | None = None,
         with_commitment: bool = False,
         may_learn: bool = True,
     ) -> HeadOutput:
-        """Quantize latents. In training mode the codebooks move toward the real frames of the batch.
+        """Quantize latents. In training mode the codebooks move toward them.
 
         Args:
-            latents: `(batch, frames, codec_dim)`, finite on masked frames too.
-            frame_mask: True on real frames, `(batch, frames)`; None if all are.
+            latents: Real frames, `(batch, frames, codec_dim)`.
             num_codebooks: Use the first so many only; inference only.
             with_commitment: Also return the commitment loss; a head that learns always does.
             may_learn: False keeps the codebooks where they are, in training mode, too.
         """
-        inputs = self._project_in(latents)
         learns = self.training and may_learn
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(latents.device.type):
+            inputs = self._project_in(latents)
             entries, codes, commitment, attraction = self._look_up(
-                inputs, frame_mask, num_codebooks, with_commitment or learns, learns
+                inputs, num_codebooks, with_commitment or learns, learns
             )
-        passed_through = entries + (inputs - inputs.detach())
-        if frame_mask is not None:
-            passed_through = passed_through.masked_fill(~frame_mask[:, :, None], 0.0)
-            codes = codes.masked_fill(~frame_mask[:, None], 0)
-        return HeadOutput(self._project_out(passed_through), codes, commitment, attraction)
+            quantized = self._project_out(entries + (inputs - inputs.detach()))
+        return HeadOutput(quantized, codes, commitment, attraction)
 
     @torch.no_grad()
     @brings_weights
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
         """The codes alone; no codebook moves: latents `(batch, frames, codec_dim)` -> `(batch, codebooks, frames)`.
 
-        They are those of `forward`, and `decode` gives its quantized latents of them; masked frames apart.
+        They are those of `forward`, and `decode` gives its quantized latents of them.
         """
-        inputs = self._project_in(latents)
-        device = inputs.device.type  # a context that changes nothing would keep an exported program from loading
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        with without_autocast(latents.device.type):
+            inputs = self._project_in(latents)
             codes, codebooks = [], self.codebooks[:num_codebooks]
             for level, codebook in enumerate(codebooks):
                 codes.append(self._nearest(level, inputs, codebook))
@@ -157,35 +154,26 @@ class QuantizerHead(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """The head's share of the latents: codes `(batch, codebooks, frames)` -> `(batch, frames, codec_dim)`."""
         pairs = zip(codes.long().unbind(dim=1), self.codebooks, strict=False)
-        return self._project_out(reduce(torch.add, [nn.functional.embedding(*pair) for pair in pairs]))
+        with without_autocast(codes.device.type):
+            return self._project_out(reduce(torch.add, [nn.functional.embedding(*pair) for pair in pairs]))
 
     def _look_up(
-        self,
-        inputs: Tensor,
-        frame_mask: Tensor | None,
-        num_codebooks: int | None,
-        with_commitment: bool,
-        learns: bool,
+        self, inputs: Tensor, num_codebooks: int | None, with_commitment: bool, learns: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         residual, chosen, codes = inputs, [], []
         commitments, attractions = [], []
-
-        def mean_square(difference: Tensor) -> Tensor:
-            error = difference.square().mean(dim=-1)
-            return error.mean() if frame_mask is None else error[frame_mask].mean()
-
         for level, codebook in enumerate(self.codebooks[:num_codebooks]):
             indices = self._nearest(level, residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
             if with_commitment:
-                commitments.append(mean_square(residual - entries.detach()))
+                commitments.append(_mean_square(residual - entries.detach()))
             if learns:
                 if self.learner is None:
-                    learn_from(self.stores[level], residual.detach(), indices, frame_mask, self.decay)
+                    learn_from(self.stores[level], residual.detach(), indices, self.decay)
                 else:
-                    self.learner.note(level, residual.detach(), indices, frame_mask)
+                    self.learner.note(level, residual.detach(), indices)
                 if codebook.requires_grad:
-                    attractions.append(mean_square(entries - residual.detach()))
+                    attractions.append(_mean_square(entries - residual.detach()))
             residual = residual - entries.detach()
             chosen.append(entries)
             codes.append(indices)
@@ -200,6 +188,7 @@ class QuantizerHead(nn.Module):
         return nearest_entries(vectors, codebook) if self.training else self._tables[level].nearest(vectors, codebook)
 
     def _project_in(self, latents: Tensor) -> Tensor:
+        latents = latents.to(self.project_in.weight.dtype)
         if self.like_transformers:
             return self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
         return row_by_row_linear(latents, self.project_in.weight[:, :, 0]).float()
@@ -209,3 +198,14 @@ class QuantizerHead(nn.Module):
         if self.like_transformers:
             return self.project_out(entries.transpose(1, 2)).transpose(1, 2)
         return row_by_row_linear(entries, self.project_out.weight[:, :, 0])
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """A context in which nothing is cast down; a null one where nothing is, as an exported program cannot hold it."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    return difference.square().mean(dim=-1).mean()

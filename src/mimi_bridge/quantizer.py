@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from .bridges import TeacherBridge, TeacherDistance
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .frames import lay_out_tokens, pool_to_frames
-from .heads import HeadOutput, QuantizerHead
+from .frames import RealFrames, lay_out_tokens, pool_to_frames
+from .heads import HeadOutput, QuantizerHead, without_autocast
 from .outputs import CausalBridgeQuantizerOutput
 from .quantizer_settings import LOSSES, LossWeights, Setting
 
@@ -191,43 +191,27 @@ class CausalBridgeQuantizer(nn.Module):
                 f"num_quantizers must be left out while training, got {num_quantizers}: every head learns. Call "
                 "model.eval() first to use fewer codebooks."
             )
-        if qwen_hidden is None and (durations is not None or token_spans is not None):
-            raise ValueError(
-                "durations and token_spans say where qwen_hidden belongs, but it was not given; pass it, too."
-            )
         if return_loss is None:
             return_loss = self.training or qwen_hidden is not None or wavlm_features is not None
-        if self.training:
-            for learning_head in self.heads.values():
-                learning_head.decay = self.codebook_decay
-        content, prosody, acoustic = self._run_heads(x, frame_mask, num_quantizers, with_commitment=return_loss)
-        heads = {
-            name: head
-            for name, head in (("content", content), ("prosody", prosody), ("acoustic", acoustic))
-            if head is not None
-        }
-        losses: dict[str, Tensor] = {}
-        distances: dict[str, TeacherDistance] = {}
-        if return_loss:
-            real = frame_mask if frame_mask is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
-            for name, head in heads.items():
-                losses |= {f"commitment_{name}": head.commitment} if head.commitment is not None else {}
-                losses |= {f"codebook_{name}": head.attraction} if head.attraction is not None else {}
-            if qwen_hidden is not None:
-                tokens = (durations, token_spans, token_mask)
-                distances["qwen"] = self._distance_to_qwen(content.quantized, real, qwen_hidden, *tokens)
-            if wavlm_features is not None:
-                distances["wavlm"] = self._distance_to_wavlm(content, prosody, real, wavlm_features, wavlm_mask)
-            losses |= {name: distance.loss for name, distance in distances.items()}
+        real = x.new_ones(x.shape[:2], dtype=torch.bool) if frame_mask is None else frame_mask
+        tokens = qwen_hidden, durations, token_spans, token_mask
+        frames = RealFrames(frame_mask)
+        with without_autocast(x.device.type):
+            targets = self._lay_out_teachers(real, tokens, wavlm_features, wavlm_mask, num_quantizers, return_loss)
+            heads = self._run_heads(frames.gather(x), num_quantizers, with_commitment=return_loss)
+            shares = {name: frames.scatter(head.quantized) for name, head in heads.items()}
+            distances = self._distances(shares, targets)
+        codes = torch.cat([head.codes for head in heads.values()], dim=1)
+        losses = self._losses(heads, distances) if return_loss else {}
         weights = self.loss_weights
         weighted = [weights[name.partition("_")[0]] * loss for name, loss in losses.items()]
         output = CausalBridgeQuantizerOutput(
-            quantized=reduce(torch.add, [head.quantized for head in heads.values()]),
-            codes=torch.cat([head.codes for head in heads.values()], dim=1),
+            quantized=reduce(torch.add, shares.values()),
+            codes=frames.scatter(codes.transpose(1, 2)).transpose(1, 2).contiguous(),
             loss=reduce(torch.add, weighted, x.new_zeros((), dtype=torch.float32)),
             losses=losses,
             distances=distances,
-            **{name: head.quantized for name, head in heads.items()},
+            **shares,
         )
         return output if return_dict else output[:3]
 
@@ -249,6 +233,8 @@ class CausalBridgeQuantizer(nn.Module):
         self._check_latents(latents, frame_mask)
         num_quantizers = self._check_num_quantizers(num_quantizers)
         if frame_mask is not None:
+            if not torch.compiler.is_compiling() and not bool(frame_mask.any()):
+                raise ValueError("frame_mask marks no frame as real; pass at least one.")
             latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
         codes = [self.head_content.encode(latents)]
         if num_quantizers > 1:
@@ -287,54 +273,73 @@ class CausalBridgeQuantizer(nn.Module):
     def _take_settings(self, settings: Any) -> None:
         self.settings = self.proj_qwen.settings = self.proj_wavlm.settings = settings
 
-    def _run_heads(
-        self, latents: Tensor, frame_mask: Tensor | None, num_quantizers: int, **options: bool
-    ) -> tuple[HeadOutput, HeadOutput | None, HeadOutput | None]:
-        if frame_mask is not None:
-            latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
-        prosody = acoustic = None
-        content = self.head_content(latents, frame_mask, **options)
+    def _run_heads(self, latents: Tensor, num_quantizers: int, with_commitment: bool) -> dict[str, HeadOutput]:
+        if self.training:
+            for head in self.heads.values():
+                head.decay = self.codebook_decay
+        content = self.head_content(latents, with_commitment=with_commitment)
+        outputs = {"content": content}
         if num_quantizers > 1:
-            prosody = self.head_prosody(latents - content.quantized.detach(), frame_mask, **options)
+            residual = latents - content.quantized.detach()
+            outputs["prosody"] = prosody = self.head_prosody(residual, with_commitment=with_commitment)
         if num_quantizers > 2:
-            assert prosody is not None
             residual = latents - self.residual_weight * (content.quantized + prosody.quantized).detach()
-            acoustic = self.acoustic_residual(residual, frame_mask, num_quantizers - 2, **options)
-        return content, prosody, acoustic
-
-    def _distance_to_qwen(
-        self,
-        content: Tensor,
-        frame_mask: Tensor,
-        qwen_hidden: Tensor,
-        durations: Tensor | None,
-        token_spans: Tensor | None,
-        token_mask: Tensor | None,
-    ) -> TeacherDistance:
-        self.proj_qwen.check(qwen_hidden)
-        placed = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, durations, token_spans, token_mask)
-        return self.proj_qwen.compare(content, *placed)
-
-    def _distance_to_wavlm(
-        self,
-        content: HeadOutput,
-        prosody: HeadOutput | None,
-        frame_mask: Tensor,
-        wavlm_features: Tensor,
-        wavlm_mask: Tensor | None,
-    ) -> TeacherDistance:
-        self.proj_wavlm.check(wavlm_features)
-        if prosody is None:
-            raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
-        if wavlm_mask is not None and wavlm_mask.shape != frame_mask.shape:
-            raise ValueError(
-                f"wavlm_mask must have one value for each of the {tuple(frame_mask.shape)} (batch, frames), got "
-                f"{tuple(wavlm_mask.shape)}."
+            outputs["acoustic"] = self.acoustic_residual(
+                residual, num_codebooks=num_quantizers - 2, with_commitment=with_commitment
             )
-        if wavlm_features.shape[:2] != frame_mask.shape:
-            wavlm_features = pool_to_frames(wavlm_features, frame_mask)
-        has_features = frame_mask if wavlm_mask is None else frame_mask & wavlm_mask.bool()
-        return self.proj_wavlm.compare(content.quantized + prosody.quantized, wavlm_features, has_features)
+        return outputs
+
+    def _lay_out_teachers(
+        self,
+        frame_mask: Tensor,
+        tokens: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+        wavlm_features: Tensor | None,
+        wavlm_mask: Tensor | None,
+        num_quantizers: int,
+        return_loss: bool,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        # Targets and where there are some, by teacher. Before the heads run: what is refused has moved no codebook.
+        qwen_hidden, durations, token_spans, token_mask = tokens
+        targets = {}
+        if qwen_hidden is None and (durations is not None or token_spans is not None):
+            raise ValueError(
+                "durations and token_spans say where qwen_hidden belongs, but it was not given; pass it, too."
+            )
+        if qwen_hidden is not None and return_loss:
+            self.proj_qwen.check(qwen_hidden)
+            places = durations, token_spans, token_mask
+            targets["qwen"] = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, *places)
+        if wavlm_features is not None and return_loss:
+            self.proj_wavlm.check(wavlm_features)
+            if num_quantizers < 2:
+                raise ValueError("wavlm_features need the content and the prosody head; ask for 2 codebooks or more.")
+            if wavlm_mask is not None and wavlm_mask.shape != frame_mask.shape:
+                raise ValueError(
+                    f"wavlm_mask must have one value for each of the {tuple(frame_mask.shape)} (batch, frames), got "
+                    f"{tuple(wavlm_mask.shape)}."
+                )
+            if wavlm_features.shape[:2] != frame_mask.shape:
+                wavlm_features = pool_to_frames(wavlm_features, frame_mask)
+            targets["wavlm"] = wavlm_features, frame_mask if wavlm_mask is None else frame_mask & wavlm_mask.bool()
+        return targets
+
+    def _distances(
+        self, shares: dict[str, Tensor], targets: dict[str, tuple[Tensor, Tensor]]
+    ) -> dict[str, TeacherDistance]:
+        distances = {}
+        if "qwen" in targets:
+            distances["qwen"] = self.proj_qwen.compare(shares["content"], *targets["qwen"])
+        if "wavlm" in targets:
+            distances["wavlm"] = self.proj_wavlm.compare(shares["content"] + shares["prosody"], *targets["wavlm"])
+        return distances
+
+    @staticmethod
+    def _losses(heads: dict[str, HeadOutput], distances: dict[str, TeacherDistance]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for name, head in heads.items():
+            losses |= {f"commitment_{name}": head.commitment} if head.commitment is not None else {}
+            losses |= {f"codebook_{name}": head.attraction} if head.attraction is not None else {}
+        return losses | {name: distance.loss for name, distance in distances.items()}
 
     def _check_num_quantizers(self, num_quantizers: int | None) -> int:
         if num_quantizers is None:
@@ -359,8 +364,6 @@ class CausalBridgeQuantizer(nn.Module):
                 f"frame_mask must be bool of shape {tuple(latents.shape[:2])}, True on real frames, got "
                 f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}."
             )
-        if frame_mask is not None and not torch.compiler.is_compiling() and not bool(frame_mask.any()):
-            raise ValueError("frame_mask marks no frame as real; pass at least one.")
 
     def check_codes(self, codes: Tensor) -> None:
         """Raise a `ValueError` if these are no codes that `decode` could take."""

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..frames import RealFrames
 from ..heads import QuantizerHead
 from ..quantizer import CausalBridgeQuantizer
 
@@ -48,15 +49,15 @@ class Reference(nn.Module):
 
         Those of Mimi's parallel split if these heads are the original's, else of their chain; never under autocast.
         """
-        with torch.autocast(latents.device.type, enabled=False):
-            latents = latents.to(cast(QuantizerHead, self.heads["content"]).project_in.weight.dtype)
-            if self.is_original:
-                prosody, acoustic = (self.heads[name](latents, frame_mask).quantized for name in TRANSPLANTED)
-                return prosody + acoustic
-            content = self.heads["content"](latents, frame_mask).quantized
-            prosody = self.heads["prosody"](latents - content, frame_mask).quantized
-            taken = self.residual_weight * (content + prosody)
-            return content + prosody + self.heads["acoustic"](latents - taken, frame_mask).quantized
+        frames = RealFrames(frame_mask)
+        latents = frames.gather(latents)
+        if self.is_original:
+            prosody, acoustic = (self.heads[name](latents).quantized for name in TRANSPLANTED)
+            return frames.scatter(prosody + acoustic)
+        content = self.heads["content"](latents).quantized
+        prosody = self.heads["prosody"](latents - content).quantized
+        taken = self.residual_weight * (content + prosody)
+        return frames.scatter(content + prosody + self.heads["acoustic"](latents - taken).quantized)
 
     @torch.no_grad()
     def drift(self, quantizer: CausalBridgeQuantizer) -> dict[str, float]:
