@@ -217,6 +217,13 @@ def test_head_that_would_forget_everything_in_a_step_is_refused(tmp_path):
         train(tmp_path, latents_model(), latents_rows(), head_learning_rates={"content": 1.0})
 
 
+def test_codebooks_that_learn_by_gradients_may_learn_at_any_rate(tmp_path):
+    options = {"codebook_update": "gradient", "head_learning_rates": {"content": 1.0}}
+    trainer = trainer_of(tmp_path, latents_model(), latents_rows(), **options)
+    trainer.create_optimizer()
+    assert trainer.bridge_model.quantizer.head_content.learner.decay == 0
+
+
 def test_learning_rate_of_each_part_is_logged(tmp_path):
     options = {"head_learning_rates": {"prosody": 5e-4}, "max_steps": 2, "lr_scheduler_type": "linear"}
     trainer = trainer_of(tmp_path, latents_model(), latents_rows(), **LOGGED, **options)
@@ -327,6 +334,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "optimizers holds an optimizer of your own.* so codebook_update cannot be 'gradient'",
     ),
     "empty evaluation": ({"eval_dataset": []}, {}, "eval_dataset is empty; give at least one recording"),
+    "one of two": (
+        {"eval_dataset": {"a": latents_rows(1), "b": []}},
+        {},
+        "eval_dataset b is empty; give at least one",
+    ),
 }
 
 
@@ -423,9 +435,10 @@ def test_evaluation_in_half_precision_is_near_and_leaves_the_model_as_it_was(tmp
     rows, model = audio_rows(3, seed=4), audio_model()
     options = {"eval_dataset": rows, "per_device_eval_batch_size": 2}
     full = trainer_of(tmp_path, model, audio_rows(), **options).evaluate()
-    before = state_of(model)
+    before, codes = state_of(model), model.encode(rows[0]["input_values"][None, None]).audio_codes
     half = trainer_of(tmp_path, model, audio_rows(), **options, **{precision: True}).evaluate()
     assert_same(state_of(model), before)
+    assert torch.equal(model.encode(rows[0]["input_values"][None, None]).audio_codes, codes)
     assert half["eval_loss_mel"] == pytest.approx(full["eval_loss_mel"], rel=0.05)
     assert half["eval_loss_mel"] != full["eval_loss_mel"]
 

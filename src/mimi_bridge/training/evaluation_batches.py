@@ -58,3 +58,5 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
             parameter.data = data
         for module, name, value in buffers:
             module._buffers[name] = value
+        model.to(next(model.parameters()).device)  # forgets what was packed of the rounded weights
+        model.train(model.training)

@@ -52,7 +52,7 @@ def check_data_set(dataset: Any, name: str, args: MimiBridgeTrainingArguments, p
         return
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty; give at least one recording.")
-    if args.train_sampling_strategy not in GROUPS_BY_LENGTH or isinstance(dataset, Mapping):
+    if args.train_sampling_strategy not in GROUPS_BY_LENGTH:
         return
     inferred_from = processing_class.model_input_names[0] if processing_class is not None else "input_ids"
     if args.length_column_name not in getattr(dataset, "column_names", ()) and inferred_from not in dataset[0]:  # type: ignore[index]

@@ -90,7 +90,8 @@ class MimiBridgeTrainer(Trainer):
             raise ValueError(f"args must be MimiBridgeTrainingArguments, got {type(args).__name__}.")
         check_options(args, kwargs)
         check_data_set(train_dataset, "train_dataset", args, processing_class)
-        check_data_set(eval_dataset, "eval_dataset", args, processing_class)
+        for name, dataset in eval_dataset.items() if isinstance(eval_dataset, dict) else [("", eval_dataset)]:
+            check_data_set(dataset, f"eval_dataset {name}".rstrip(), args, processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         if args.n_gpu > 1:
             raise ValueError(f"one process drives {args.n_gpu} devices; start one each, with torchrun.")
@@ -475,13 +476,13 @@ class MimiBridgeTrainer(Trainer):
         for name, head in self.bridge_model.quantizer.heads.items():
             rate = self.rates[name]
             speed = (1 - decay) * rate / usual
-            if rate > 0 and speed > 1:
+            if args.codebook_update == "ema" and speed > 1:
                 raise ValueError(
                     f"{name} learns at {rate / usual:g} times learning_rate, so its codebooks would forget all in "
                     "less than a step; raise learning_rate or codebook_decay, or set codebook_update to gradient."
                 )
             if rate > 0:
-                head.learner = CodebookLearner(head.stores, args.codebook_update, 1 - speed)
+                head.learner = CodebookLearner(head.stores, args.codebook_update, max(0.0, 1 - speed))
 
     def _levels(self) -> dict[str, range]:
         # Of the heads that learn, the numbers of their codebooks.
