@@ -191,7 +191,7 @@ def test_streams_at_full_size_give_the_codes_and_the_audio_of_the_reference(full
             f"{num_frames} frames a call: codes equal {equal}, audio {difference:.1e} of the reference's peak, "
             f"{(heard - whole).abs().max().item():.1e} from the fast path's whole"
         )
-        assert equal == 1.0 and difference <= 2e-6
+        assert equal == 1.0 and difference <= 4e-6  # 1.6e-6 on one processor, 2.5e-6 on another: both paths round
 
 
 # Rows
