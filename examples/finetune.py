@@ -18,6 +18,7 @@ import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.running_statistics import stored_statistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+from mimi_bridge.training.guards import HeadCollapsedError
 
 
 @dataclass
@@ -55,5 +56,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (OSError, ValueError, ArithmeticError, HeadCollapsedError) as error:
         sys.exit(f"finetune: {error}")

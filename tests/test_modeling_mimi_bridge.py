@@ -176,9 +176,9 @@ def test_one_cache_under_both_of_its_names_is_refused(tiny_model, voiced_audio, 
 @pytest.mark.parametrize(
     ("given", "ignored"),
     [
-        (("audio_codes",), {"qwen_hidden", "wavlm_features", "latents", "frame_mask", "num_quantizers"}),
-        (("input_values",), {"frame_mask"}),
-        (("latents",), {"padding_mask", "decoder_cache", "output_hidden_states"}),
+        (("audio_codes",), ("qwen_hidden", "wavlm_features", "latents", "frame_mask", "num_quantizers")),
+        (("input_values",), ("frame_mask",)),
+        (("latents",), ("padding_mask", "decoder_cache", "output_hidden_states")),
     ],
     ids=str,
 )
