@@ -10,30 +10,34 @@ Losses and figures of the held-out speakers: tensorboard --logdir FOLDER. Sounds
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
+import time
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
+from transformers import AutoConfig, EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
 from mimi_bridge.checkpoint import give_usual_mode
-from mimi_bridge.data.corpus import SpeechCorpus, given_phones, write_corpus
+from mimi_bridge.data.corpus import SpeechCorpus, Teacher, given_phones, praat_pitch, unknown_pitch, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest
 from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.speech_teacher import WavLMTeacher
+from mimi_bridge.data.whisper_teacher import WhisperTeacher
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training.codec_training import CodecTraining, Phase
 
 SAMPLING_RATE = 24_000
-FREE_TO_CHANGE = ("_every", "_steps", "batch_size")  # when a run goes on; the rest makes it another run
+FREE_TO_CHANGE = ("_every", "_steps", "batch_size", "minutes")  # when a run goes on; the rest makes it another run
 HELD_OUT_FRAMES = 48
 HELD_OUT_CROPS = 12
 
@@ -76,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="folder of recordings")
     parser.add_argument("--held-out", nargs="+", metavar="SPEAKER", help="names or patterns; default every fifth")
-    parser.add_argument("--teacher", help="speech model for the semantic codebook (microsoft/wavlm-large), not phones")
+    parser.add_argument("--teacher", help="speech model instead of phones: openai/whisper-base, microsoft/wavlm-large")
     parser.add_argument("--align", action="store_true", help="find the phones of texts that come without alignment")
     parser.add_argument("--initial", help="begin with this codec instead of random weights; see small_codec()")
     parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
@@ -86,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
+    parser.add_argument("--minutes", type=float, help="stop after so long, and write the codec as it is then")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -100,8 +105,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     held_out = SpeechCorpus(arguments.output / "corpus" / "held_out")
     phases = [
         Phase("reconstruction", arguments.reconstruction_steps, 5e-4),
-        Phase("codebooks", arguments.codebook_steps, 3e-4),
-        Phase("adversarial", arguments.adversarial_steps, 3e-4),
+        Phase("codebooks", arguments.codebook_steps, 4e-4),
+        Phase("adversarial", arguments.adversarial_steps, 4e-4),
     ]
     initial = MimiModel.from_pretrained(arguments.initial) if arguments.initial else None
     training = CodecTraining(
@@ -113,13 +118,12 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         arguments.discriminator_filters,
         arguments.seed,
         accelerator,
-        teacher=WavLMTeacher(arguments.teacher, device=accelerator.device) if arguments.teacher else None,
         initial=initial,
     )
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
-    stop = StopRequest()
+    stop = StopRequest(arguments.minutes)
     writer = SummaryWriter(arguments.output, purge_step=training.step + 1) if accelerator.is_main_process else None
     num_steps = sum(phase.num_steps for phase in phases)
     bar = tqdm(total=num_steps, initial=training.step, disable=writer is None, dynamic_ncols=True)
@@ -139,6 +143,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
             bar.write(f"step {training.step} ({training.phase.name}): held-out mel distance {distance:.4f}")
         if training.step % arguments.save_every == 0 or training.step == num_steps or stopping:
             save_checkpoint(training, checkpoint, settings)
+        if stopping and stop.is_time:
+            break
         if stopping:
             bar.close()
             print(f"stopped at step {training.step}; the same command goes on from here.")
@@ -150,17 +156,23 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 class StopRequest:
-    """Remembers that the process was asked to stop (Ctrl-C or SIGTERM); asked again, it stops at once."""
+    """Remembers that the process was asked to stop (Ctrl-C or SIGTERM), or when; asked again, it stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, minutes: float | None = None) -> None:
         self._asked = False
+        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def asked_of_any(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked; the same answer in all of them, so that they stop after the same step."""
-        asked = torch.tensor(float(self._asked), device=accelerator.device)
+        asked = torch.tensor(float(self._asked or self.is_time), device=accelerator.device)
         return bool(accelerator.reduce(asked, "sum") > 0)
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the minutes are over."""
+        return time.monotonic() > self._end
 
     def _ask(self, number: int, _frame: object) -> None:
         self._asked = True
@@ -180,6 +192,10 @@ def prepare(arguments: argparse.Namespace) -> None:
         "held_out": [utterance for utterance in utterances if utterance.speaker in held_out],
     }
     find_phones = PhoneFinder() if arguments.align else given_phones
+    find_pitch = praat_pitch if find_spec("parselmouth") else unknown_pitch
+    if find_pitch is unknown_pitch:
+        print("train_codec: praat-parselmouth is missing, so the latents learn no pitch.", file=sys.stderr)
+    teacher = speech_teacher(arguments.teacher) if arguments.teacher else None
     for part, members in parts.items():
         with tqdm(total=len(members), desc=f"{part} speech", dynamic_ncols=True) as bar:
 
@@ -187,7 +203,14 @@ def prepare(arguments: argparse.Namespace) -> None:
                 bar.update()
                 return load_utterance(utterance, sampling_rate)
 
-            write_corpus(folder / part, members, SAMPLING_RATE, load_and_count, find_phones)
+            taught = teacher if part == "train" else None
+            write_corpus(folder / part, members, SAMPLING_RATE, load_and_count, find_phones, find_pitch, taught)
+
+
+def speech_teacher(name: str) -> Teacher:
+    """The teacher of that name: a Whisper, or a model of WavLM's kind."""
+    is_whisper = AutoConfig.from_pretrained(name).model_type == "whisper"
+    return WhisperTeacher(name) if is_whisper else WavLMTeacher(name)
 
 
 class PhoneFinder:

@@ -4,6 +4,7 @@ Most recordings here are ramps: the value of a sample says where it was in its r
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.data import corpus as corpus_module
-from mimi_bridge.data.corpus import SpeechCorpus, write_corpus
+from mimi_bridge.data.corpus import SpeechCorpus, praat_pitch, write_corpus
 from mimi_bridge.data.manifest import Utterance
 
 RATE = 1000  # Hz, so that a label lasts 10 samples
@@ -427,3 +428,105 @@ def test_speaker_with_little_speech_is_drawn_more_often_than_its_minutes(make_co
     audio = corpus.crops(4000, 1, FRAME_SIZE, seed=(0,), augment=False).audio
     share = (audio[:, 0, 0] > 0.15).float().mean().item()
     assert share == pytest.approx(1 / (1 + 8**0.8), abs=0.015)  # 0.16: by minutes it would be 0.11, all alike 0.5
+
+
+@pytest.fixture
+def make_taught(tmp_path):
+    """Write a corpus of one ramp whose F0 in Hz is 100 plus the number of its hundredth of a second."""
+
+    def make(num_labels: int, **options) -> SpeechCorpus:
+        f0 = 100.0 + np.arange(num_labels)
+        write_corpus(
+            tmp_path / "taught",
+            [Utterance("a", Path("a"), "a")],
+            RATE,
+            load=lambda *_: ramp(10 * num_labels),
+            find_pitch=lambda *_: np.where(np.arange(num_labels) % 8 < 4, f0, 0.0),
+            **options,
+        )
+        return SpeechCorpus(tmp_path / "taught")
+
+    return make
+
+
+def test_pitch_is_the_mean_octave_of_what_is_voiced(make_taught):
+    batch = make_taught(12).crops(1, 3, FRAME_SIZE, seed=(0,), augment=False)
+    octaves = np.log2(100.0 + np.arange(12)).reshape(3, 4).mean(axis=1)
+    assert batch.voiced.tolist() == [[1.0, 0.0, 1.0]]
+    assert batch.pitch[0].tolist() == pytest.approx([octaves[0], 0.0, octaves[2]], abs=1e-3)
+
+
+def test_pitch_rises_with_the_speed(make_taught, only_speed):
+    only_speed(1.25)
+    corpus = make_taught(800)
+    slow, fast = 0, 0
+    for number in range(10):
+        batch = corpus.crops(1, 20, FRAME_SIZE, seed=(number,))
+        heard = stored(batch.audio[0, 0])
+        speed = (heard[600] - heard[200]).item() / 400
+        slow, fast = slow + (speed < 1.1), fast + (speed > 1.1)
+        sure = batch.voiced[0, 5:15] > 0.5
+        expected = torch.log2((100 + heard[200:600].reshape(10, 40).float().mean(dim=1) / 10) * speed)
+        torch.testing.assert_close(batch.pitch[0, 5:15][sure], expected[sure], atol=0.02, rtol=0)
+    assert slow and fast
+
+
+def test_pitch_is_not_known_unless_it_was_found(make_corpus):
+    batch = make_corpus({"a/1": ramp(200)}).crops(2, 3, FRAME_SIZE, seed=(0,))
+    assert batch.voiced.isnan().all()
+    assert batch.pitch.isfinite().all()
+
+
+def test_nothing_is_voiced_after_the_end(make_taught):
+    batch = make_taught(4).crops(1, 3, FRAME_SIZE, seed=(0,), augment=False)
+    assert batch.voiced.tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("audio", "share"),
+    [(torch.sin(torch.arange(24_000) * 2 * torch.pi * 150 / 24_000)[None], 0.9), (torch.zeros(1, 100), 0.0)],
+    ids=["a tone", "too short to tell"],
+)
+def test_praat_hears_pitch(audio, share):
+    pytest.importorskip("parselmouth")
+    f0 = praat_pitch(audio, 24_000)
+    assert (f0 > 0).mean() >= share
+    assert f0[f0 > 0].tolist() == pytest.approx([150.0] * int((f0 > 0).sum()), rel=0.01)
+
+
+class Counter:
+    """A teacher whose features are the number of the frame, and a hundred times the recording's."""
+
+    def features(self, recordings: Sequence[Tensor], sampling_rate: int) -> list[Tensor]:
+        assert sampling_rate == RATE
+        return [
+            torch.stack([torch.arange(len(r) // 40).float(), torch.full((len(r) // 40,), 100.0 * number)], dim=-1)
+            for number, r in enumerate(recordings)
+        ]
+
+
+def test_teachers_features_lie_where_they_were_heard(make_taught):
+    corpus = make_taught(400, teacher=Counter())
+    assert corpus.feature_dim == 2
+    numbers = np.arange(100)
+    for number in range(5):
+        batch = corpus.crops(1, 3, FRAME_SIZE, seed=(number,), augment=False)
+        heard = (stored(batch.audio[0, 0])[FRAME_SIZE // 2 :: FRAME_SIZE] // FRAME_SIZE).numpy()
+        expected = (heard - numbers.mean()) / numbers.std()
+        assert batch.features[0, :, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-2)
+
+
+def test_each_recording_keeps_its_own_features_when_several_are_taught_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "TAUGHT_TOGETHER", 2)
+    utterances = [Utterance(str(number), Path("a"), "a") for number in range(3)]
+    write_corpus(
+        tmp_path, utterances, RATE, load=lambda u, _: ramp(80 * (1 + int(u.id)), 1000 * int(u.id)), teacher=Counter()
+    )
+    corpus = SpeechCorpus(tmp_path)
+    assert [(entry["feature_start"], entry["num_features"]) for entry in corpus.utterances] == [(0, 2), (2, 4), (6, 6)]
+
+
+def test_corpus_without_a_teacher_has_no_features(make_corpus):
+    corpus = make_corpus({"a/1": ramp(200)})
+    assert corpus.feature_dim == 0
+    assert corpus.crops(1, 2, FRAME_SIZE, seed=(0,)).features is None

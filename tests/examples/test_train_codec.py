@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,21 +267,30 @@ def test_codec_that_is_given_is_where_training_begins(arguments, handlers, finis
     )
 
 
-def test_teacher_that_is_given_teaches(arguments, handlers, monkeypatch):
+@pytest.mark.parametrize(("kind", "teacher"), [("whisper", "WhisperTeacher"), ("wavlm", "WavLMTeacher")])
+def test_teacher_that_is_given_teaches(arguments, handlers, monkeypatch, kind, teacher):
     class Silence:
-        dim = 3
-
-        def __init__(self, name: str, device: torch.device):
+        def __init__(self, name: str):
             self.name = name
 
-        def batch_features(self, audio: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+        def features(self, recordings: Sequence[torch.Tensor], sampling_rate: int) -> list[torch.Tensor]:
             assert self.name == "silence" and sampling_rate == 24_000
-            return torch.ones(len(audio), audio.shape[-1] // 1920, self.dim)
+            return [torch.ones(max(1, len(recording) // 1920), 3) for recording in recordings]
 
-    monkeypatch.setattr(train_codec, "WavLMTeacher", Silence)
+    monkeypatch.setattr(train_codec.AutoConfig, "from_pretrained", lambda name: SimpleNamespace(model_type=kind))
+    monkeypatch.setattr(train_codec, teacher, Silence)
+    shutil.rmtree(arguments.output / "corpus")
     arguments.teacher = "silence"
     train_codec.train(arguments, Accelerator(cpu=True))
     assert list(curve(arguments.output, "train/teacher")) == [1, 2, 3, 4]
+
+
+def test_script_writes_the_codec_and_ends_well_when_its_minutes_are_over(arguments, handlers, capsys):
+    arguments.minutes, arguments.reconstruction_steps = 1e-6, 1000
+    train_codec.train(arguments, Accelerator(cpu=True))
+    assert checkpointed_step(arguments.output) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"the codec: {arguments.output / 'mimi'}"
+    assert MimiModel.from_pretrained(arguments.output / "mimi").config.num_quantizers == CODEC["num_quantizers"]
 
 
 def test_speech_is_written_once(arguments):

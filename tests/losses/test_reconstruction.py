@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.losses import reconstruction
+from mimi_bridge.losses.harmonics import harmonic_distance
 from mimi_bridge.losses.reconstruction import (
     NUM_MELS,
     log_mel,
     multi_scale_mel_distance,
-    spectral_convergence,
-    waveform_distance,
 )
 
 RATE = 8000  # Hz
@@ -235,62 +234,14 @@ def test_gradient_with_lengths_reaches_the_samples_that_count(ragged):
         assert not gradient[:, length + 128 :].any()  # no window of a hop that counts reaches so far
 
 
-def test_spectral_convergence_is_0_for_equal_audio_1_for_silence_and_half_for_half_as_loud():
-    audio = torch.randn(2, 1, 8192, generator=torch.Generator().manual_seed(0))
-    figures = [spectral_convergence(scale * audio, audio).item() for scale in (1.0, 0.0, 0.5)]
-    assert figures == pytest.approx([0.0, 1.0, 0.5], abs=1e-5)
-
-
-def test_spectral_convergence_is_the_same_at_every_loudness():
-    one, other = torch.randn(2, 1, 1, 8192, generator=torch.Generator().manual_seed(0))
-    quiet = spectral_convergence(0.01 * one, 0.01 * other)
-    torch.testing.assert_close(quiet, spectral_convergence(one, other), rtol=1e-3, atol=0)
-
-
-def test_spectral_convergence_weighs_sequences_alike():
-    one, other = torch.randn(2, 3, 1, 8192, generator=torch.Generator().manual_seed(0))
-    other[1] *= 20
-    alone = torch.stack([spectral_convergence(a[None], b[None]) for a, b in zip(one, other, strict=True)]).mean()
-    torch.testing.assert_close(spectral_convergence(one, other), alone)
-
-
-def test_spectral_convergence_of_nearly_silent_reference_is_bounded():
-    loud, silent = torch.randn(1, 1, 8192), torch.zeros(1, 1, 8192)
-    assert spectral_convergence(loud, silent) == 4.0
-
-
-def test_spectral_convergence_refuses_audio_of_another_length():
-    with pytest.raises(ValueError, match="one shape"):
-        spectral_convergence(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
-
-
-def test_waveform_distance_is_0_for_equal_audio_1_for_silence_and_2_for_the_opposite():
-    audio = torch.randn(2, 1, 1000, generator=torch.Generator().manual_seed(0))
-    figures = [waveform_distance(scale * audio, audio).item() for scale in (1.0, 0.0, -1.0)]
-    assert figures == pytest.approx([0.0, 1.0, 2.0], abs=1e-5)
-
-
-def test_waveform_distance_weighs_sequences_alike_and_is_bounded():
-    audio = torch.randn(2, 1, 1000, generator=torch.Generator().manual_seed(0))
-    scaled = audio * torch.tensor([1.0, 100.0])[:, None, None]
-    assert waveform_distance(torch.zeros_like(audio), scaled) == pytest.approx(1.0)
-    assert waveform_distance(audio, torch.zeros_like(audio)) == 4.0
-
-
-def test_waveform_distance_refuses_audio_of_another_length():
-    with pytest.raises(ValueError, match="one shape"):
-        waveform_distance(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "distance",
     [
         lambda audio, reference: multi_scale_mel_distance(audio, reference, RATE, SMALL),
-        lambda audio, reference: spectral_convergence(audio, reference, (64, 128)),
-        waveform_distance,
+        lambda audio, reference: harmonic_distance(audio, reference, RATE, (64, 128)),
     ],
-    ids=["mel", "convergence", "waveform"],
+    ids=["mel", "harmonics"],
 )
 def test_distance_is_computed_in_float32_under_autocast(noise, distance, dtype):
     pair = noise.to(dtype), (0.7 * noise.flip(-1)).to(dtype)

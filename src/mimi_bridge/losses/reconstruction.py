@@ -1,11 +1,9 @@
 """How far decoded audio is from the original: spectrograms at several resolutions.
 
-Long windows see harmonics, short ones see attacks. Log-mel distance hears quiet and loud alike, as ears do; spectral
-convergence hears what is loud, which are the harmonics, and at every frequency as sharply. Magnitudes are scaled so
-that a full-scale sine reads 1 in its bin whatever the window; in mel bands, all under -80 dB counts as silence.
+Long windows see harmonics, short ones see attacks. Log-mel distance hears quiet and loud alike, as ears do. Magnitudes
+are scaled so that a full-scale sine reads 1 in its bin whatever the window; all under -80 dB counts as silence.
 
-Source: Kumar et al. 2023 (arXiv:2306.06546), section 3.4: windows and mel bands; their log is to base 10. Arik et al.
-2018 (arXiv:1808.06719), section 3: spectral convergence.
+Source: Kumar et al. 2023 (arXiv:2306.06546), section 3.4: windows and mel bands; their log is to base 10.
 """
 
 from functools import lru_cache
@@ -16,7 +14,6 @@ from transformers.audio_utils import mel_filter_bank
 
 NUM_MELS = {2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10, 64: 5}  # by window in samples
 FLOOR = 1e-4
-LOUDEST_MISS = 4.0  # of relative distances: a nearly silent reference must not outweigh a batch
 
 
 def multi_scale_mel_distance(
@@ -62,53 +59,6 @@ def multi_scale_mel_distance(
             by_row = (error.mean(dim=1) * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
             distances.append((by_row * samples).sum() / samples.sum())
     return torch.stack(distances).mean()
-
-
-def spectral_convergence(audio: Tensor, reference: Tensor, windows: tuple[int, ...] = (2048, 1024, 512)) -> Tensor:
-    """Norm of the difference of magnitudes, relative to the reference's, averaged over sequences and resolutions.
-
-    Args:
-        audio: Decoded, `(batch, channels, samples)`.
-        reference: The original, of the same shape.
-        windows: Lengths in samples.
-
-    Returns:
-        A scalar: 0 for equal magnitudes, 1 for silence; loudness does not matter.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    _check(audio, reference)
-    ratios = []
-    for window in windows:
-        decoded, original = magnitudes(audio, window), magnitudes(reference, window)
-        norms = [torch.linalg.vector_norm(m, dim=(1, 2)) for m in (decoded - original, original)]
-        ratios.append((norms[0] / norms[1].clamp(min=FLOOR)).clamp(max=LOUDEST_MISS).mean())
-    return torch.stack(ratios).mean()
-
-
-def waveform_distance(audio: Tensor, reference: Tensor) -> Tensor:
-    """Norm of the difference of samples, relative to the reference's, averaged over sequences.
-
-    What a codec cannot place in time it cannot match here; the lowest harmonics, which carry most of the energy, it
-    can, and from them it learns to speak with a voice instead of a whisper.
-
-    Args:
-        audio: Decoded, `(batch, channels, samples)`.
-        reference: The original, of the same shape.
-
-    Returns:
-        A scalar: 0 for equal audio, 1 for silence.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Source: Defossez et al. 2022 (arXiv:2210.13438), section 3.4, a distance of samples beside that of spectrograms.
-    """
-    _check(audio, reference)
-    audio, reference = audio.float(), reference.float()
-    difference, original = (torch.linalg.vector_norm(x.flatten(1), dim=1) for x in (audio - reference, reference))
-    return (difference / original.clamp(min=FLOOR)).clamp(max=LOUDEST_MISS).mean()
 
 
 def magnitudes(audio: Tensor, window: int) -> Tensor:

@@ -7,6 +7,7 @@ step does depends on its number and the weights alone, so that a run can stop an
 Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,30 +17,30 @@ from torch import Tensor, nn
 from transformers import MimiConfig, MimiModel
 
 from ..data.corpus import CropBatch, SpeechCorpus
-from ..data.speech_teacher import WavLMTeacher
 from ..distillation import masked_cosine_distance
-from ..losses.adversarial import (
-    MultiScaleSpectrogramDiscriminator,
-    adversarial_loss,
-    balanced_gradient,
-    discriminator_loss,
-    feature_matching_loss,
-)
-from ..losses.reconstruction import multi_scale_mel_distance, spectral_convergence, waveform_distance
+from ..losses.adversarial import adversarial_loss, balanced_gradient, discriminator_loss, feature_matching_loss
+from ..losses.harmonics import harmonic_distance
+from ..losses.narrow_discriminator import NarrowDiscriminator
+from ..losses.reconstruction import multi_scale_mel_distance
 from .codebooks import fill_from_data, project_to_principal_directions, revive_unused
 from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
+from .pitch_target import PitchReader
 
 BETAS = (0.8, 0.99)
 DISCRIMINATOR_LEARNING_RATE = 3e-4
 WARMUP_STEPS = 100
-DISTANCE_WEIGHTS = {"mel": 1.0, "spectrum": 1.0, "waveform": 0.5}
+DISTANCE_WEIGHTS = {"mel": 1.0, "harmonics": 1.0}
+MEL_BANDS = {2048: 160, 1024: 80, 512: 40, 256: 20}  # by window; shorter windows cost most and tell least
 LABEL_WEIGHT = 0.2
 TEACHER_WEIGHT = 1.0
+PITCH_WEIGHT = 0.5
 COMMITMENT_WEIGHT = 0.25
 UNQUANTIZED_SHARE = 0.4  # of the sequences, while codebooks learn
 DROPOUT_SHARE = 0.3  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
+FRAMES_REMEMBERED = 10  # an entry is the mean of so many frames, or of more: a small batch moves it little
 FRAMES_PER_ENTRY = 25  # at least, for k-means
+JUDGED_SHARE = 0.5  # of the sequences of a step: what is left of them costs nothing
 JUDGED_SECONDS = 0.48
 QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
 HEAD_START_STEPS = 300  # of the discriminator, before anything listens to it
@@ -73,7 +74,6 @@ class CodecTraining:
         discriminator_filters: Its width.
         seed: Of weights, crops and codebooks.
         accelerator: Device and processes.
-        teacher: A speech model that the semantic head learns from; None takes the corpus's phones.
         initial: A codec to begin with, codebooks and all, instead of random weights.
     """
 
@@ -87,18 +87,19 @@ class CodecTraining:
         discriminator_filters: int,
         seed: int,
         accelerator: Accelerator,
-        teacher: WavLMTeacher | None = None,
         initial: MimiModel | None = None,
     ):
         torch.manual_seed(seed)  # every process begins with the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
         self.batch_size, self.num_frames = batch_size, num_frames
-        self.teacher, self.has_codebooks = teacher, initial is not None
-        self.model = TrainableMimi(config, teacher.dim if teacher else len(corpus.labels))
+        self.has_codebooks = initial is not None
+        decay = max(0.99, 1 - self._frames_per_step / (FRAMES_REMEMBERED * config.codebook_size))
+        self.model = TrainableMimi(config, corpus.feature_dim or len(corpus.labels), decay)
         if initial is not None:
             self.model.load_mimi(initial, self._frames_per_step)
         self.model.to(accelerator.device)
-        self.discriminator = MultiScaleSpectrogramDiscriminator(discriminator_filters).to(accelerator.device)
+        self.pitch_reader = PitchReader(config.hidden_size).to(accelerator.device)
+        self.discriminator = NarrowDiscriminator(discriminator_filters).to(accelerator.device)
         self.phase_number = self.phase_step = self.step = 0
         self._begin_phase()
 
@@ -131,6 +132,7 @@ class CodecTraining:
             "step": self.step,
             "has_codebooks": self.has_codebooks,
             "model": self.model.state_dict(),
+            "pitch_reader": self.pitch_reader.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -142,6 +144,7 @@ class CodecTraining:
         self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
         self.has_codebooks = state["has_codebooks"]
         self.model.load_state_dict(state["model"])
+        self.pitch_reader.load_state_dict(state["pitch_reader"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._begin_phase(fill=False)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -152,7 +155,8 @@ class CodecTraining:
         model, phase = self.model, self.phase
         for projection in (model.semantic.project_out, model.acoustic.project_in, model.acoustic.project_out):
             projection.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learning = [*model.parameters(), *self.pitch_reader.parameters()]
+        self.parameters = [parameter for parameter in learning if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
         self.discriminator_optimizer = torch.optim.AdamW(
@@ -197,7 +201,7 @@ class CodecTraining:
         self.model.train()
         quantizes = self.phase.name != "reconstruction"
         output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
-        side_losses, side = self._side_losses(output, batch, audio)
+        side_losses, side = self._side_losses(output, batch)
         if self.phase.name == "adversarial":
             losses, gradient = self._judge(output.audio, audio)
             torch.autograd.backward([output.audio, side], [gradient, None])
@@ -212,18 +216,22 @@ class CodecTraining:
         self.schedule.step()
         return {name: loss.item() for name, loss in (losses | side_losses).items()}
 
-    def _side_losses(self, output: CodecOutput, batch: CropBatch, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
         # What does not pass through the decoded audio, by name, and its weighted sum.
         losses, side = {}, output.latents.sum() * 0.0
         labelled = batch.labelled.to(side.device)
-        if self.teacher is not None:
-            features = self.teacher.batch_features(audio, self.corpus.sampling_rate)
+        if batch.features is not None:
+            features = batch.features.to(side.device)
             losses["teacher"] = masked_cosine_distance(output.readout, features, torch.ones_like(labelled))
             side = side + TEACHER_WEIGHT * losses["teacher"]
         elif labelled.any():
             shares = batch.label_shares.to(side.device)[labelled]
             losses["labels"] = nn.functional.cross_entropy(output.readout[labelled], shares)
             side = side + LABEL_WEIGHT * losses["labels"]
+        if not batch.voiced.isnan().all():
+            pitch, voiced = batch.pitch.to(side.device), batch.voiced.to(side.device)
+            losses["pitch"] = self.pitch_reader.loss(output.latents, pitch, voiced)
+            side = side + PITCH_WEIGHT * losses["pitch"]
         if output.commitment is not None:
             losses["commitment"] = output.commitment
             side = side + COMMITMENT_WEIGHT * output.commitment
@@ -235,7 +243,8 @@ class CodecTraining:
         judged = round(JUDGED_SECONDS * self.corpus.sampling_rate)
         first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
         loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
-        real, fake = (self.discriminator((x / loudness)[..., first : first + judged]) for x in (audio, leaf))
+        rows = math.ceil(JUDGED_SHARE * len(audio))
+        real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
             "distance": _weighted(losses),
@@ -253,9 +262,8 @@ class CodecTraining:
 
     def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
         return {
-            "mel": multi_scale_mel_distance(decoded, audio, self.corpus.sampling_rate),
-            "spectrum": spectral_convergence(decoded, audio),
-            "waveform": waveform_distance(decoded, audio),
+            "mel": multi_scale_mel_distance(decoded, audio, self.corpus.sampling_rate, MEL_BANDS),
+            "harmonics": harmonic_distance(decoded, audio, self.corpus.sampling_rate),
         }
 
     def _draw_num_acoustic(self) -> Tensor:
