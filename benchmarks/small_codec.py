@@ -1,7 +1,8 @@
 """The small codec on speakers it never heard: python benchmarks/small_codec.py --speech FOLDER
 
-Prints three tables in markdown: how near decoded speech comes to the original, which codes are used, and how many
-recordings are still understood. Needs the extras `eval` and `align`, and a folder with a manifest.jsonl.
+Prints tables in markdown: how near decoded speech comes to the original, whether its voice is there, what its latents
+tell, which codes are used, and how many recordings are still understood. Needs the extras `eval` and `align`, and a
+folder with a manifest.jsonl; with the package speechmos DNSMOS is measured, with `--recognizer` the word error.
 """
 
 import argparse
@@ -11,13 +12,15 @@ import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
+from importlib.util import find_spec
+from math import nan
 from pathlib import Path
 from statistics import mean
 
 import soundfile
 import torch
 from torch import Tensor
-from transformers import MimiModel
+from transformers import MimiModel, pipeline
 
 from mimi_bridge import small_codec
 from mimi_bridge.audio import SPEECH_VARIABLE
@@ -25,10 +28,16 @@ from mimi_bridge.data.manifest import Utterance, read_manifest
 from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.segments import load_recording
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
+from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labels, pitch_labels, spans_of
+from mimi_bridge.evaluation.listeners import spoken_words, word_error
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
+from mimi_bridge.evaluation.probe_matrix import ProbedRecording, probe_matrix
+from mimi_bridge.evaluation.sound import TELEPHONE_RATE, Sound
 from mimi_bridge.spectrogram import save_spectrograms
 
-CODEBOOKS = (8, 4, 2, 1)
+ALL_CODES = "8 codebooks"
+FEWER_CODEBOOKS = (4, 2, 1)
+TOKENS_PER_SECOND = 8  # at most, that a recognizer may write: on noise it would go on for ever
 TRANSCRIPTS = 50
 PICTURE_SECONDS = 5
 NARROW = 16_000  # Hz: recordings at or below have nothing above 8 kHz
@@ -43,6 +52,8 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth recording only")
     parser.add_argument("--picture", type=Path, help="also draw the first recording, original above decoded, to here")
+    parser.add_argument("--recognizer", help="a Whisper, on the Hub or in a folder, to count word errors")
+    parser.add_argument("--listen", type=int, default=25, metavar="N", help="word errors and DNSMOS of N recordings")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     if arguments.speech is None:
@@ -55,46 +66,64 @@ def main() -> None:
     transcripts = [utterance.text for utterance in utterances if utterance.text]
     for name, package in missing_packages().items():
         print(f"not run: {name} (package {package} is missing)", file=sys.stderr)
-    with ProcessPoolExecutor(arguments.jobs, initializer=_start, initargs=(arguments.codec, transcripts)) as pool:
+    with ProcessPoolExecutor(
+        arguments.jobs, initializer=_start, initargs=(arguments.codec, transcripts, arguments.recognizer)
+    ) as pool:
         results = list(pool.map(_measure, held_out))
+        listened = [utterance for utterance in held_out if utterance.text][: arguments.listen]
+        opinions = list(pool.map(_listen, listened))
     model = MimiModel.from_pretrained(arguments.codec)
     print(f"{len(held_out)} recordings, {sum(r['seconds'] for r in results) / 60:.1f} minutes, ", end="")
     print(f"{len({u.speaker for u in held_out})} speakers: {' '.join(arguments.held_out)}\n")
     _print_reconstruction(results)
+    _print_voice(results, opinions)
+    _print_told(results, model.config.frame_rate)
     _print_usage(torch.cat([result["codes"] for result in results], dim=1), model.config.codebook_size)
     _print_understood(results)
     if arguments.picture:
         _draw(arguments.picture, model, held_out[0])
 
 
-def _start(codec: str, transcripts: list[str]) -> None:
+def _start(codec: str, transcripts: list[str], recognizer: str | None) -> None:
     torch.set_num_threads(1)
     aligner = PocketsphinxAligner()
     _state.update(
         model=MimiModel.from_pretrained(codec).eval(),
         aligner=aligner,
         transcripts=[text for text in transcripts if not aligner.unknown_words(text)],
+        recognize=pipeline("automatic-speech-recognition", recognizer) if recognizer else None,
     )
+
+
+@torch.inference_mode()
+def _decode(utterance: Utterance) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    # The recording, its latents, its codes, and what is decoded from all of them.
+    model = _state["model"]
+    audio = load_recording(utterance, model.config.sampling_rate)
+    padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % model.config.frame_size))[None]
+    codes = model.encode(padded).audio_codes
+    latents = model.encoder(padded).latents[0].T
+    return audio, latents, codes, {ALL_CODES: model.decode(codes).audio_values[0, :, : audio.shape[-1]]}
 
 
 @torch.inference_mode()
 def _measure(utterance: Utterance) -> dict:
     model = _state["model"]
     rate, frame_size = model.config.sampling_rate, model.config.frame_size
-    audio = load_recording(utterance, rate)
+    audio, latents, codes, all_codes = _decode(utterance)
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))[None]
-    codes = model.encode(padded).audio_codes
-    decoded = {"without quantization": decode_unquantized(model, padded)[0, :, : audio.shape[-1]]}
-    for count in CODEBOOKS:
-        name = f"{count} codebooks" if count == max(CODEBOOKS) else f"first {count}"
-        decoded[name] = model.decode(codes[:, :count]).audio_values[0, :, : audio.shape[-1]]
+    decoded = {"without quantization": decode_unquantized(model, padded)[0, :, : audio.shape[-1]], **all_codes}
+    for count in FEWER_CODEBOOKS:
+        decoded[f"first {count}"] = model.decode(codes[:, :count]).audio_values[0, :, : audio.shape[-1]]
+    sounds = {"original": audio, **decoded}
+    labels = _labels(utterance, audio, rate, len(latents))
     result = {
         "seconds": audio.shape[-1] / rate,
         "band": "16 kHz" if _own_rate(utterance.path) <= NARROW else "full band",
         "codes": codes[0],
-        "figures": {
-            name: reconstruction_metrics(sound, audio, rate) for name, sound in {"original": audio, **decoded}.items()
-        },
+        "f0": {name: Sound(sound, rate).f0_hz for name, sound in sounds.items()},
+        "probed": ProbedRecording(utterance.speaker, labels, {"latents": latents}),
+        "figures": {name: reconstruction_metrics(sound, audio, rate) for name, sound in sounds.items()},
         "understood": {},
     }
     aligner = _state["aligner"]
@@ -103,10 +132,44 @@ def _measure(utterance: Utterance) -> dict:
         choices = [utterance.text, *others]
         random.Random(utterance.id).shuffle(choices)
         right = choices.index(utterance.text)
-        for name in ("original", "8 codebooks"):
+        for name in ("original", ALL_CODES):
             sound = audio if name == "original" else decoded[name]
             result["understood"][name] = best_fitting_transcript(aligner, sound, rate, choices) == right
     return result
+
+
+def _labels(utterance: Utterance, audio: Tensor, rate: int, num_frames: int) -> FrameLabels:
+    frame_rate = _state["model"].config.frame_rate
+    sound = Sound(audio, rate)
+    try:
+        phones, _ = spans_of(utterance, sound, _state["aligner"])
+        phone = phone_labels(phones, num_frames, frame_rate)
+    except ValueError:  # no transcript, or one that does not fit
+        phone = [None] * num_frames
+    energy = energy_labels(audio, num_frames, _state["model"].config.frame_size)
+    return FrameLabels(phone, [None] * num_frames, pitch_labels(sound.f0_hz, num_frames, frame_rate), energy)
+
+
+def _listen(utterance: Utterance) -> dict[str, dict[str, float]]:
+    # Of the original and the decoding: words wrong, words said, and DNSMOS.
+    audio, _, _, decoded = _decode(utterance)
+    opinions = {}
+    for name, sound in {"original": audio, **decoded}.items():
+        telephone = Sound(sound, _state["model"].config.sampling_rate).telephone
+        opinions[name] = {}
+        if find_spec("speechmos"):
+            from speechmos import dnsmos
+
+            opinions[name]["dnsmos"] = dnsmos.run(telephone.clip(-1, 1), sr=TELEPHONE_RATE)["ovrl_mos"]
+        if _state["recognize"]:
+            tokens = 8 + round(TOKENS_PER_SECOND * len(telephone) / TELEPHONE_RATE)
+            heard = _state["recognize"](
+                {"raw": telephone, "sampling_rate": TELEPHONE_RATE},
+                generate_kwargs={"max_new_tokens": tokens, "language": "en", "task": "transcribe"},
+            )["text"]
+            words = len(spoken_words(utterance.text))
+            opinions[name] |= {"wrong": word_error(heard, utterance.text) * words, "words": words}
+    return opinions
 
 
 @torch.inference_mode()
@@ -146,6 +209,37 @@ def _print_reconstruction(results: list[dict]) -> None:
             chosen = [result["figures"][name] for result in results if result["band"] == band]
             cells += [f"{mean(f[metric] for f in chosen if metric in f):.3f}" for metric in metrics]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print()
+
+
+def _print_voice(results: list[dict], opinions: list[dict]) -> None:
+    listened = f"{len(opinions)} recordings"
+    print(f"| | log F0, correlation | voicing error | voiced share | DNSMOS, {listened} | word error, {listened} |")
+    print("|---" * 6 + "|")
+    original = torch.cat([result["f0"]["original"] for result in results])
+    for name in results[0]["f0"]:
+        f0 = torch.cat([result["f0"][name] for result in results])
+        both = (f0 > 0) & (original > 0)
+        likeness = torch.corrcoef(torch.stack([f0[both], original[both]]).log())[0, 1]
+        wrong = ((f0 > 0) != (original > 0)).float().mean()
+        heard = [opinion[name] for opinion in opinions if name in opinion]
+        dnsmos, errors = nan, nan
+        if heard and "dnsmos" in heard[0]:
+            dnsmos = mean(h["dnsmos"] for h in heard)
+        if heard and "words" in heard[0]:
+            errors = sum(h["wrong"] for h in heard) / sum(h["words"] for h in heard)
+        share = both.sum() / (original > 0).sum()
+        print(f"| {name} | {likeness:.3f} | {wrong:.3f} | {share:.3f} | {dnsmos:.2f} | {100 * errors:.1f} % |")
+    print()
+
+
+def _print_told(results: list[dict], frame_rate: float) -> None:
+    matrix, _ = probe_matrix([result["probed"] for result in results], {"latents": "latents"}, frame_rate)
+    print("| told from the latents, speakers never heard | linear | one hidden layer | chance |\n|---|---|---|---|")
+    for name, scores in matrix["scores"]["latents"].items():
+        about = matrix["attributes"][name]
+        figures = (scores["linear"]["mean"], scores["mlp"]["mean"], about["chance"])
+        print(f"| {name}, {about['kind']} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
     print()
 
 
