@@ -90,7 +90,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
-    parser.add_argument("--minutes", type=float, help="stop after so long, and write the codec as it is then")
+    parser.add_argument(
+        "--minutes", type=float, help="stop so long after the start, and write the codec as it is then"
+    )
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -99,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from nothing, to the end."""
+    began = time.monotonic()
     with accelerator.main_process_first():
         prepare(arguments)
     corpus = SpeechCorpus(arguments.output / "corpus" / "train")
@@ -123,7 +126,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
-    stop = StopRequest(arguments.minutes)
+    stop = StopRequest(math.inf if arguments.minutes is None else began + 60 * arguments.minutes)
     writer = SummaryWriter(arguments.output, purge_step=training.step + 1) if accelerator.is_main_process else None
     num_steps = sum(phase.num_steps for phase in phases)
     bar = tqdm(total=num_steps, initial=training.step, disable=writer is None, dynamic_ncols=True)
@@ -156,11 +159,11 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 class StopRequest:
-    """Remembers that the process was asked to stop (Ctrl-C or SIGTERM), or when; asked again, it stops at once."""
+    """Remembers that it is time to stop, or that Ctrl-C or SIGTERM asked for it; asked again, it stops at once."""
 
-    def __init__(self, minutes: float | None = None) -> None:
+    def __init__(self, end: float = math.inf) -> None:
         self._asked = False
-        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._end = end  # as time.monotonic() counts
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 

@@ -1,8 +1,9 @@
 """The steps of training a codec from nothing: what is learned in each phase, and everything a checkpoint holds.
 
 First the codec learns to reproduce speech without codebooks. Then its codebooks are filled from data and learn with
-it, the first of them to tell phones, or what a teacher hears. Last, all of it learns against a discriminator. What a
-step does depends on its number and the weights alone, so that a run can stop and go on anywhere.
+it, the first of them to tell phones, or what a teacher hears. Last, all of it learns against a discriminator. All the
+while the latents must tell pitch. What a step does depends on its number and the weights alone, so that a run can stop
+and go on anywhere.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
 """
@@ -261,10 +262,12 @@ class CodecTraining:
         return losses, gradient
 
     def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        return {
-            "mel": multi_scale_mel_distance(decoded, audio, self.corpus.sampling_rate, MEL_BANDS),
-            "harmonics": harmonic_distance(decoded, audio, self.corpus.sampling_rate),
+        rate = self.corpus.sampling_rate
+        distances = {
+            "mel": lambda: multi_scale_mel_distance(decoded, audio, rate, MEL_BANDS),
+            "harmonics": lambda: harmonic_distance(decoded, audio, rate),
         }
+        return {name: distances[name]() for name in DISTANCE_WEIGHTS}
 
     def _draw_num_acoustic(self) -> Tensor:
         all_of_them = self.model.config.num_quantizers - 1
