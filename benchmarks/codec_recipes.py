@@ -1,7 +1,7 @@
 """What brings a voice soonest: python benchmarks/codec_recipes.py --corpus FOLDER --minutes 5
 
-Goes on from one codec with several recipes for the same CPU time each, and prints how much voice held-out speakers have
-then. The corpus is what examples/train_codec.py writes (OUTPUT/corpus). Needs the extras `train` and `eval`.
+Goes on from one codec with several recipes for the same CPU time each, and prints how much voice held-out speakers
+have then. The corpus is what examples/train_codec.py writes (OUTPUT/corpus). Needs the extras `train` and `eval`.
 """
 
 import argparse

@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
     parser.add_argument(
-        "--minutes", type=float, help="stop so long after the start, and write the codec as it is then"
+        "--minutes", type=float, help="stop so long after the start and write the codec"
     )
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
