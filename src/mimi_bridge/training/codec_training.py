@@ -31,7 +31,6 @@ BETAS = (0.8, 0.99)
 DISCRIMINATOR_LEARNING_RATE = 3e-4
 WARMUP_STEPS = 100
 DISTANCE_WEIGHTS = {"mel": 1.0, "harmonics": 1.0}
-MEL_BANDS = {2048: 160, 1024: 80, 512: 40, 256: 20}  # by window; shorter windows cost most and tell least
 LABEL_WEIGHT = 0.2
 TEACHER_WEIGHT = 1.0
 PITCH_WEIGHT = 0.5
@@ -264,7 +263,7 @@ class CodecTraining:
     def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
         rate = self.corpus.sampling_rate
         distances = {
-            "mel": lambda: multi_scale_mel_distance(decoded, audio, rate, MEL_BANDS),
+            "mel": lambda: multi_scale_mel_distance(decoded, audio, rate),
             "harmonics": lambda: harmonic_distance(decoded, audio, rate),
         }
         return {name: distances[name]() for name in DISTANCE_WEIGHTS}
