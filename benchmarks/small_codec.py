@@ -38,7 +38,6 @@ from mimi_bridge.spectrogram import save_spectrograms
 ALL_CODES = "8 codebooks"
 FEWER_CODEBOOKS = (4, 2, 1)
 TOKENS_PER_SECOND = 8  # at most, that a recognizer may write: on noise it would go on for ever
-TRANSCRIPTS = 50
 PICTURE_SECONDS = 5
 NARROW = 16_000  # Hz: recordings at or below have nothing above 8 kHz
 _state: dict = {}
@@ -53,6 +52,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth recording only")
     parser.add_argument("--picture", type=Path, help="also draw the first recording, original above decoded, to here")
     parser.add_argument("--recognizer", help="a Whisper, on the Hub or in a folder, to count word errors")
+    parser.add_argument("--transcripts", type=int, default=50, help="to choose the right one from; 0 leaves that out")
     parser.add_argument("--listen", type=int, default=25, metavar="N", help="word errors and DNSMOS of N recordings")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
@@ -79,17 +79,19 @@ def main() -> None:
     _print_voice(results, opinions)
     _print_told(results, model.config.frame_rate)
     _print_usage(torch.cat([result["codes"] for result in results], dim=1), model.config.codebook_size)
-    _print_understood(results)
+    if arguments.transcripts:
+        _print_understood(results, arguments.transcripts)
     if arguments.picture:
         _draw(arguments.picture, model, held_out[0])
 
 
-def _start(codec: str, transcripts: list[str], recognizer: str | None) -> None:
+def _start(codec: str, transcripts: list[str], choices: int, recognizer: str | None) -> None:
     torch.set_num_threads(1)
     aligner = PocketsphinxAligner()
     _state.update(
         model=MimiModel.from_pretrained(codec).eval(),
         aligner=aligner,
+        choices=choices,
         transcripts=[text for text in transcripts if not aligner.unknown_words(text)],
         recognize=pipeline("automatic-speech-recognition", recognizer) if recognizer else None,
     )
@@ -127,8 +129,8 @@ def _measure(utterance: Utterance) -> dict:
         "understood": {},
     }
     aligner = _state["aligner"]
-    if utterance.text and not aligner.unknown_words(utterance.text):
-        others = like_sized_transcripts(utterance.text, _state["transcripts"], TRANSCRIPTS - 1)
+    if _state["choices"] and utterance.text and not aligner.unknown_words(utterance.text):
+        others = like_sized_transcripts(utterance.text, _state["transcripts"], _state["choices"] - 1)
         choices = [utterance.text, *others]
         random.Random(utterance.id).shuffle(choices)
         right = choices.index(utterance.text)
@@ -250,12 +252,12 @@ def _print_usage(codes: Tensor, codebook_size: int) -> None:
     print(f"\n{codes.shape[1]} frames.\n")
 
 
-def _print_understood(results: list[dict]) -> None:
+def _print_understood(results: list[dict], choices: int) -> None:
     counts = defaultdict(list)
     for result in results:
         for name, right in result["understood"].items():
             counts[name].append(right)
-    print(f"| | right transcript among {TRANSCRIPTS} |\n|---|---|")
+    print(f"| | right transcript among {choices} |\n|---|---|")
     for name, rights in counts.items():
         print(f"| {name} | {sum(rights)} of {len(rights)} ({100 * mean(rights):.1f} %) |")
     print(f"\n{len(results) - len(counts['original'])} recordings hold a word that the aligner's dictionary lacks.")
