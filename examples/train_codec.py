@@ -19,6 +19,7 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
@@ -27,12 +28,13 @@ from transformers import AutoConfig, EncodecFeatureExtractor, MimiConfig, MimiMo
 
 from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
 from mimi_bridge.checkpoint import give_usual_mode
-from mimi_bridge.data.corpus import SpeechCorpus, Teacher, given_phones, praat_pitch, unknown_pitch, write_corpus
+from mimi_bridge.data.corpus import SpeechCorpus, Teacher, given_phones, unknown_pitch, write_corpus
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest
 from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.speech_teacher import WavLMTeacher
 from mimi_bridge.data.whisper_teacher import WhisperTeacher
+from mimi_bridge.evaluation.sound import Sound
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training.codec_training import CodecTraining, Phase
 
@@ -90,9 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
-    parser.add_argument(
-        "--minutes", type=float, help="stop so long after the start and write the codec"
-    )
+    parser.add_argument("--minutes", type=float, help="stop so long after the start and write the codec")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -208,6 +208,14 @@ def prepare(arguments: argparse.Namespace) -> None:
 
             taught = teacher if part == "train" else None
             write_corpus(folder / part, members, SAMPLING_RATE, load_and_count, find_phones, find_pitch, taught)
+
+
+def praat_pitch(audio: torch.Tensor, sampling_rate: int) -> np.ndarray:
+    """F0 as praat hears it, see `unknown_pitch`; sound too short to tell has none."""
+    try:
+        return Sound(audio, sampling_rate).f0_hz.numpy()
+    except ValueError:
+        return np.zeros(1)
 
 
 def speech_teacher(name: str) -> Teacher:

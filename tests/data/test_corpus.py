@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.data import corpus as corpus_module
-from mimi_bridge.data.corpus import SpeechCorpus, praat_pitch, write_corpus
+from mimi_bridge.data.corpus import SpeechCorpus, write_corpus
 from mimi_bridge.data.manifest import Utterance
 
 RATE = 1000  # Hz, so that a label lasts 10 samples
@@ -480,18 +480,6 @@ def test_pitch_is_not_known_unless_it_was_found(make_corpus):
 def test_nothing_is_voiced_after_the_end(make_taught):
     batch = make_taught(4).crops(1, 3, FRAME_SIZE, seed=(0,), augment=False)
     assert batch.voiced.tolist() == [[1.0, 0.0, 0.0]]
-
-
-@pytest.mark.parametrize(
-    ("audio", "share"),
-    [(torch.sin(torch.arange(24_000) * 2 * torch.pi * 150 / 24_000)[None], 0.9), (torch.zeros(1, 100), 0.0)],
-    ids=["a tone", "too short to tell"],
-)
-def test_praat_hears_pitch(audio, share):
-    pytest.importorskip("parselmouth")
-    f0 = praat_pitch(audio, 24_000)
-    assert (f0 > 0).mean() >= share
-    assert f0[f0 > 0].tolist() == pytest.approx([150.0] * int((f0 > 0).sum()), rel=0.01)
 
 
 class Counter:

@@ -14,13 +14,14 @@ from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
-from mimi_bridge.data.corpus import CropBatch, SpeechCorpus, praat_pitch, write_corpus
+from mimi_bridge.data.corpus import CropBatch, SpeechCorpus, write_corpus
 from mimi_bridge.data.manifest import Utterance
 from mimi_bridge.random_mimi import random_mimi
 from mimi_bridge.training import codec_training
@@ -479,12 +480,12 @@ class PitchAndLoudness:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> SpeechCorpus:
-    """Two speakers of two sounds, their pitch as praat hears it, and a teacher's features."""
+    """Two speakers of two sounds, their voice every other half-second, and a teacher's features."""
     folder = tmp_path_factory.mktemp("taught")
     utterances = [Utterance(str(number), Path("made"), f"speaker {number}") for number in range(2)]
-    write_corpus(
-        folder, utterances, SAMPLING_RATE, glide_and_noise, find_pitch=praat_pitch, teacher=PitchAndLoudness()
-    )
+    f0 = np.where(np.arange(round(100 * SECONDS)) // 50 % 2 == 0, 140.0, 0.0)
+    options = {"find_pitch": lambda *_: f0, "teacher": PitchAndLoudness()}
+    write_corpus(folder, utterances, SAMPLING_RATE, glide_and_noise, **options)
     return SpeechCorpus(folder)
 
 

@@ -18,7 +18,6 @@ import soxr
 import torch
 from torch import Tensor
 
-from ..evaluation.sound import Sound
 from .manifest import Span, Utterance, read_phones
 from .segments import load_recording, spans_in_segment
 
@@ -67,14 +66,6 @@ class Teacher(Protocol):
 def unknown_pitch(_audio: Tensor, _sampling_rate: int) -> np.ndarray:
     """F0 in Hz, 100 a second, 0 where there is no voice: here NaN, for not known."""
     return np.array([np.nan])
-
-
-def praat_pitch(audio: Tensor, sampling_rate: int) -> np.ndarray:
-    """F0 as praat hears it, see `unknown_pitch`; sound too short to tell has none. Needs the extra `eval`."""
-    try:
-        return Sound(audio, sampling_rate).f0_hz.numpy()
-    except ValueError:
-        return np.zeros(1)
 
 
 def write_corpus(
