@@ -1,6 +1,8 @@
 """The command `mimi-bridge`: what a user types, and what a user sees when it goes wrong."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -147,3 +149,65 @@ def test_a_name_that_is_not_utf8_is_read_and_one_for_codes_is_named(tmp_path, mo
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == status
         assert told in result.stdout + result.stderr
+
+
+def test_one_file_is_never_written_over_a_folder_a_device_or_itself(tmp_path, model_folder, recording, capsys):
+    (tmp_path / "c.safetensors").mkdir()
+    for output in (tmp_path / "c.safetensors", "/dev/null"):
+        assert run("encode", recording, "-o", output, "-m", model_folder, "--overwrite") == 1
+        assert "is a folder or a device, but one file gives one file" in capsys.readouterr().err
+    assert run("encode", recording, "-o", recording, "-m", model_folder, "--overwrite") == 1
+    assert "is what is read itself; choose another --output" in capsys.readouterr().err
+    assert load_audio(recording, 24_000).shape[-1] > 0
+
+
+def test_codes_are_not_called_as_recordings_are(tmp_path, model_folder, recording, capsys):
+    assert run("encode", recording, "-o", tmp_path / "c.wav", "-m", model_folder) == 1
+    assert "the codes file must be called ....safetensors, got" in capsys.readouterr().err
+
+
+def test_an_output_below_a_file_is_refused_and_so_is_a_file_for_a_folder(tmp_path, model_folder, recording, capsys):
+    assert run("encode", recording, "-o", f"{recording}/c.safetensors", "-m", model_folder) == 1
+    assert "speech.flac is no folder, so nothing can be written below it" in capsys.readouterr().err
+    assert run("encode", tmp_path, "-o", recording, "-m", model_folder) == 1
+    assert "is a file, but a folder gives a folder; choose another --output" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(model_folder, recording, capsys):
+    for source, output in (("", "codes"), (recording, "")):
+        assert run("encode", source, "-o", output, "-m", model_folder) == 1
+        assert "is empty; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_what_belongs_to_folders_or_files_alone_is_refused_elsewhere(tmp_path, model_folder, recording, capsys):
+    assert run("encode", tmp_path, "-o", tmp_path / "x", "-m", model_folder, "--dataset", "--overwrite") == 1
+    assert "--overwrite is not of --dataset; delete" in capsys.readouterr().err
+    assert run("decode", "c.safetensors", "-o", tmp_path / "c.wav", "-m", model_folder, "--format", "flac") == 1
+    assert "--format is of a folder of codes files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("model.safetensors", lambda whole: whole[: len(whole) // 2], "cannot be read .*; convert the model or fetch"),
+        ("model.safetensors", lambda whole: b"", "cannot be read .*; convert the model or fetch"),
+        (
+            "config.json",
+            lambda whole: whole.replace(b'"residual_weight": 1.0', b'"residual_weight": "a"'),
+            "not valid",
+        ),
+        (
+            "config.json",
+            lambda whole: whole.replace(b'"qwen_dim": 24', b'"qwen_dim": 25'),
+            "have other sizes than its",
+        ),
+    ],
+    ids=["half", "empty", "type", "size"],
+)
+def test_a_model_folder_that_is_damaged_gives_one_sentence(
+    tmp_path, model_folder, recording, capsys, name, changed, message
+):
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(changed((tmp_path / "model" / name).read_bytes()))
+    assert run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", tmp_path / "model") == 1
+    assert re.search(message, capsys.readouterr().err)

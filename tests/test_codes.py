@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mimi_bridge.codes import Codes, fingerprint, load_codes, save_codes
+from mimi_bridge.codes import FORMAT, Codes, fingerprint, load_codes, save_codes
 
 
 @pytest.fixture
@@ -56,6 +57,23 @@ def test_load_codes_refuses_other_safetensors(tmp_path, tiny_model):
     tiny_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no codes file of this version"):
         load_codes(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": "x"}, "does not say what codes it holds"),
+        ({"codebooks_sha256": None}, "does not say what codes it holds"),
+        ({"sampling_rate": "0"}, "got torch.int32, 3000 samples at 0 Hz; encode the recording again"),
+        ({"num_samples": "-5"}, "-5 samples at 24000 Hz; encode the recording again"),
+    ],
+)
+def test_load_codes_refuses_what_does_not_describe_its_recording(tmp_path, codes, changes, message):
+    metadata = {"format": FORMAT, "num_samples": "3000", "sampling_rate": "24000", "codebooks_sha256": "abc"} | changes
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    save_file({"audio_codes": codes.audio_codes.int()}, tmp_path / "one.safetensors", metadata)
+    with pytest.raises(ValueError, match=rf"one\.safetensors.*{message}"):
+        load_codes(tmp_path / "one.safetensors")
 
 
 def test_fingerprint_changes_with_one_entry_of_one_codebook(tiny_model):

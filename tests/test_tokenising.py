@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from datasets import load_from_disk
 from commands import start_command
 from mimi_bridge.audio import load_audio
 from mimi_bridge.cli import main
-from mimi_bridge.codes import Codes, load_codes
+from mimi_bridge.codes import Codes, load_codes, save_codes
 from mimi_bridge.data.codes_dataset import encode_to_dataset
-from mimi_bridge.tokenising import Processes, Tokeniser, encode_folder
+from mimi_bridge.tokenising import Processes, Tokeniser, decode_folder, encode_folder
 
 NUM_GOOD = 12
 
@@ -260,6 +261,33 @@ def test_a_folder_of_codes_gives_the_recordings_that_each_gives_alone(
     capsys.readouterr()
     assert run(*arguments) == 0
     assert f"{NUM_GOOD} codes files, {NUM_GOOD - 1} of them from before" in capsys.readouterr().out
+
+
+def test_what_another_model_decoded_is_not_taken_for_this_models(alone_folder, tiny_model, tmp_path):
+    decode_folder(tiny_model, alone_folder, tmp_path, Processes(), suffix=".wav")
+    tiny_model.quantizer.head_content.layers[0]._codebook.embed += 1
+    report = decode_folder(tiny_model, alone_folder, tmp_path, Processes(), suffix=".wav")
+    assert (report.kept, len(report.failed)) == (0, NUM_GOOD)
+    assert all("was made with other codebooks" in reason for _, reason in report.failed)
+
+
+@pytest.mark.parametrize("changes", [{"sampling_rate": 16_000}, {"num_samples": 999_999}])
+def test_codes_of_another_rate_or_length_are_named_and_the_rest_is_done(alone_folder, tiny_model, tmp_path, changes):
+    shutil.copytree(alone_folder, tmp_path / "codes")
+    save_codes(tmp_path / "codes" / "00.safetensors", replace(load_codes(alone_folder / "00.safetensors"), **changes))
+    report = decode_folder(tiny_model, tmp_path / "codes", tmp_path / "audio", Processes(), suffix=".wav")
+    assert report.done == NUM_GOOD - 1
+    ((name, reason),) = report.failed
+    assert name == "00.safetensors" and "must be of 24000 Hz and at most" in reason
+
+
+def test_a_pipe_called_as_a_recording_is_named_as_such(tiny_model, speech, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    soundfile.write(tmp_path / "good.wav", speech[0, :8000].numpy(), 24_000)
+    report = encode_folder(Tokeniser(tiny_model), tmp_path, tmp_path / "codes", Processes())
+    assert report.done == 1
+    ((name, reason),) = report.failed
+    assert name == "pipe.wav" and "a pipe or a device; a recording must be a file" in reason
 
 
 def test_data_set_of_one_file_is_refused(recordings, model_folder, tmp_path, capsys):

@@ -79,10 +79,12 @@ def load_audio(path: str | Path, sampling_rate: int, tell: Tell | None = None) -
     Raises:
         FileNotFoundError: If there is no such file.
         PermissionError: If it may not be read.
-        ValueError: If it is no audio, holds none, or holds NaN.
+        ValueError: If it is no file, no audio, holds none, or holds NaN.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"no such recording: {path}")
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; a recording must be a file: save it to one first.")
     return decode_audio(path, sampling_rate, str(path), tell)
 
 

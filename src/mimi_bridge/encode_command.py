@@ -5,12 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .audio import load_audio, save_audio, written_format
+from .audio import load_audio, printable, save_audio, written_format
 from .codes import fingerprint, load_codes, save_codes
 from .loading import add_model, load_model
-from .tokenising import REPORT, FolderReport, Processes, Tokeniser, decode_codes, decode_folder, encode_folder
+from .tokenising import (
+    CODES_SUFFIX,
+    REPORT,
+    FolderReport,
+    Processes,
+    Tokeniser,
+    decode_codes,
+    decode_folder,
+    encode_folder,
+)
 
 MOST_NAMED = 20  # files that failed, on the screen
+DEFAULT_FORMAT = "wav"
 
 
 def add_encode(commands: Any) -> None:
@@ -51,9 +61,7 @@ def add_decode(commands: Any) -> None:
     )
     decode.add_argument("codes", help="the codes file to read, or a folder of them")
     _add_common(decode, "recording to write (.wav, .flac, ...), or folder of them")
-    decode.add_argument(
-        "--format", default="wav", metavar="SUFFIX", help="of a folder's recordings (default: %(default)s)"
-    )
+    decode.add_argument("--format", metavar="SUFFIX", help=f"of a folder's recordings (default: {DEFAULT_FORMAT})")
     decode.set_defaults(run=_decode)
 
 
@@ -64,8 +72,10 @@ def _add_common(parser: argparse.ArgumentParser, output_help: str) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
-    source, output = Path(options.recording), Path(options.output)
+    source, output = _places(options.recording, options)
     if source.is_dir():
+        if options.dataset and options.overwrite:
+            raise ValueError(f"--overwrite is not of --dataset; delete {output}, or choose another --output.")
         processes = Processes.of_environment(options.device)
         tokeniser = Tokeniser(load_model(options.model, processes.device), options.num_quantizers)
         if options.dataset:
@@ -80,7 +90,8 @@ def _encode(options: argparse.Namespace) -> None:
         return
     if options.dataset:
         raise ValueError(f"--dataset is of a folder of recordings; {source} is none.")
-    _refuse_existing(options)
+    if output.suffix != CODES_SUFFIX:  # `decode` of a folder would pass it by
+        raise ValueError(f"the codes file must be called ...{CODES_SUFFIX}, got {printable(output)}.")
     tokeniser = Tokeniser(load_model(options.model, options.device), options.num_quantizers)
     remarks: list[str] = []
     (codes,) = tokeniser.encode([load_audio(source, tokeniser.model.config.sampling_rate, remarks.append)])
@@ -93,15 +104,16 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _decode(options: argparse.Namespace) -> None:
-    source, output = Path(options.codes), Path(options.output)
+    source, output = _places(options.codes, options)
     if source.is_dir():
         processes = Processes.of_environment(options.device)
         model = load_model(options.model, processes.device)
-        suffix = f".{options.format.removeprefix('.')}"
+        suffix = f".{(options.format or DEFAULT_FORMAT).removeprefix('.')}"
         report = decode_folder(model, source, output, processes, suffix=suffix, overwrite=options.overwrite)
         _tell(report, output, "codes files")
         return
-    _refuse_existing(options)
+    if options.format is not None:
+        raise ValueError(f"--format is of a folder of codes files; the format of {output} is that of its name.")
     written_format(output)
     codes = load_codes(source)
     model = load_model(options.model, options.device)
@@ -130,9 +142,28 @@ def _tell(report: FolderReport | None, output: Path, what: str) -> None:
         )
 
 
-def _refuse_existing(options: argparse.Namespace) -> None:
-    if Path(options.output).exists() and not options.overwrite:
-        raise FileExistsError(f"{options.output} exists already; choose another --output, or pass --overwrite.")
+def _places(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
+    # Where to read and where to write, if nothing that is there would be lost.
+    if not name or not options.output:
+        what = "--output" if name else "what to read"
+        raise ValueError(f"the name of {what} is empty; is a variable of the shell not set?")
+    source, output = Path(name), Path(options.output)
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{above} is no folder, so nothing can be written below it; choose another --output.")
+    if not output.exists():
+        return source, output
+    if source.is_dir():
+        if not output.is_dir():
+            raise NotADirectoryError(f"{output} is a file, but a folder gives a folder; choose another --output.")
+        return source, output
+    if not output.is_file():
+        raise ValueError(f"{output} is a folder or a device, but one file gives one file; choose another --output.")
+    if source.exists() and output.samefile(source):
+        raise ValueError(f"{output} is what is read itself; choose another --output.")
+    if not options.overwrite:
+        raise FileExistsError(f"{output} exists already; choose another --output, or pass --overwrite.")
+    return source, output
 
 
 def _positive(text: str) -> int:

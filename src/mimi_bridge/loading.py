@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
 from .configuration_mimi_bridge import MimiBridgeConfig
@@ -18,14 +19,28 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"no such model folder: {name}")
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except StrictDataclassError as error:
+        raise ValueError(f"the config.json of {name} is not valid: {error}") from error
+    except OSError as error:
+        raise OSError(f"no model to be had at {name!r}: {error}") from error
     if not isinstance(config, MimiBridgeConfig):
         raise ValueError(
             f"{name} is a model of type {config.model_type!r}, expected 'mimi_bridge'; convert a Mimi checkpoint with "
             "conversion/convert_kyutai.py."
         )
     try:
-        return AutoModel.from_pretrained(name).eval().to(device)
+        model = AutoModel.from_pretrained(name).eval()
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"the weights of {name} have other sizes than its config.json says; restore the config.json that was "
+            "written with them."
+        ) from error
+    try:
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device} is not to be had here: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import MimiModel
 from transformers import initialization as init
@@ -100,6 +101,11 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             raise ValueError(
                 f"{pretrained_model_name_or_path} has a config that is none of Mimi Bridge: {error}. A Mimi "
                 "checkpoint must be converted first, with conversion/convert_kyutai.py."
+            ) from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights of {pretrained_model_name_or_path} cannot be read ({error}): the file is damaged, or "
+                "was written or fetched in part only; convert the model or fetch it again."
             ) from error
         model, loading_info = loaded
         raise_on_wrong_keys(model, pretrained_model_name_or_path, loading_info)

@@ -241,6 +241,7 @@ def decode_folder(
         for path, target in pairs:
             try:
                 codes = load_codes(path)
+                check_fit(model, codes, codebooks)  # of what is kept, too: another model would have given other audio
                 is_kept = target.is_file() and not overwrite
                 audio = None if is_kept else decode_codes(model, codes, codebooks)
             except OF_ONE_FILE as error:
@@ -259,14 +260,34 @@ def decode_codes(model: MimiBridgeModel, codes: Codes, codebooks_sha256: str) ->
     """The audio `(1, samples)` of a recording's codes.
 
     Raises:
-        ValueError: If other codebooks made them.
+        ValueError: As `check_fit`.
+    """
+    check_fit(model, codes, codebooks_sha256)
+    decoded = model.decode(codes.audio_codes[None].to(model.device))
+    return decoded.audio_values[0, :, : codes.num_samples]
+
+
+def check_fit(model: MimiBridgeModel, codes: Codes, codebooks_sha256: str) -> None:
+    """Refuse a recording's codes that this model cannot turn back into it.
+
+    Args:
+        model: Of these codebooks.
+        codes: Of one recording.
+        codebooks_sha256: The fingerprint of the model's codebooks.
+
+    Raises:
+        ValueError: If other codebooks made them, or they are of another rate or too few for their recording.
     """
     if codes.codebooks_sha256 != codebooks_sha256:
         raise ValueError(
             "it was made with other codebooks than this model's; decode it with the model that encoded it."
         )
-    decoded = model.decode(codes.audio_codes[None].to(model.device))
-    return decoded.audio_values[0, :, : codes.num_samples]
+    rate, longest = model.config.sampling_rate, codes.audio_codes.shape[-1] * model.config.frame_size
+    if codes.sampling_rate != rate or codes.num_samples > longest:
+        raise ValueError(
+            f"its codes must be of {rate} Hz and at most {longest} samples, got {codes.sampling_rate} Hz and "
+            f"{codes.num_samples} samples; encode the recording again."
+        )
 
 
 def in_batches(paths: list[Path], batch_size: int) -> list[list[Path]]:
