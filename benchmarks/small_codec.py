@@ -67,7 +67,9 @@ def main() -> None:
     for name, package in missing_packages().items():
         print(f"not run: {name} (package {package} is missing)", file=sys.stderr)
     with ProcessPoolExecutor(
-        arguments.jobs, initializer=_start, initargs=(arguments.codec, transcripts, arguments.recognizer)
+        arguments.jobs,
+        initializer=_start,
+        initargs=(arguments.codec, transcripts, arguments.transcripts, arguments.recognizer),
     ) as pool:
         results = list(pool.map(_measure, held_out))
         listened = [utterance for utterance in held_out if utterance.text][: arguments.listen]
