@@ -61,6 +61,7 @@ ALLOWED = {
     "types",
     "typing",
     "huggingface_hub",
+    "safetensors",
     "torch",
     "transformers",
     "vector_quantize_pytorch",

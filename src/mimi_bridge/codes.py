@@ -100,13 +100,13 @@ def load_codes(path: str | Path) -> Codes:
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}); encode the recording again.") from error
     try:
-        lengths = [int(metadata[name]) for name in ("num_samples", "sampling_rate")]
+        num_samples, sampling_rate = int(metadata["num_samples"]), int(metadata["sampling_rate"])
         sha256 = metadata["codebooks_sha256"]
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} does not say what codes it holds ({error}); encode the recording again.") from error
-    if audio_codes.is_floating_point() or min(lengths) < 1:
+    if audio_codes.is_floating_point() or min(num_samples, sampling_rate) < 1:
         raise ValueError(
             f"{path} must hold integers, and the length and rate of a recording, got {audio_codes.dtype}, "
-            f"{lengths[0]} samples at {lengths[1]} Hz; encode the recording again."
+            f"{num_samples} samples at {sampling_rate} Hz; encode the recording again."
         )
-    return Codes(audio_codes.long(), *lengths, sha256, metadata.get("remark"))
+    return Codes(audio_codes.long(), num_samples, sampling_rate, sha256, metadata.get("remark"))
