@@ -3,6 +3,7 @@
 import json
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -724,3 +725,45 @@ def test_saved_weights_have_the_mode_that_the_umask_gives(tiny_model, tmp_path):
     for weights in tmp_path.rglob("*.safetensors"):
         assert weights.stat().st_mode == (tmp_path / "config.json").stat().st_mode
     assert len([*(tmp_path / "parts").glob("*.safetensors")]) > 1
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((1, 1, 1920), np.float32), [0.0] * 1920, None], ids=["numpy", "list", "none"]
+)
+def test_audio_that_is_no_tensor_is_refused_in_a_sentence(tiny_model, given):
+    for method in (tiny_model.encode, tiny_model.get_latents):
+        with pytest.raises(TypeError, match=r"input_values must be a tensor, got .*; convert it by torch\.as_tensor"):
+            method(given)
+
+
+def test_codes_that_are_no_tensor_are_refused_in_a_sentence(tiny_model):
+    encoded = tiny_model.encode(torch.zeros(1, 1, 1920))
+    for given in (encoded, encoded.audio_codes.numpy()):
+        with pytest.raises(TypeError, match=r"audio_codes must be a tensor, got .*; pass encode\(.*\)\.audio_codes"):
+            tiny_model.decode(given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_audio_of_another_precision_than_the_weights_is_refused_with_what_to_do(tiny_model, dtype):
+    for method in (tiny_model.encode, tiny_model.get_latents, tiny_model):
+        with pytest.raises(ValueError, match=r"must be torch\.float32, as the model, got .*; pass input_values\.to"):
+            method(torch.zeros(1, 1, 1920, dtype=dtype))
+
+
+def test_integer_audio_is_told_to_be_scaled(tiny_model):
+    with pytest.raises(ValueError, match="got torch.int16; divide by the type's full scale"):
+        tiny_model.encode(torch.zeros(1, 1, 1920, dtype=torch.int16))
+
+
+def test_a_number_of_codebooks_that_the_heads_do_not_have_is_refused_when_loading(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="num_quantizers must be 9, the sum of the three heads' codebooks, got 5"):
+        MimiBridgeModel.from_pretrained(tmp_path, num_quantizers=5)
+
+
+@pytest.mark.parametrize("number", [3.0, "3", True])
+def test_a_number_of_codebooks_that_is_no_whole_number_is_refused_everywhere(tiny_model, number):
+    audio = torch.zeros(1, 1, 1920)
+    for method in (tiny_model.encode, tiny_model, lambda _, num_quantizers: tiny_model.stream(1, num_quantizers)):
+        with pytest.raises(ValueError, match="num_quantizers must be 1 to 9 for this model, got .*whole number"):
+            method(audio, num_quantizers=number)

@@ -53,3 +53,7 @@ def test_model_knows_its_heads(tiny_model):
     swapped = tiny_model.swap_heads(ours, theirs)
     assert swapped[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1]
     assert tiny_model.decode(swapped).audio_values.shape == (1, 1, 4 * 1920)
+
+
+def test_one_head_may_be_named_alone(ours, theirs):
+    assert torch.equal(swap_heads(ours, theirs, HEADS, "prosody"), swap_heads(ours, theirs, HEADS, ("prosody",)))

@@ -43,6 +43,7 @@ from .streaming import MimiBridgeStream
 from .swapping import swap_heads
 from .waveform import checked_audio, silence_padding, whole_frames
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 RECORDED = ("output_hidden_states", "output_attentions")  # what transformers' halves return besides, if asked
 
 
@@ -79,6 +80,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
     ]
 
     def __init__(self, config: MimiBridgeConfig):
+        config.validate_architecture()  # fields that were set one by one, by `from_pretrained` too, were not
         super().__init__(config)
         self.quantizer: CausalBridgeQuantizer = CausalBridgeQuantizer.from_config(config)  # type: ignore[assignment]
         self.packed_halves = PackedHalves()
@@ -454,6 +456,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         return MimiBridgeEncoderOutput(audio_codes=torch.stack(padded), audio_codes_mask=audio_codes_mask)
 
     def _fast_half(self, name: str, given: Tensor) -> Any:
+        if not isinstance(given, Tensor):
+            return None  # is refused later
         return fast_half(self, name, given.device, given.dtype if given.is_floating_point() else None)
 
     def _apply(self, fn, recurse=True):
@@ -464,7 +468,15 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         self, input_values: Tensor, padding_mask: Tensor | None, must_be_whole: bool = False
     ) -> tuple[Tensor, Tensor]:
         config = self.config
-        return whole_frames(input_values, padding_mask, config.audio_channels, config.frame_size, must_be_whole)
+        frames = whole_frames(input_values, padding_mask, config.audio_channels, config.frame_size, must_be_whole)
+        given = input_values.dtype
+        dtype = next((weight.dtype for weight in self.encoder.parameters()), given) if self.encoder else given
+        if dtype != given and dtype in FLOATS and not torch.is_autocast_enabled(input_values.device.type):
+            raise ValueError(
+                f"input_values must be {dtype}, as the model, got {given}; pass input_values.to(model.dtype), or run "
+                "the model under torch.autocast."
+            )
+        return frames
 
     def _require(self, half: str) -> Any:
         module = getattr(self, half)

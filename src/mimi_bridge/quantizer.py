@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
+from operator import index
 from types import SimpleNamespace
 from typing import Any
 
@@ -185,7 +186,7 @@ class CausalBridgeQuantizer(nn.Module):
                 left out while training.
         """
         self._check_latents(x, frame_mask)
-        num_quantizers = self._check_num_quantizers(num_quantizers)
+        num_quantizers = self.check_num_quantizers(num_quantizers)
         if self.training and num_quantizers < self.num_quantizers:
             raise ValueError(
                 f"num_quantizers must be left out while training, got {num_quantizers}: every head learns. Call "
@@ -231,7 +232,7 @@ class CausalBridgeQuantizer(nn.Module):
             ValueError: If shapes do not fit, or there are not so many codebooks.
         """
         self._check_latents(latents, frame_mask)
-        num_quantizers = self._check_num_quantizers(num_quantizers)
+        num_quantizers = self.check_num_quantizers(num_quantizers)
         if frame_mask is not None:
             if not torch.compiler.is_compiling() and not bool(frame_mask.any()):
                 raise ValueError("frame_mask marks no frame as real; pass at least one.")
@@ -341,15 +342,20 @@ class CausalBridgeQuantizer(nn.Module):
             losses |= {f"codebook_{name}": head.attraction} if head.attraction is not None else {}
         return losses | {name: distance.loss for name, distance in distances.items()}
 
-    def _check_num_quantizers(self, num_quantizers: int | None) -> int:
+    def check_num_quantizers(self, num_quantizers: int | None) -> int:
+        """So many codebooks, all of them if None; raise a `ValueError` if there are not so many."""
         if num_quantizers is None:
             return self.num_quantizers
-        if not 1 <= num_quantizers <= self.num_quantizers:
+        try:
+            number = 0 if isinstance(num_quantizers, bool) else index(num_quantizers)
+        except TypeError:  # a number with a fraction, a text
+            number = 0
+        if not 1 <= number <= self.num_quantizers:
             raise ValueError(
-                f"num_quantizers must be 1 to {self.num_quantizers} for this model, got {num_quantizers}. Lower it, "
-                "or load a checkpoint with more acoustic codebooks."
+                f"num_quantizers must be 1 to {self.num_quantizers} for this model, got {num_quantizers!r}. Pass a "
+                "whole number that is not higher, or load a checkpoint with more acoustic codebooks."
             )
-        return num_quantizers
+        return number
 
     def _check_latents(self, latents: Tensor, frame_mask: Tensor | None) -> None:
         if latents.ndim != 3 or latents.shape[-1] != self.codec_dim:
@@ -366,7 +372,9 @@ class CausalBridgeQuantizer(nn.Module):
             )
 
     def check_codes(self, codes: Tensor) -> None:
-        """Raise a `ValueError` if these are no codes that `decode` could take."""
+        """Raise a `ValueError`, of what is no tensor a `TypeError`, if these are no codes that `decode` could take."""
+        if not isinstance(codes, Tensor):
+            raise TypeError(f"audio_codes must be a tensor, got {type(codes).__name__}; pass encode(...).audio_codes.")
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:

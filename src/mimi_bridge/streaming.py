@@ -53,12 +53,10 @@ class MimiBridgeStream:
     @for_inference
     def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False):
         config = model.config
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        if num_quantizers is not None and not 1 <= num_quantizers <= config.num_quantizers:
-            raise ValueError(f"num_quantizers must be 1 to {config.num_quantizers}, got {num_quantizers}.")
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, a whole number, got {batch_size!r}.")
         self.batch_size = batch_size
-        self.num_quantizers = num_quantizers or config.num_quantizers
+        self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
         self._model = model
         self._lock = RLock()
         self._frame_size, self._channels = config.frame_size, config.audio_channels
@@ -311,7 +309,7 @@ class MimiBridgeStream:
 
     def _check_codes(self, codes: Tensor, active: list[int]) -> Tensor:
         """Which rows have which frames, `(batch, frames)`, on the CPU."""
-        total, size = self._model.config.num_quantizers, self._model.config.codebook_size
+        total, size = self._model.quantizer.num_quantizers, self._model.config.codebook_size
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or len(codes) != self.batch_size or not 1 <= codes.shape[1] <= total:

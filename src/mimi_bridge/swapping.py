@@ -21,7 +21,7 @@ def swap_heads(
         audio_codes: `(batch, codebooks, frames)`, all codebooks.
         other_codes: `(batch, codebooks, other frames)`; the heads named are taken from here.
         num_codebooks: Codebooks of each head, in the order of the codes.
-        heads: Names among `content`, `prosody` and `acoustic`.
+        heads: Names among `content`, `prosody` and `acoustic`, or one of them.
 
     Returns:
         `(batch, codebooks, frames)`.
@@ -29,6 +29,7 @@ def swap_heads(
     Raises:
         ValueError: If a head is unknown, or the codes are not all of a model's codebooks for one batch.
     """
+    heads = (heads,) if isinstance(heads, str) else heads
     unknown = sorted(set(heads) - set(num_codebooks))
     if unknown:
         raise ValueError(f"heads must be among {', '.join(num_codebooks)}, got {', '.join(unknown)}.")

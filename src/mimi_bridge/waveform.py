@@ -49,7 +49,18 @@ def checked_audio(
     Raises:
         ValueError: If the audio is empty, of a wrong shape or type, or not finite (the message names the sample), or
             if the mask does not fit or is not right padding.
+        TypeError: If the audio is no tensor.
     """
+    if not isinstance(input_values, Tensor):
+        raise TypeError(
+            f"input_values must be a tensor, got {type(input_values).__name__}; convert it by torch.as_tensor, or use "
+            "the model's feature extractor with return_tensors='pt'."
+        )
+    if input_values.dtype in (torch.int16, torch.int32, torch.uint8):
+        raise ValueError(
+            f"input_values must be floats in [-1, 1], got {input_values.dtype}; divide by the type's full scale "
+            "(32768 for int16), or read recordings with mimi_bridge.audio.load_audio."
+        )
     if input_values.ndim != 3 or input_values.shape[1] != num_channels or not input_values.is_floating_point():
         raise ValueError(
             f"input_values must be floats, (batch, {num_channels}, samples), got {input_values.dtype} of shape "
