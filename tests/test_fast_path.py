@@ -254,8 +254,8 @@ def test_dropout_in_training_mode_takes_the_reference(tiny_model, voiced_audio, 
     assert convolutions != []
 
 
-def test_audio_of_another_precision_is_told_by_the_reference(tiny_model):
-    with pytest.raises(RuntimeError, match="dtype|type"):
+def test_audio_of_another_precision_is_refused_with_its_remedy(tiny_model):
+    with pytest.raises(ValueError, match=r"must be torch.float32, .* got torch.float64; pass input_values.to"):
         tiny_model.encode(torch.zeros(1, 1, FRAME, dtype=torch.float64))
 
 
