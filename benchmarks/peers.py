@@ -32,12 +32,16 @@ NATIVE, THEIRS, OURS = "native.safetensors", "transformers", "ours"
 Step = Callable[[Tensor], Tensor]
 
 
-def write_weights(folder: Path) -> None:
-    """One full-size Mimi with random weights and codebooks that fit speech, in all layouts."""
-    fitting = torch.cat([synthesize(text, "en-gb-scotland+m4", words_per_minute=190) for text in SENTENCES], dim=-1)
-    random_mimi(MimiConfig(), fitting).save_pretrained(folder / THEIRS)
+def write_weights(
+    folder: Path, fitting: Tensor | None = None, config: MimiConfig | None = None, native: bool = True
+) -> None:
+    """One Mimi, full-size if left out, with random weights and codebooks that fit speech, in all layouts."""
+    if fitting is None:
+        fitting = torch.cat([synthesize(text, "en-gb-scotland+m4", words_per_minute=190) for text in SENTENCES], dim=1)
+    random_mimi(config or MimiConfig(), fitting).save_pretrained(folder / THEIRS)
     transplant(read_source(str(folder / THEIRS))).model.save_pretrained(folder / OURS)
-    write_native(folder / THEIRS, folder / NATIVE)
+    if native:
+        write_native(folder / THEIRS, folder / NATIVE)
 
 
 def write_native(source: Path, path: Path) -> None:
@@ -96,7 +100,7 @@ class Transformers:
             return output.audio_codes
 
         def decode(codes: Tensor) -> Tensor:
-            output = self.model.decode(codes, **keys)
+            output = self.model.decode(codes, use_cache=True, **keys)
             keys[f"decoder_{CACHE}"] = output[f"decoder_{CACHE}"]
             return output.audio_values
 

@@ -63,18 +63,13 @@ def _peak_memory() -> float:
 def _steps(kinds: list[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each step, by kind, the first of each left out."""
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {kind: _trainer(kind, folder) for kind in kinds}
+        trainers = {kind: trainer_of(kind, folder) for kind in kinds}
         timings: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         for number in range(rounds + 1):
             for kind, trainer in trainers.items():
                 trainer._install_learners()
-                model, batch = trainer.model, trainer.prepared_batch
                 wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-                totals = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
-                trainer.training_step(model, batch, totals)
-                trainer.optimizer.step()
-                trainer.move_codebooks()
-                model.zero_grad()
+                step(trainer)
                 after = resource.getrusage(resource.RUSAGE_SELF)
                 cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 if number:
@@ -82,33 +77,47 @@ def _steps(kinds: list[str], rounds: int) -> dict[str, list[tuple[float, float]]
         return timings
 
 
-def _trainer(kind: str, folder: str) -> MimiBridgeTrainer:
+def step(trainer: MimiBridgeTrainer) -> None:
+    """One optimizer step on the batch of `trainer_of`."""
+    batch = trainer.prepared_batch
+    totals = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    trainer.training_step(trainer.model, batch, totals)
+    trainer.optimizer.step()
+    trainer.move_codebooks()
+    trainer.model.zero_grad()
+
+
+def trainer_of(
+    kind: str, folder: str, config: MimiBridgeConfig | None = None, batch: int = BATCH, **changes: object
+) -> MimiBridgeTrainer:
+    """A trainer of one of the `KINDS`, ready to `step`; `changes` are arguments of its own, such as `use_cpu`."""
     torch.manual_seed(0)
-    model = MimiBridgeModel(MimiBridgeConfig(qwen_dim=1536, wavlm_dim=1024))
+    model = MimiBridgeModel(config or MimiBridgeConfig(qwen_dim=1536, wavlm_dim=1024))
     torch.nn.init.zeros_(model.quantizer.head_content.project_out.weight)
-    num_frames = round(SECONDS * model.config.frame_rate)
+    num_frames, hidden_size = round(SECONDS * model.config.frame_rate), model.config.hidden_size
     rows = []
-    for _ in range(BATCH):
+    for _ in range(batch):
         row = {
-            "qwen_hidden": torch.randn(14, 1536),
+            "qwen_hidden": torch.randn(14, model.config.qwen_dim),
             "token_spans": torch.stack([torch.arange(14) / 4, torch.arange(14) / 4 + 0.2], dim=1),
-            "wavlm_features": torch.randn(num_frames, 1024),
+            "wavlm_features": torch.randn(num_frames, model.config.wavlm_dim),
         }
         if kind == KINDS[0]:
-            row |= {"latents": torch.randn(num_frames, 512), "target_latents": torch.randn(num_frames, 512)}
+            latents = torch.randn(2, num_frames, hidden_size)
+            row |= {"latents": latents[0], "target_latents": latents[1]}
         else:
             row["input_values"] = 0.1 * torch.randn(num_frames * model.config.frame_size)
         rows.append(row)
-    args = MimiBridgeTrainingArguments(
-        output_dir=folder,
-        use_cpu=True,
-        report_to=[],
-        per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=1,
-        max_steps=100,
-        mel_weight=1.0 if kind == KINDS[-1] else 0.0,
-        revive_every=0,
-    )
+    settings = {
+        "use_cpu": True,
+        "report_to": [],
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 100,
+        "mel_weight": 1.0 if kind == KINDS[-1] else 0.0,
+        "revive_every": 0,
+    }
+    args = MimiBridgeTrainingArguments(output_dir=folder, **settings | changes)
     trainer = MimiBridgeTrainer(model, args, train_dataset=rows)
     trainer._install_learners()
     freeze(model, args.rates)

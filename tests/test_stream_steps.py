@@ -153,7 +153,7 @@ def test_graphs_are_refused_where_there_is_no_gpu(model):
         model.stream(cuda_graphs=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_a_recorded_stream_gives_the_codes_of_a_plain_one(tiny_model, sound):
     model, sound = tiny_model.cuda(), sound.cuda()
     with model.stream(3) as plain, model.stream(3, cuda_graphs=True) as recorded:
