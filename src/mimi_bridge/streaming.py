@@ -117,6 +117,8 @@ class MimiBridgeStream:
         num_samples = chunk.shape[-1]
         lengths = [self._num_waiting[row] + num_samples if row in active else 0 for row in range(self.batch_size)]
         counts = [length // self._frame_size for length in lengths]
+        if len(active) == self.batch_size and len(set(lengths)) == 1:  # no loop over rows, each a few small kernels
+            return self._encode_all_alike(half, chunk, counts)
         audio = chunk.new_zeros(self.batch_size, self._channels, max(lengths))
         for row in active:
             start = self._num_waiting[row]
@@ -246,6 +248,15 @@ class MimiBridgeStream:
             self._state[name] = {key: value.to(device) for key, value in state.items()}
         self._waiting = self._waiting.to(device)
         return self
+
+    def _encode_all_alike(self, half: EncoderHalf, chunk: Tensor, counts: list[int]) -> Tensor:
+        # As `encode`, where as many samples wait in every row, and none pauses.
+        audio = torch.cat([self._waiting[..., : self._num_waiting[0]], chunk], dim=-1)
+        codes, self._state["encoder"] = self._encode_frames(half, audio, counts)
+        rest = audio[..., counts[0] * self._frame_size :]
+        self._waiting[..., : rest.shape[-1]] = rest
+        self._num_waiting = [rest.shape[-1]] * self.batch_size
+        return codes
 
     def _encode_frames(self, half: EncoderHalf, audio: Tensor, counts: list[int]) -> tuple[Tensor, State]:
         frames = torch.arange(max(counts))
