@@ -39,7 +39,14 @@ from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training.codec_training import CodecTraining, Phase
 
 SAMPLING_RATE = 24_000
-FREE_TO_CHANGE = ("_every", "_steps", "batch_size", "minutes")  # when a run goes on; the rest makes it another run
+FREE_TO_CHANGE = (
+    "_every",
+    "_steps",
+    "batch_size",
+    "minutes",
+    "workers",
+)  # when a run goes on; the rest makes it another run
+LOGGED_TOGETHER = 10  # steps
 HELD_OUT_FRAMES = 48
 HELD_OUT_CROPS = 12
 
@@ -68,6 +75,7 @@ def main() -> None:
     """Prepare the speech, train, and write the codec to FOLDER/mimi."""
     arguments = parse_arguments()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True  # shapes stay; sound is noisier
     try:
         train(arguments, accelerator)
     except (OSError, ValueError) as error:
@@ -92,6 +100,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
+    parser.add_argument("--judged-share", type=float, default=0.5, help="of the crops: what the discriminator hears")
+    parser.add_argument("--judged-seconds", type=float, default=0.48, help="of each of them")
+    parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
+    parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
     parser.add_argument("--minutes", type=float, help="stop so long after the start and write the codec")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
@@ -109,7 +121,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     phases = [
         Phase("reconstruction", arguments.reconstruction_steps, 5e-4),
         Phase("codebooks", arguments.codebook_steps, 4e-4),
-        Phase("adversarial", arguments.adversarial_steps, 4e-4),
+        Phase("adversarial", arguments.adversarial_steps, arguments.learning_rate),
     ]
     initial = MimiModel.from_pretrained(arguments.initial) if arguments.initial else None
     training = CodecTraining(
@@ -122,6 +134,9 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         arguments.seed,
         accelerator,
         initial=initial,
+        judged_share=arguments.judged_share,
+        judged_seconds=arguments.judged_seconds,
+        num_workers=arguments.workers,
     )
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
@@ -130,21 +145,24 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     writer = SummaryWriter(arguments.output, purge_step=training.step + 1) if accelerator.is_main_process else None
     num_steps = sum(phase.num_steps for phase in phases)
     bar = tqdm(total=num_steps, initial=training.step, disable=writer is None, dynamic_ncols=True)
+    unlogged: dict[int, dict[str, torch.Tensor]] = {}
     for losses in training.run():
         bar.update()
-        bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()}, refresh=False)
         stopping = stop.asked_of_any(accelerator)
         if writer is None:
             if stopping:
                 return
             continue
-        for name, loss in losses.items():
-            writer.add_scalar(f"train/{name}", loss, training.step)
+        unlogged[training.step] = losses
+        saving = training.step % arguments.save_every == 0 or training.step == num_steps or stopping
+        if len(unlogged) == LOGGED_TOGETHER or saving:
+            log(writer, bar, unlogged)
+            unlogged = {}
         if training.step % arguments.evaluate_every == 0 or training.step == num_steps:
             distance = evaluate(training, held_out, arguments.output / "samples" / f"{training.step:06d}.wav")
             writer.add_scalar("held_out/mel", distance, training.step)
             bar.write(f"step {training.step} ({training.phase.name}): held-out mel distance {distance:.4f}")
-        if training.step % arguments.save_every == 0 or training.step == num_steps or stopping:
+        if saving:
             save_checkpoint(training, checkpoint, settings)
         if stopping and stop.is_time:
             break
@@ -158,6 +176,15 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         print(f"the codec: {arguments.output / 'mimi'}")
 
 
+def log(writer: SummaryWriter, bar: tqdm, steps: dict[int, dict[str, torch.Tensor]]) -> None:
+    """Write the losses of some steps, by number, and show those of the last: a GPU is waited for once."""
+    for step, losses in steps.items():
+        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        for name, value in values.items():
+            writer.add_scalar(f"train/{name}", value, step)
+    bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
+
+
 class StopRequest:
     """Remembers that it is time to stop, or that Ctrl-C or SIGTERM asked for it; asked again, it stops at once."""
 
@@ -169,6 +196,8 @@ class StopRequest:
 
     def asked_of_any(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked; the same answer in all of them, so that they stop after the same step."""
+        if accelerator.num_processes == 1:
+            return self._asked or self.is_time
         asked = torch.tensor(float(self._asked or self.is_time), device=accelerator.device)
         return bool(accelerator.reduce(asked, "sum") > 0)
 

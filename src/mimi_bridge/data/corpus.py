@@ -9,7 +9,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,18 @@ class CropBatch:
     pitch: Tensor
     voiced: Tensor
     features: Tensor | None = None
+
+    def pin_memory(self) -> "CropBatch":
+        """The same in memory that a GPU copies from without a wait; `torch.utils.data.DataLoader` calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "CropBatch":
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "CropBatch":
+        values = [getattr(self, field.name) for field in fields(self)]
+        return CropBatch(*(None if value is None else change(value) for value in values))
 
 
 def given_phones(utterance: Utterance, audio: Tensor, sampling_rate: int) -> list[Span] | None:
@@ -146,6 +158,7 @@ class SpeechCorpus:
     def __init__(self, folder: Path):
         if not (folder / "corpus.json").is_file():
             raise FileNotFoundError(f"no corpus in {folder}; write_corpus makes one.")
+        self._folder = folder
         index = json.loads((folder / "corpus.json").read_text())
         self.sampling_rate: int = index["sampling_rate"]
         self.labels: list[str] = index["labels"]
@@ -153,6 +166,7 @@ class SpeechCorpus:
         self._samples = np.memmap(folder / "samples.i16", np.int16, "r")
         self._labels = np.memmap(folder / "labels.i8", np.int8, "r")
         self._pitch = np.memmap(folder / "pitch.f16", np.float16, "r")
+        self.has_pitch = not np.isnan(self._pitch).all()
         self.feature_dim: int = index["feature_dim"]
         if self.feature_dim:
             self._features = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, self.feature_dim)
@@ -164,6 +178,9 @@ class SpeechCorpus:
             [entry["num_samples"] * minutes[entry["speaker"]] ** (SPEAKER_BALANCE - 1) for entry in self.utterances]
         )
         self._cumulative = np.cumsum(shares / shares.sum())
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return SpeechCorpus, (self._folder,)  # another process maps the files again
 
     def audio(self, number: int) -> Tensor:
         """The whole of one utterance, `(1, samples)`."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from .reconstruction import hann_window
+
 PERIODS = (2, 3, 5, 7, 11)  # samples
 WINDOWS = (2048, 512)  # samples
 HIGHEST_SHARE = 0.5  # of the frequencies that are judged
@@ -68,7 +70,7 @@ def _folded(audio: Tensor, period: int) -> Tensor:
 
 def _spectrum(audio: Tensor, window: int) -> Tensor:
     # Real and imaginary parts, `(batch, 2, hops, bins)`.
-    hann = torch.hann_window(window, device=audio.device)
+    hann = hann_window(window, audio.device)
     spectrum = torch.stft(
         audio[:, 0].float(), window, window // 4, window=hann, pad_mode="constant", return_complex=True
     )

@@ -64,9 +64,16 @@ def multi_scale_mel_distance(
 def magnitudes(audio: Tensor, window: int) -> Tensor:
     """A full-scale sine reads 1 in its bin; hop a quarter of the window, `(batch * channels, bins, hops)`."""
     flat = audio.reshape(-1, audio.shape[-1]).float()
-    hann = torch.hann_window(window, device=audio.device)
+    hann = hann_window(window, audio.device)
     spectrum = torch.stft(flat, window, window // 4, window=hann, pad_mode="constant", return_complex=True)
     return spectrum.abs() * (2 / hann.sum())
+
+
+@lru_cache(maxsize=64)
+def hann_window(window: int, device: torch.device) -> Tensor:
+    """A Hann window on a device, `(window,)`, made once."""
+    with torch.inference_mode(False):
+        return torch.hann_window(window, device=device)
 
 
 def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Tensor:
@@ -74,7 +81,7 @@ def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Te
 
     In float32, under autocast, too: the logarithm of a product rounded to bfloat16 is off by whole decibels.
     """
-    filters = _mel_filters(sampling_rate, window, num_mels).to(audio.device)
+    filters = _mel_filters(sampling_rate, window, num_mels, audio.device)
     with torch.autocast(audio.device.type, enabled=False):
         return (filters @ magnitudes(audio, window)).clamp(min=FLOOR).log()
 
@@ -87,9 +94,9 @@ def _check(audio: Tensor, reference: Tensor) -> None:
 
 
 @lru_cache(maxsize=64)
-def _mel_filters(sampling_rate: int, window: int, num_mels: int) -> Tensor:
+def _mel_filters(sampling_rate: int, window: int, num_mels: int, device: torch.device) -> Tensor:
     # Each filter sums to one, so that a band's value is a mean magnitude.
     triangles = mel_filter_bank(window // 2 + 1, num_mels, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney")
     with torch.inference_mode(False):  # what is cached serves training, too
         filters = torch.from_numpy(triangles).T.float()
-        return filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)
+        return (filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)).to(device)

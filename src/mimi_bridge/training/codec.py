@@ -65,6 +65,16 @@ class TrainableMimi(nn.Module):
         for parameter in last_convolution.parameters():
             nn.init.constant_(parameter, 0.0) if parameter.ndim == 1 else parameter.data.mul_(FIRST_LOUDNESS)
 
+    def to(self, *args: Any, **kwargs: Any) -> "TrainableMimi":
+        """As `nn.Module.to`; sizes that transformers' convolutions keep as tensors stay where the host reads them."""
+        super().to(*args, **kwargs)
+        for module in self.modules():
+            for name in ("stride", "kernel_size", "padding_total"):
+                size = module._buffers.get(name)
+                if size is not None:
+                    module._buffers[name] = size.cpu()
+        return self
+
     def forward(self, audio: Tensor, num_acoustic: Tensor | None = None, may_learn: bool = True) -> CodecOutput:
         """Encode, quantize and decode; in training mode the codebooks move.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import MimiConfig, MimiModel
 
 from ..data.corpus import CropBatch, SpeechCorpus
@@ -75,6 +76,9 @@ class CodecTraining:
         seed: Of weights, crops and codebooks.
         accelerator: Device and processes.
         initial: A codec to begin with, codebooks and all, instead of random weights.
+        judged_share: Of the sequences of a step that the discriminator hears: what is left of them costs nothing.
+        judged_seconds: Of each of those.
+        num_workers: Processes that cut crops ahead of the steps; 0 cuts them when they are wanted.
     """
 
     def __init__(
@@ -88,11 +92,16 @@ class CodecTraining:
         seed: int,
         accelerator: Accelerator,
         initial: MimiModel | None = None,
+        judged_share: float = JUDGED_SHARE,
+        judged_seconds: float = JUDGED_SECONDS,
+        num_workers: int = 0,
     ):
         torch.manual_seed(seed)  # every process begins with the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
         self.batch_size, self.num_frames = batch_size, num_frames
+        self.judged_share, self.judged_seconds, self.num_workers = judged_share, judged_seconds, num_workers
         self.has_codebooks = initial is not None
+        self.batches = _Batches(corpus, batch_size, num_frames, config.frame_size, seed, accelerator.process_index)
         decay = max(0.99, 1 - self._frames_per_step / (FRAMES_REMEMBERED * config.codebook_size))
         self.model = TrainableMimi(config, corpus.feature_dim or len(corpus.labels), decay)
         if initial is not None:
@@ -112,11 +121,12 @@ class CodecTraining:
         """The current one."""
         return self.phases[self.phase_number]
 
-    def run(self) -> Iterator[dict[str, float]]:
-        """Train to the end of the last phase; yields each step's losses, after the step."""
+    def run(self) -> Iterator[dict[str, Tensor]]:
+        """Train to the end of the last phase; yields each step's losses, scalars on the device, after the step."""
+        batches = iter(self._loader())
         while True:
             while self.phase_step < self.phase.num_steps:
-                losses = self._train_step(self._batch())
+                losses = self._train_step(next(batches).to(self.accelerator.device))
                 self.step, self.phase_step = self.step + 1, self.phase_step + 1
                 yield losses
             if self.phase_number + 1 == len(self.phases):
@@ -170,11 +180,13 @@ class CodecTraining:
         cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / max(1, self.phase.num_steps))))).item()
         return warmup * (0.1 + 0.9 * cosine)
 
-    def _batch(self, number: int = 0) -> CropBatch:
-        # Batch 0 of a step trains; further ones fill codebooks.
-        frame_size = self.model.config.frame_size
-        seed = (self.seed, self.step, number, self.accelerator.process_index + 1)
-        return self.corpus.crops(self.batch_size, self.num_frames, frame_size, seed)
+    def _loader(self) -> DataLoader:
+        # The batches of all steps that are left.
+        steps = range(self.step, self.step + sum(phase.num_steps for phase in self.phases[self.phase_number :]))
+        on_gpu = self.accelerator.device.type == "cuda"
+        return DataLoader(
+            self.batches, batch_size=None, sampler=steps, num_workers=self.num_workers, pin_memory=on_gpu
+        )
 
     def _generator(self) -> torch.Generator:
         # The same on every process.
@@ -184,9 +196,8 @@ class CodecTraining:
     def _fill_codebooks(self) -> None:
         num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // self._frames_per_step)
         self.model.eval()
-        latents = [
-            self._encode(self._batch(number + 1).audio.to(self.accelerator.device)) for number in range(num_batches)
-        ]
+        batches = (self.batches.cut(self.step, number + 1) for number in range(num_batches))
+        latents = [self._encode(batch.to(self.accelerator.device).audio) for batch in batches]
         gathered = self.accelerator.gather(torch.cat(latents))
         project_to_principal_directions(self.model.acoustic, gathered)
         for head in (self.model.semantic, self.model.acoustic):
@@ -196,8 +207,8 @@ class CodecTraining:
     def _encode(self, audio: Tensor) -> Tensor:
         return self.model.encoder(audio).latents.transpose(1, 2).flatten(0, 1)
 
-    def _train_step(self, batch: CropBatch) -> dict[str, float]:
-        audio = batch.audio.to(self.accelerator.device)
+    def _train_step(self, batch: CropBatch) -> dict[str, Tensor]:
+        audio = batch.audio
         self.model.train()
         quantizes = self.phase.name != "reconstruction"
         output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
@@ -214,23 +225,22 @@ class CodecTraining:
                 revive_unused(head, latents, self._generator())
         self._update(self.optimizer, self.parameters)
         self.schedule.step()
-        return {name: loss.item() for name, loss in (losses | side_losses).items()}
+        return {name: loss.detach() for name, loss in (losses | side_losses).items()}
 
     def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
         # What does not pass through the decoded audio, by name, and its weighted sum.
         losses, side = {}, output.latents.sum() * 0.0
-        labelled = batch.labelled.to(side.device)
         if batch.features is not None:
-            features = batch.features.to(side.device)
-            losses["teacher"] = masked_cosine_distance(output.readout, features, torch.ones_like(labelled))
+            losses["teacher"] = masked_cosine_distance(output.readout, batch.features, torch.ones_like(batch.labelled))
             side = side + TEACHER_WEIGHT * losses["teacher"]
-        elif labelled.any():
-            shares = batch.label_shares.to(side.device)[labelled]
-            losses["labels"] = nn.functional.cross_entropy(output.readout[labelled], shares)
+        else:
+            surprise = nn.functional.cross_entropy(
+                output.readout.transpose(1, 2), batch.label_shares.transpose(1, 2), reduction="none"
+            )
+            losses["labels"] = (surprise * batch.labelled).sum() / batch.labelled.sum().clamp(min=1)
             side = side + LABEL_WEIGHT * losses["labels"]
-        if not batch.voiced.isnan().all():
-            pitch, voiced = batch.pitch.to(side.device), batch.voiced.to(side.device)
-            losses["pitch"] = self.pitch_reader.loss(output.latents, pitch, voiced)
+        if self.corpus.has_pitch:
+            losses["pitch"] = self.pitch_reader.loss(output.latents, batch.pitch, batch.voiced)
             side = side + PITCH_WEIGHT * losses["pitch"]
         if output.commitment is not None:
             losses["commitment"] = output.commitment
@@ -240,10 +250,10 @@ class CodecTraining:
     def _judge(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
         leaf = decoded.detach().requires_grad_()
-        judged = round(JUDGED_SECONDS * self.corpus.sampling_rate)
+        judged = round(self.judged_seconds * self.corpus.sampling_rate)
         first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
         loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
-        rows = math.ceil(JUDGED_SHARE * len(audio))
+        rows = math.ceil(self.judged_share * len(audio))
         real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
@@ -291,6 +301,25 @@ class CodecTraining:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset):
+    # The batch of each step, whichever process cuts it.
+    corpus: SpeechCorpus
+    batch_size: int
+    num_frames: int
+    frame_size: int
+    seed: int
+    process_index: int
+
+    def __getitem__(self, step: int) -> CropBatch:
+        return self.cut(step, 0)
+
+    def cut(self, step: int, number: int) -> CropBatch:
+        # Number 0 of a step trains; further ones fill codebooks.
+        seed = (self.seed, step, number, self.process_index + 1)
+        return self.corpus.crops(self.batch_size, self.num_frames, self.frame_size, seed)
 
 
 def _weighted(distances: dict[str, Tensor]) -> Tensor:
