@@ -139,6 +139,21 @@ def test_samples_in_16_bits_are_scaled_to_1_and_floats_are_left(dtype, scale):
     assert found[0, 0, :4].tolist() == [-1.0, 0.5, 0.0, -0.25]
 
 
+@pytest.mark.parametrize("make", [audio_row, latents_row])
+def test_row_may_hold_tensors_in_bfloat16_or_with_a_gradient(make):
+    row = {name: values for name, values in make(3).items() if name != "target_latents"}
+    (name,) = row
+    values = torch.as_tensor(row[name])
+    expected = new_collator()([{name: values.bfloat16().float()}])
+    assert torch.equal(new_collator()([{name: values.bfloat16()}])[name], expected[name])
+    assert torch.equal(new_collator()([{name: values.clone().requires_grad_()}])[name], new_collator()([row])[name])
+
+
+def test_latents_of_two_sizes_share_no_batch():
+    with pytest.raises(ValueError, match=r"latents of one batch must have one size, got \[4, 5\]"):
+        new_collator()([latents_row(3), {"latents": torch.zeros(3, 5)}])
+
+
 @pytest.mark.parametrize("rate", [RATE, 50])
 def test_audio_is_read_from_its_path_at_any_rate(tmp_path, rate):
     path = tmp_path / "sound.wav"
@@ -152,6 +167,14 @@ def test_model_s_own_rate_and_frame_are_taken_from_its_config(tiny_config):
     collator = MimiBridgeCollator.for_model(tiny_config, crop_seconds=1.0, seed=5)
     assert (collator.sampling_rate, collator.frame_size, collator.frame_rate) == (24_000, 1920, 12.5)
     assert (collator.crop_frames, collator.seed) == (12, 5)
+
+
+@pytest.mark.parametrize("make", [audio_row, latents_row])
+def test_batch_asks_for_losses_where_the_collator_is_told_to(tiny_config, make):
+    collator = MimiBridgeCollator.for_model(tiny_config, output_losses=True)
+    assert collator([make(5)])["output_losses"] is True
+    assert collator.without_crops()([make(5)])["output_losses"] is True
+    assert "output_losses" not in MimiBridgeCollator.for_model(tiny_config)([make(5)])
 
 
 # --- teachers ---
@@ -496,6 +519,37 @@ TOKENS_OF_TWO = {"qwen_hidden": states(2), "durations": [1, 1]}
         (
             audio_row(9) | {"qwen_hidden": np.zeros((1, 5)), "durations": [1]},
             r"qwen_hidden of one batch must have one size, got \[3, 5\]",
+        ),
+        ("a.wav", "row 1 of the batch must be a dict of columns, got str; a recording alone is such a row as"),
+        (None, "row 1 of the batch must be a dict of columns, got NoneType"),
+        (
+            {"audio": {"array": SOUND}},
+            "audio of row 1 .* needs its sampling_rate in Hz, .* got None; for samples at 100",
+        ),
+        ({"audio": {"array": SOUND, "sampling_rate": "100"}}, "needs its sampling_rate in Hz, .* got '100'"),
+        ({"audio": {"array": SOUND, "sampling_rate": 0}}, "needs its sampling_rate in Hz, .* got 0"),
+        ({"audio": {"array": SOUND, "sampling_rate": 22.5}}, r"needs its sampling_rate in Hz, .* got 22\.5"),
+        (
+            {"audio": {"array": None, "sampling_rate": 100}},
+            r"audio of row 1 of the batch holds neither array, bytes nor path, only \['array', 'sampling_rate'\]",
+        ),
+        ({"audio": {}}, r"holds neither array, bytes nor path, only \[\]; drop the row"),
+        ({"audio": ["a", "b"]}, r"audio of row 1 of the batch must be numbers, got \['a', 'b'\]"),
+        ({"audio": object()}, "audio of row 1 of the batch must be numbers in rows of one length, got <object"),
+        ({"audio": [[1.0], [1.0, 2.0]]}, "audio of row 1 of the batch must be numbers in rows of one length"),
+        ({"audio": SOUND > 0}, r"must be floats in \[-1, 1\] or integers of 16 bits, got bool; divide it by its full"),
+        (
+            {"audio": (100 * SOUND).astype(np.int32)},
+            "integers of 16 bits, got int32; divide it by its full scale, 2147",
+        ),
+        ({"audio": (100 + SOUND).astype(np.uint8)}, "integers of 16 bits, got uint8"),
+        ({"audio": [0, 32768]}, "integers of 16 bits, got int64 from 0 to 32768"),
+        ({"latents": [[1.0, 2.0], [1.0]]}, "latents of row 1 of the batch must be numbers in rows of one length"),
+        ({"latents": [[1.0, None]]}, "latents of row 1 of the batch hold NaN"),
+        (audio_row(9) | {"qwen_hidden": 3.0, "durations": [1]}, r"qwen_hidden of row 1 .* 2 axes, got shape \(\)"),
+        (
+            audio_row(9) | TOKENS_OF_TWO | {"token_mask": "ab"},
+            "token_mask of row 1 of the batch must be numbers, got 'ab'",
         ),
     ],
 )

@@ -69,3 +69,11 @@ def test_plain_trainer_that_removes_columns_is_told_to_keep_them(plain_trainer, 
     plain_trainer.args.remove_unused_columns = True
     with pytest.raises(ValueError, match=r"holds neither audio.* set remove_unused_columns=False in its arguments"):
         plain_trainer.evaluate(dataset)
+
+
+def test_plain_trainer_evaluates_rows_without_teachers_where_the_collator_asks_for_losses(plain_trainer):
+    bare = [{"latents": row["latents"]} for row in plain_trainer.eval_dataset]
+    plain_trainer.data_collator = MimiBridgeCollator.for_model(plain_trainer.model.config, output_losses=True)
+    mixed = plain_trainer.evaluate(bare[:2] + plain_trainer.eval_dataset[2:])
+    metrics = plain_trainer.evaluate(bare)
+    assert mixed["eval_loss"] > metrics["eval_loss"] > 0

@@ -680,6 +680,19 @@ def test_evaluation_takes_whole_recordings_and_the_last_batch_whatever_training_
         assert losses_at(tmp_path, rows, 2, latents_model(), **options) == pytest.approx(whole, rel=1e-6)
 
 
+def test_collator_that_asks_for_losses_changes_neither_training_nor_evaluation(tmp_path):
+    found = []
+    for asks in (False, True):
+        collate = MimiBridgeCollator(24_000, 1920, output_losses=asks)
+        options = {"data_collator": collate, "eval_dataset": latents_rows(3, seed=4), "content_init": "k-means"}
+        trainer = trainer_of(tmp_path, silence_content(latents_model()), latents_rows(), **options)
+        trainer.train()
+        found.append((state_of(trainer.bridge_model), trainer.evaluate()["eval_loss"]))
+    (plain, plain_loss), (asked, asked_loss) = found
+    assert_same(plain, asked)
+    assert plain_loss == asked_loss
+
+
 def test_evaluation_moves_nothing(tmp_path):
     model = latents_model()
     before = state_of(model)

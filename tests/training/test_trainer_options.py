@@ -339,7 +339,26 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "eval_dataset b is empty; give at least one",
     ),
+    "a path": ({"eval_dataset": "held_out"}, {}, "eval_dataset must be rows, .* got the path 'held_out'; load it"),
+    "paths": ({"eval_dataset": {"a": Path("held")}}, {}, "eval_dataset a must be rows, .* got the path 'held'"),
+    "splits": (
+        {"eval_dataset": {"a": {"train": latents_rows(1)}}},
+        {},
+        "eval_dataset a must be one data set, got several by name: train; take one",
+    ),
 }
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("prepared", "train_dataset must be rows, such as a datasets.Dataset, got the path 'prepared'; load it, by"),
+        ({"train": latents_rows(1)}, "train_dataset must be one data set, got several by name: train; take one"),
+    ],
+)
+def test_training_data_that_is_no_data_set_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        MimiBridgeTrainer(latents_model(), arguments(tmp_path), train_dataset=given)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -9,7 +9,9 @@ import copy
 import io
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from ..frames import num_frames_for, pool_to_frames
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
 MOST_CHANNELS = 16
+MOST_QUOTED = 60  # characters of a value, in a message
 SPAN_TOLERANCE = 1e-3  # seconds; the model itself allows no more
 AUDIO_KEYS = ("audio", "input_values", "audio_path")
 
@@ -60,13 +63,23 @@ class MimiBridgeCollator:
         crop_seconds: Longest stretch of a recording that is taken, rounded down to frames; a random one in each
             epoch. None takes whole recordings.
         seed: Of the crops.
+        output_losses: Ask for losses in every batch, those without a teacher, too. transformers' plain `Trainer` needs
+            that to evaluate; `MimiBridgeTrainer` asks in any case.
 
     Raises:
         ValueError: If `crop_seconds` holds no frame.
     """
 
-    def __init__(self, sampling_rate: int, frame_size: int, crop_seconds: float | None = None, seed: int = 0):
+    def __init__(
+        self,
+        sampling_rate: int,
+        frame_size: int,
+        crop_seconds: float | None = None,
+        seed: int = 0,
+        output_losses: bool = False,
+    ):
         self.sampling_rate, self.frame_size, self.seed = sampling_rate, frame_size, seed
+        self.output_losses = output_losses
         self.frame_rate = sampling_rate / frame_size
         self.crop_frames = None if crop_seconds is None else int(crop_seconds * self.frame_rate + 1e-6)
         if self.crop_frames is not None and self.crop_frames < 1:
@@ -75,10 +88,14 @@ class MimiBridgeCollator:
 
     @classmethod
     def for_model(
-        cls, config: MimiBridgeConfig, crop_seconds: float | None = None, seed: int = 0
+        cls,
+        config: MimiBridgeConfig,
+        crop_seconds: float | None = None,
+        seed: int = 0,
+        output_losses: bool = False,
     ) -> "MimiBridgeCollator":
         """The collator that a model of this configuration needs."""
-        return cls(config.sampling_rate, config.frame_size, crop_seconds, seed)
+        return cls(config.sampling_rate, config.frame_size, crop_seconds, seed, output_losses)
 
     @property
     def epoch(self) -> int:
@@ -95,26 +112,33 @@ class MimiBridgeCollator:
         whole.crop_frames = None
         return whole
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch.
 
         Returns:
             `input_values` `(batch, 1, samples)`, whole frames, with `padding_mask` `(batch, samples)`; or `latents`
             with `frame_mask` and perhaps `target_latents`, with `target_mask` if some rows have none. And, where a row
             has them, `qwen_hidden`, `token_spans` or `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
+            Last, `output_losses`, True, where the collator was told to ask for them.
 
         Raises:
-            ValueError: If a row holds neither audio nor latents, its parts do not fit together or are not finite, or
-                rows of one batch place their tokens in different ways. The message names the row.
+            ValueError: If a row is none, holds neither audio nor latents, its parts do not fit together or are not
+                finite, or rows of one batch place their tokens in different ways. The message names the row.
         """
         if not rows:
             raise ValueError("a batch needs at least one row, got none.")
         parsed = [self._crop(self._parse(row, number)) for number, row in enumerate(rows)]
         batch = self._collate_sound(parsed)
         num_frames = max(row.num_frames for row in parsed)
-        return batch | self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames)
+        asked = {"output_losses": True} if self.output_losses else {}
+        return batch | self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames) | asked
 
     def _parse(self, row: dict[str, Any], number: int) -> _Row:
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"row {number} of the batch must be a dict of columns, got {type(row).__name__}; a recording alone is "
+                'such a row as {"audio_path": path}.'
+            )
         name = f"row {str(row['id'])!r}" if row.get("id") is not None else f"row {number} of the batch"
         if row.get("latents") is not None:
             latents = _tensor(row["latents"], f"latents of {name}", 2)
@@ -147,19 +171,29 @@ class MimiBridgeCollator:
             )
         if isinstance(given, str | os.PathLike):
             return load_audio(os.fspath(given), self.sampling_rate)[0]
-        rate = self.sampling_rate
+        rate: Any = self.sampling_rate
         if hasattr(given, "get_all_samples"):  # what `datasets` decodes audio to
             samples = given.get_all_samples()
             given, rate = samples.data, samples.sample_rate
-        elif isinstance(given, dict) and given.get("array") is not None:
-            given, rate = given["array"], given["sampling_rate"]
-        elif isinstance(given, dict) and given.get("bytes") is not None:
-            return decode_audio(io.BytesIO(given["bytes"]), self.sampling_rate, f"audio of {name}")[0]
-        elif isinstance(given, dict) and given.get("path") is not None:
-            return load_audio(given["path"], self.sampling_rate)[0]
-        audio = np.asarray(given)
-        scale = FULL_SCALE if np.issubdtype(audio.dtype, np.integer) else 1.0  # `datasets` may widen 16 bits to 64
-        audio = audio.astype(np.float32) / np.float32(scale)
+        elif isinstance(given, Mapping):
+            held = {key for key in ("array", "bytes", "path") if given.get(key) is not None}
+            if "array" in held:
+                given, rate = given["array"], given.get("sampling_rate")
+            elif "bytes" in held:
+                return decode_audio(io.BytesIO(given["bytes"]), self.sampling_rate, f"audio of {name}")[0]
+            elif "path" in held:
+                return load_audio(given["path"], self.sampling_rate)[0]
+            else:
+                raise ValueError(
+                    f"audio of {name} holds neither array, bytes nor path, only {sorted(given)}; drop the row, or "
+                    "give it its recording."
+                )
+        if not isinstance(rate, Real) or rate <= 0 or rate != int(rate):
+            raise ValueError(
+                f"audio of {name} needs its sampling_rate in Hz, a whole number, beside its array, got {rate!r}; for "
+                f"samples at {self.sampling_rate} Hz, give them as input_values."
+            )
+        audio = _full_scale_1(_array(given, f"audio of {name}"), name)
         if audio.ndim == 2 and audio.shape[0] <= MOST_CHANNELS:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:
@@ -167,15 +201,18 @@ class MimiBridgeCollator:
         return resample(audio, int(rate), self.sampling_rate, name=f"audio of {name}")[0]
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
-        if row.get("qwen_hidden") is None or len(row["qwen_hidden"]) == 0:
-            return
         name = parsed.name
-        hidden = _tensor(row["qwen_hidden"], f"qwen_hidden of {name}", 2)
+        if row.get("qwen_hidden") is None:
+            return
+        states = _array(row["qwen_hidden"], f"qwen_hidden of {name}")
+        if len(np.atleast_1d(states)) == 0:
+            return
+        hidden = _tensor(states, f"qwen_hidden of {name}", 2)
         durations, spans = row.get("durations"), row.get("token_spans")
         if (durations is None) == (spans is None):
             raise ValueError(f"{name} has qwen_hidden and needs durations or token_spans beside it, exactly one.")
         if durations is not None:
-            given = np.asarray(durations)
+            given = _array(durations, f"durations of {name}")
             if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)) or (given < 0).any():
                 raise ValueError(f"durations of {name} must be whole frames, (tokens,), none negative, got {given}.")
             placed = parsed.durations = torch.as_tensor(given.astype(np.int64))
@@ -195,7 +232,7 @@ class MimiBridgeCollator:
             )
         parsed.qwen_hidden = hidden
         if row.get("token_mask") is not None:
-            parsed.token_mask = torch.as_tensor(np.asarray(row["token_mask"])).bool()
+            parsed.token_mask = torch.as_tensor(_array(row["token_mask"], f"token_mask of {name}")).bool()
             if parsed.token_mask.shape != (len(hidden),):
                 raise ValueError(
                     f"token_mask of {name} must say something of each of its {len(hidden)} tokens, got shape "
@@ -249,6 +286,9 @@ class MimiBridgeCollator:
             raise ValueError("a batch must hold audio or latents, not both; got rows of either kind.")
         num_frames = max(row.num_frames for row in rows)
         if rows[0].audio is None:
+            sizes = {row.latents.shape[1] for row in rows if row.latents is not None}
+            if len(sizes) > 1:
+                raise ValueError(f"latents of one batch must have one size, got {sorted(sizes)}.")
             frame_mask = torch.tensor([row.num_frames for row in rows])[:, None] > torch.arange(num_frames)
             batch = {"latents": _stack([row.latents for row in rows], num_frames), "frame_mask": frame_mask}
             has_target = torch.tensor([row.target_latents is not None for row in rows])
@@ -311,8 +351,41 @@ def _collate_wavlm(rows: list[_Row], num_frames: int) -> dict[str, Tensor]:
     }
 
 
+def _full_scale_1(audio: np.ndarray, name: str) -> np.ndarray:
+    # As float32. `datasets` may widen 16 bits to 64; of other integers nobody says what their full scale is.
+    if np.issubdtype(audio.dtype, np.floating) or audio.size == 0:
+        return audio.astype(np.float32)
+    if audio.dtype not in (np.int16, np.int64) or max(-int(audio.min()), int(audio.max()) + 1) > FULL_SCALE:
+        span = f" from {audio.min()} to {audio.max()}" if audio.dtype == np.int64 else ""
+        raise ValueError(
+            f"audio of {name} must be floats in [-1, 1] or integers of 16 bits, got {audio.dtype}{span}; divide it by "
+            "its full scale, 2147483648 for 32 bits."
+        )
+    return audio.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    # Of numbers: a `datasets` row may hold lists, arrays or tensors, these in a precision that numpy does not know.
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    try:
+        array = np.asarray(values)
+        array = array.astype(np.float64) if array.dtype == object else array  # None among numbers is NaN
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers in rows of one length, got {_shown(values)}.") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers, got {_shown(values)}.")
+    return array
+
+
+def _shown(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
+
+
 def _tensor(values: Any, name: str, ndim: int, width: int | None = None) -> Tensor:
-    tensor = torch.as_tensor(np.asarray(values))
+    tensor = torch.as_tensor(_array(values, name))
     tensor = tensor.float() if tensor.is_floating_point() or tensor.numel() == 0 else tensor.double().float()
     if tensor.shape == (0,) and width is not None:  # an empty list of a data set
         tensor = tensor.reshape(0, width)

@@ -73,7 +73,8 @@ def take_survey(
     model.eval()
     taker = SurveyTaker(model.config.frame_rate)
     for rows in _rows(dataset, collate, seed):
-        batch = in_precision_of(model, {name: value.to(device) for name, value in collate(rows).items()})
+        tensors = {name: value for name, value in collate(rows).items() if isinstance(value, Tensor)}
+        batch = in_precision_of(model, {name: value.to(device) for name, value in tensors.items()})
         latents = batch.get("latents")
         if latents is None:
             latents = model.get_latents(batch["input_values"], batch.get("padding_mask"))

@@ -1,5 +1,6 @@
 """What may be asked of a trainer, and what cannot be done: each refused by one sentence, before training begins."""
 
+import os
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -43,11 +44,20 @@ def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any])
 
 
 def check_data_set(dataset: Any, name: str, args: MimiBridgeTrainingArguments, processing_class: Any) -> None:
-    """Refuse a data set that is empty, or whose lengths are asked for and not known.
+    """Refuse a data set that is a path or several, that is empty, or whose lengths are asked for and not known.
 
     Raises:
         ValueError: Naming the data set.
     """
+    if isinstance(dataset, str | os.PathLike):
+        raise ValueError(
+            f"{name} must be rows, such as a datasets.Dataset, got the path {os.fspath(dataset)!r}; load it, by "
+            "datasets.load_from_disk."
+        )
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"{name} must be one data set, got several by name: {', '.join(map(str, dataset))}; take one."
+        )
     if not isinstance(dataset, Sized):
         return
     if len(dataset) == 0:

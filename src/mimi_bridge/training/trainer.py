@@ -202,7 +202,8 @@ class MimiBridgeTrainer(Trainer):
             self._refuse_losses_of_audio(model.training)
         uses_adversary = self.adversary is not None and model.training
         wants_audio = audio is not None and (self.weights["mel"] > 0 or uses_adversary)
-        outputs: MimiBridgeOutput = model(**inputs, output_audio=wants_audio, output_losses=True, return_dict=True)
+        asked = {"output_audio": wants_audio, "output_losses": True, "return_dict": True}
+        outputs: MimiBridgeOutput = model(**inputs | asked)
         totals = num_items_in_batch
         if not isinstance(totals, Tensor):
             totals = count_frames(inputs, self.bridge_model)
@@ -253,7 +254,9 @@ class MimiBridgeTrainer(Trainer):
         loss = torch.zeros((), device=self.args.device)
         codes = no_codes(num_rows, self.bridge_model, loss.device)
         if num_counted:
-            inputs = {name: value[:num_counted] for name, value in inputs.items()}
+            inputs = {
+                name: value[:num_counted] if isinstance(value, Tensor) else value for name, value in inputs.items()
+            }
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
             codes = codes_to_gather(outputs, num_rows)
