@@ -156,6 +156,63 @@ def test_a_wav_that_says_too_little_is_read_to_its_end(noise, said, subtype):
     assert told == ["its header says that it holds fewer samples than there are; all were read"]
 
 
+SIZES = {"au": (".snd", 8, 4, 24), "aiff": ("SSND", 4, 4, 8), "caf": ("data", 4, 8, 4), "rf64": ("ds64", 16, 8, 0)}
+SIZES["svx"] = ("BODY", 4, 4, 0)  # what stands before its size, how far on, in how many bytes, what is counted besides
+
+
+def that_says(content, suffix, num_bytes):
+    """A recording whose header says so many bytes of samples."""
+    name, offset, width, besides = SIZES[suffix]
+    place = content.index(name.encode()) + offset
+    order = "little" if suffix == "rf64" else "big"
+    said = (num_bytes + (besides if suffix in ("aiff", "caf") else 0)).to_bytes(width, order)
+    return content[:place] + said + content[place + width :]
+
+
+@pytest.mark.parametrize("num_bytes", [0, RATE])
+@pytest.mark.parametrize("suffix", SIZES)
+def test_a_header_that_says_too_little_is_put_right(noise, suffix, num_bytes):
+    content = encoded(noise, suffix)
+    samples, told = read(that_says(content, suffix, num_bytes))
+    assert np.array_equal(samples, read(content)[0])
+    assert told == ["its header says that it holds fewer samples than there are; all were read"]
+
+
+@pytest.mark.parametrize("said", [1, RATE, round(SECONDS * RATE) - 1])
+def test_a_flac_that_counts_too_few_samples_is_read_to_its_end(noise, said):
+    content = encoded(noise, "flac")
+    count = int.from_bytes(content[21:26], "big") >> 36 << 36 | said
+    samples, told = read(content[:21] + count.to_bytes(5, "big") + content[26:])
+    assert np.array_equal(samples, read(content)[0])
+    assert told == ["its header says that it holds fewer samples than there are; all were read"]
+
+
+def test_a_caf_whose_length_is_not_known_yet_is_whole(noise):
+    content = encoded(noise, "caf")
+    place = content.index(b"data") + 4
+    samples, told = read(content[:place] + b"\xff" * 8 + content[place + 8 :])
+    assert np.array_equal(samples, read(content)[0])
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "suffix, more",
+    [
+        ("flac", b"TAG" + bytes(125)),
+        ("flac", bytes(20_000)),
+        ("aiff", b"ID3 " + (8000).to_bytes(4, "big") + bytes(8000)),
+        ("caf", b"free" + (8000).to_bytes(8, "big") + bytes(8000)),
+        ("rf64", b"LIST" + (8000).to_bytes(4, "little") + bytes(8000)),
+        ("au", bytes(100)),
+    ],
+)
+def test_what_other_programs_write_behind_samples_is_no_sound(noise, suffix, more):
+    content = encoded(noise, suffix)
+    samples, told = read(content + more)
+    assert np.array_equal(samples, read(content)[0])
+    assert told == []
+
+
 @pytest.mark.parametrize("said", [0xFFFFFFFF, 0x7FFFF000])
 def test_a_wav_that_was_written_to_a_pipe_is_whole(noise, said):
     samples, told = read(wav_that_says(encoded(noise, "wav"), said))
@@ -177,14 +234,16 @@ def test_what_other_programs_write_behind_a_wavs_samples_is_no_sound(noise):
 
 
 def test_a_header_of_no_samples_that_cannot_be_put_right_is_named(noise):
-    content = encoded(noise, "au")
+    chunk = b"free" + (4000).to_bytes(4, "big") + bytes(4000)
     with pytest.raises(
         ValueError, match="it holds no audio: its header says that it lasts 0 s, though the file is not"
     ):
-        read(content[:8] + bytes(4) + content[12:])
+        read(encoded(noise[:0], "aiff") + chunk)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64", "sph"])
+@pytest.mark.parametrize(
+    "suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64", "sph", "caf", "svx", "avr", "mpc2k"]
+)
 def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_told(noise, suffix):
     content = encoded(noise, suffix)
     samples, (told,) = read(content[: len(content) * 2 // 3])
@@ -192,6 +251,13 @@ def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_told(noise, s
     assert 0.4 * len(whole) < len(samples) < 0.9 * len(whole)
     assert np.array_equal(samples[:-2000], whole[: len(samples) - 2000])
     assert told == f"it ends early: its header says 6.00 s, and {len(samples) / RATE:.2f} s are there"
+
+
+def test_a_voc_that_is_cut_off_is_told(noise):
+    content = encoded(noise, "voc")
+    samples, told = read(content[: len(content) // 2])
+    assert len(samples) == pytest.approx(len(noise) / 2, abs=20)
+    assert told == ["it ends before its header says"]
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])

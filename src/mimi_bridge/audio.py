@@ -29,7 +29,7 @@ OTHER_SUFFIXES = {
     ".sf": "IRCAM",
     ".8svx": "SVX",
 }
-NO_RECORDINGS = ("RAW", "MAT4", "MAT5")  # samples without a header; matrices
+NO_RECORDINGS = ("RAW", "MAT4", "MAT5", "SDS")  # samples without a header; matrices; what is filled up where it is cut
 FORMATS = {
     suffix: name
     for suffix, name in {
@@ -56,7 +56,7 @@ COMMON = (
 )
 OTHER_AUDIO = frozenset(
     ".3g2 .3gp .aa .aac .aax .ac3 .adts .alac .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .g722 .gsm .m4a "
-    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .shn .spx .tta .weba .webm .wma "
+    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .sds .shn .spx .tta .weba .webm .wma "
     ".wmv .wv".split()
 ).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
 MOST_NAMED = 20  # files that were left out, in one message

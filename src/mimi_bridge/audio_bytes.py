@@ -17,12 +17,18 @@ class Part(io.RawIOBase):
         end: One after the last.
         head: Bytes that come before them.
         remark: What is to be said of it, or None.
+
+    Attributes:
+        share_said: How many times as many bytes of samples the header said, where libsndfile is not told.
+        count_said: How many samples the header said, where libsndfile is not told; else None.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int, head: bytes = b"", remark: str | None = None):
         self._file, self._start, self._head, self._position = file, start, head, 0
         self.size = len(head) + end - start
         self.remark = remark
+        self.share_said = 1.0
+        self.count_said: int | None = None
 
     def readable(self) -> bool:
         """It is."""

@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 from .audio_bytes import Part, after_tag, bytes_at, find
 from .audio_mp3 import mp3_frame, mp3_parts
+from .audio_sizes import LEAST_UNCLAIMED, SAYS_LESS, with_true_size
 
 FIRST, LAST = 0x02, 0x04  # flags of an Ogg page
 BEGINNINGS = {
     name: re.compile(beginning, re.DOTALL)
     for name, beginning in {
         b"fLaC": rb"fLaC[\x00\x80]\x00\x00\x22",  # with the size of what must follow
-        b"FORM": rb"FORM....AIF[FC](?:COMM|FVER)",
+        b"FORM": rb"FORM....(?:AIF[FC](?:COMM|FVER)|(?:8SVX|16SV)VHDR)",
         b"riff": rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # Wave64
         b"RF64": rb"RF64\xff{4}WAVEds64",
         b"NIST": rb"NIST_1A\n   \d{4}\n",
@@ -29,7 +30,6 @@ BEGINNINGS = {
     }.items()
 }  # of whole files, by their first four bytes
 OGG = re.compile(rb"OggS\x00")
-LEAST_UNCLAIMED = 4096  # bytes after a WAV file's samples that are samples, too, and no scrap of another program
 WAV_CHUNKS = (
     b"LIST id3  ID3  bext cue  smpl inst iXML PEAK JUNK PAD  FLLR fact afsp acid DISP cart axml chna _PMX umid"
 )
@@ -59,9 +59,9 @@ def parts_of(file: BinaryIO) -> list[Part]:
 def _joined_parts(file: BinaryIO, start: int, size: int, beginning: re.Pattern[bytes]) -> Iterator[Part]:
     # Files of one format, one after the other.
     while (following := find(file, beginning, start + 4)) is not None:
-        yield Part(file, start, following)
+        yield with_true_size(file, start, following)
         start = following
-    yield Part(file, start, size)
+    yield with_true_size(file, start, size)
 
 
 def _ogg_parts(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
@@ -99,8 +99,7 @@ def _wav_parts(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
         if unclaimed >= (LEAST_UNCLAIMED if declared else 1) and not _is_chunk(file, end, size):
             riff_size, data_size = (min(size - place - 8, 0xFFFFFFFF).to_bytes(4, "little") for place in (start, data))
             head = b"RIFF" + riff_size + bytes_at(file, start + 8, data - start - 4) + data_size
-            remark = "its header says that it holds fewer samples than there are; all were read"
-            yield Part(file, data + 8, size, head, remark)
+            yield Part(file, data + 8, size, head, SAYS_LESS)
             return
         break
     yield Part(file, start, size)

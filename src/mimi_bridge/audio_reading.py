@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from .audio_parts import Part, parts_of
+from .audio_sizes import SAYS_LESS
 
 BLOCK = 2**18  # samples read or written at once
 MOST_EXPECTED = 2**26  # samples that a header is believed before they are there
@@ -23,7 +24,10 @@ UNKNOWN_FRAMES = 2**62  # and more: libsndfile cannot tell
 UNKNOWN_BYTES = 0x7FFFF000  # and more: written to a pipe, whose end nobody knew
 LEAST_BYTES = 1000  # of a file that holds something beside its header
 # In libsndfile's log, the size of the samples (or of the whole, if only that is said), and what it comes to.
-SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)$", re.MULTILINE)
+NAMES = r"data|SSND|Data Size|riff|Riff size|BODY|Data length"
+SIZES = re.compile(rf"^\s*(?:{NAMES})(?:\s*:)? (\d+) \(?should be (\d+)\)?$", re.MULTILINE)
+COUNT = re.compile(r"^  Frames\s*: (\d+)$", re.MULTILINE)  # of AVR and MPC2K
+CUT_OFF = "Seems to be a truncated file."  # a VOC
 NIST_COUNT = re.compile(rb"sample_count -i (\d+)")
 Tell = Callable[[str], object]
 logger = logging.getLogger(__name__)
@@ -94,9 +98,10 @@ class _Sound:
         with _OneWay(part) as recording:
             rate = recording.samplerate
             self.sampling_rate = self.sampling_rate or rate
-            if recording.frames < UNKNOWN_FRAMES:
-                self._refuse_longer(self.seconds + recording.frames / rate)
-                self.samples.expect(recording.frames * self.sampling_rate / rate)
+            num_expected = recording.frames if part.count_said is None else part.count_said
+            if num_expected < UNKNOWN_FRAMES:
+                self._refuse_longer(self.seconds + num_expected / rate)
+                self.samples.expect(num_expected * self.sampling_rate / rate)
             stream = None
             if rate != self.sampling_rate:
                 stream = soxr.ResampleStream(rate, self.sampling_rate, 1, dtype="float32", quality="VHQ")
@@ -120,22 +125,24 @@ class _Sound:
 def _blocks(recording: soundfile.SoundFile, part: Part) -> Iterator[np.ndarray]:
     # `(samples, channels)`. Some decoders raise at the end of a file that is cut off: what comes before is given, too.
     buffer = np.empty((BLOCK, recording.channels), dtype=np.float32)
-    begun = False
+    num_read = 0
     while True:
         buffer.fill(np.nan)
         try:
             block = recording.read(out=buffer)
         except soundfile.LibsndfileError:
             block = buffer[: np.count_nonzero(~np.isnan(buffer[:, 0]))]
-            if part.tell() < part.size or not (begun or len(block)):
-                raise  # damaged, or cut off before there is anything
-            part.remark = part.remark or "it ends within a frame, so it may be cut short"
+            num_read += len(block)
+            if part.count_said is None or num_read < part.count_said:  # else it is a tag that follows the samples
+                if part.tell() < part.size or num_read == 0:
+                    raise  # damaged, or cut off before there is anything
+                part.remark = part.remark or "it ends within a frame, so it may be cut short"
             if len(block):
                 yield block
             return
         if len(block) == 0:
             return
-        begun = True
+        num_read += len(block)
         yield block
 
 
@@ -148,17 +155,20 @@ class _OneWay(soundfile.SoundFile):
 
 def _what_is_short(recording: soundfile.SoundFile, part: Part, num_read: int) -> str | None:
     # By the count in the header, or by its sizes, where libsndfile puts the count right.
-    if recording.frames >= UNKNOWN_FRAMES:
+    told = recording.frames if part.count_said is None else part.count_said
+    if told >= UNKNOWN_FRAMES:
         return None
-    told = recording.frames
+    if told < num_read:
+        part.remark = SAYS_LESS
+    log = recording.extra_info
     if told <= num_read:
-        sizes = [tuple(map(int, found)) for found in SIZES.findall(recording.extra_info)]
-        share = max((said / found for said, found in sizes if 0 < found < said < UNKNOWN_BYTES), default=1.0)
-        told = round(num_read * share)
+        sizes = [tuple(map(int, found)) for found in SIZES.findall(log)]
+        shares = [said / found for said, found in sizes if 0 < found < said < UNKNOWN_BYTES]
+        told = max(round(num_read * max(part.share_said, *shares, 1.0)), *map(int, COUNT.findall(log)), 0)
     if recording.format == "NIST":
         told = max(told, *map(int, NIST_COUNT.findall(part.beginning())))
     if told <= num_read:
-        return None
+        return "it ends before its header says" if CUT_OFF in log else None
     there, said = num_read / recording.samplerate, told / recording.samplerate
     part.remark = None  # this says more
     return f"it ends early: its header says {said:.2f} s, and {there:.2f} s are there"
