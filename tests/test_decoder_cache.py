@@ -45,6 +45,23 @@ def test_empty_caches_of_one_s_own_begin_a_stream(tiny_model, codes):
     assert torch.equal(output.audio_values, tiny_model.decode(codes, use_streaming=True).audio_values)
 
 
+@torch.no_grad()
+def test_streaming_by_the_config_moves_encode_and_decode_and_no_forward(tiny_model, speech):
+    audio = speech[None, :, : 6 * 1920]
+    asked = tiny_model.encode(audio, use_streaming=True)
+    plain = tiny_model(audio)
+    tiny_model.config.use_streaming = True
+    encoded, decoded = tiny_model.encode(audio), tiny_model.decode(asked.audio_codes)
+    assert torch.equal(encoded.audio_codes, asked.audio_codes)
+    assert encoded.encoder_cache is not None and encoded.padding_cache is not None
+    assert decoded.decoder_cache is not None and decoded.padding_cache is not None
+    assert tiny_model.encode(audio, use_streaming=False).encoder_cache is None
+    assert tiny_model.decode(asked.audio_codes, use_streaming=False).padding_cache is None
+    whole = tiny_model(audio_codes=asked.audio_codes, output_hidden_states=True)
+    assert whole.decoder_cache is None and whole.hidden_states is not None
+    assert torch.equal(tiny_model(audio).audio_values, plain.audio_values)
+
+
 def test_caches_of_different_calls_are_refused(tiny_model, codes):
     output = tiny_model.decode(codes[..., :5], use_streaming=True)
     with pytest.raises(ValueError, match="must come from the same call"):

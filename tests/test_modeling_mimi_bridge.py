@@ -736,6 +736,26 @@ def test_audio_that_is_no_tensor_is_refused_in_a_sentence(tiny_model, given):
             method(given)
 
 
+@pytest.mark.parametrize(
+    "name", ["latents", "frame_mask", "qwen_hidden", "durations", "token_spans", "token_mask", "wavlm_features"]
+)
+def test_what_forward_takes_beside_audio_is_refused_where_it_is_no_tensor(tiny_model, name):
+    given = {"latents": torch.zeros(1, 3, tiny_model.config.hidden_size), name: [[[0.0]]]}
+    with pytest.raises(TypeError, match=rf"{name} must be a tensor, got list; convert it by torch\.as_tensor"):
+        tiny_model(**given)
+
+
+@pytest.mark.parametrize("mask", [[[1] * 1920], np.ones((1, 1920))], ids=["list", "numpy"])
+def test_padding_mask_that_is_no_tensor_is_refused(tiny_model, mask):
+    for call in (tiny_model.encode, tiny_model.get_latents, tiny_model):
+        with pytest.raises(TypeError, match="padding_mask must be a tensor, got"):
+            call(torch.zeros(1, 1, 1920), mask)
+    with pytest.raises(TypeError, match="padding_mask must be a tensor, got"):
+        tiny_model.decode(torch.zeros(1, 9, 1, dtype=torch.long), mask)
+    with pytest.raises(TypeError, match="padding_mask must be a tensor, got"):
+        tiny_model.get_audio_codes_mask(mask)
+
+
 def test_codes_that_are_no_tensor_are_refused_in_a_sentence(tiny_model):
     encoded = tiny_model.encode(torch.zeros(1, 1, 1920))
     for given in (encoded, encoded.audio_codes.numpy()):

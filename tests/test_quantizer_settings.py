@@ -6,6 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 
 from mimi_bridge import CausalBridgeQuantizer, MimiBridgeConfig
@@ -105,16 +106,35 @@ def test_wrong_value_is_refused_by_the_quantizer_and_changes_nothing(tiny_model,
 
 
 @EACH_SETTING
-def test_wrong_value_in_the_config_is_refused_at_the_next_forward(tiny_model, name):
+def test_wrong_value_is_refused_at_the_next_forward_whoever_put_it_there(tiny_model, name):
     value, message = WRONG[name]
     quantizer = tiny_model.quantizer.train()
     for head in quantizer.heads.values():  # as where codebooks learn by gradients
         for store in head.stores:
             entries = store._buffers.pop("embed")
             store.register_parameter("embed", torch.nn.Parameter(entries))
-    setattr(tiny_model.config, name, value)
+    vars(tiny_model.config)[name] = value
     with pytest.raises(ValueError, match=message):
         quantizer(**given(quantizer))
+
+
+@EACH_SETTING
+def test_wrong_value_is_refused_by_the_config_and_changes_nothing(tiny_model, name):
+    value, message = WRONG[name]
+    before = getattr(tiny_model.config, name)
+    with pytest.raises(StrictDataclassError, match=message):
+        setattr(tiny_model.config, name, value)
+    assert read(tiny_model.quantizer, name) == before
+
+
+@EACH_SETTING
+def test_model_that_is_given_another_config_follows_its_settings(tiny_model, name):
+    other = deepcopy(tiny_model.config)
+    setattr(other, name, VALUES[name])
+    tiny_model.config = other
+    assert read(tiny_model.quantizer, name) == VALUES[name]
+    write(tiny_model.quantizer, name, getattr(MimiBridgeConfig(), name))
+    assert getattr(other, name) == getattr(MimiBridgeConfig(), name)
 
 
 def test_residual_weight_of_the_config_takes_effect_at_the_next_call(tiny_model, voiced_audio):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -411,6 +412,41 @@ def test_bad_exec_mask_is_refused(begun, mask):
     for call in (lambda: stream.encode(torch.zeros(2, 1, FRAME), mask), lambda: stream.flush(mask)):
         with pytest.raises(ValueError, match="exec_mask must be bool with one value for each of the 2 rows"):
             call()
+    assert is_unharmed()
+
+
+@pytest.mark.parametrize("mask", [[True, False], (True, False), np.array([True, False]), True], ids=str)
+def test_exec_mask_that_is_no_tensor_is_refused(begun, mask):
+    stream, is_unharmed = begun
+    for call in (lambda: stream.encode(torch.zeros(2, 1, FRAME), mask), lambda: stream.flush(mask)):
+        with pytest.raises(TypeError, match="exec_mask must be a tensor, got"):
+            call()
+    assert is_unharmed()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 1, FRAME), np.float32), [[[0.0]]]], ids=["numpy", "list"])
+def test_chunk_and_codes_that_are_no_tensors_are_refused(begun, wrong):
+    stream, is_unharmed = begun
+    with pytest.raises(TypeError, match="a chunk must be a tensor, got"):
+        stream.encode(wrong)
+    with pytest.raises(TypeError, match="audio_codes must be a tensor, got .*; pass what encode returned"):
+        stream.decode(wrong)
+    assert is_unharmed()
+
+
+@pytest.mark.parametrize("rows", [1, "01", torch.tensor([False, True]), [True], [0.0]], ids=str)
+def test_reset_of_what_are_no_numbers_of_rows_is_refused_and_harms_no_row(begun, rows):
+    stream, is_unharmed = begun
+    with pytest.raises(ValueError, match="rows must be a list of numbers from 0 to 1, got"):
+        stream.reset(rows)
+    assert is_unharmed()
+
+
+@pytest.mark.parametrize("state", [None, [1]])
+def test_state_that_is_no_dict_is_refused(begun, state):
+    stream, is_unharmed = begun
+    with pytest.raises(ValueError, match=r"the state must be a dict, as state_dict\(\) gives it, got"):
+        stream.load_state_dict(state)
     assert is_unharmed()
 
 

@@ -1,5 +1,6 @@
 """Codes with the heads of another recording."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,31 @@ def test_unknown_head_is_refused_by_name(ours):
 def test_codes_of_another_shape_are_refused(ours, shape):
     with pytest.raises(ValueError, match=r"other_codes must be \(1, 4, frames\)"):
         swap_heads(ours, torch.zeros(shape, dtype=torch.long), HEADS)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(1, 4, 3), torch.ones(1, 4, 3).bool()], ids=["float", "bool"])
+def test_codes_that_are_no_integers_are_refused(ours, wrong):
+    with pytest.raises(ValueError, match=f"other_codes must be integers, got {wrong.dtype}; pass what encode"):
+        swap_heads(ours, wrong, HEADS)
+
+
+@pytest.mark.parametrize("wrong", [[[[0]]], np.zeros((1, 4, 3), int), None], ids=["list", "numpy", "None"])
+def test_codes_that_are_no_tensor_are_refused(ours, wrong):
+    with pytest.raises(TypeError, match="audio_codes must be a tensor, got .*; pass encode"):
+        swap_heads(wrong, ours, HEADS)
+
+
+@pytest.mark.parametrize("heads", [None, 3, [3], ["content", None]])
+def test_heads_that_are_no_names_are_refused(ours, heads):
+    with pytest.raises(ValueError, match="heads must be among content, prosody, acoustic, got"):
+        swap_heads(ours, ours, HEADS, heads)
+
+
+@pytest.mark.parametrize("code", [-1, 64])
+def test_model_refuses_codes_out_of_its_range(tiny_model, code):
+    ours = torch.zeros(1, 9, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"other_codes must lie in \[0, 64\), got"):
+        tiny_model.swap_heads(ours, ours.index_fill(1, torch.tensor(3), code))
 
 
 def test_model_knows_its_heads(tiny_model):

@@ -56,8 +56,8 @@ COMMON = (
 )
 OTHER_AUDIO = frozenset(
     ".3g2 .3gp .aa .aac .aax .ac3 .adts .alac .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .g722 .gsm .m4a "
-    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .sds .shn .spx .tta .weba .webm .wma "
-    ".wmv .wv".split()
+    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .sds .shn .spx .tta .weba .webm "
+    ".wma .wmv .wv".split()
 ).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
 MOST_NAMED = 20  # files that were left out, in one message
 WRITTEN = tuple(suffix for suffix in COMMON if suffix in FORMATS and soundfile.check_format(FORMATS[suffix]))

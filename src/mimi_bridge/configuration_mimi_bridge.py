@@ -8,20 +8,20 @@ Qwen 1536, WavLM 1024).
 """
 
 import math
+from functools import partial
 from numbers import Real
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
 from transformers import MimiConfig
 
 DISTANCES = ("mse", "cosine")
 MAX_ACOUSTIC_CODEBOOKS = 31  # kyutai/mimi has 32 codebooks: one becomes the prosody head, 31 are acoustic
 WEIGHTS = ("commitment_weight", "codebook_weight", "qwen_weight", "wavlm_weight")
-SETTINGS = ("residual_weight", "codebook_decay", *WEIGHTS, "qwen_distance", "wavlm_distance")
 
 
 def check_setting(name: str, value: Any) -> None:
-    """Refuse a value that one of `SETTINGS`, which may be changed at any time, cannot have.
+    """Refuse a value that a setting, which may be changed at any time, cannot have.
 
     Raises:
         ValueError: If it breaks the setting's rule.
@@ -44,11 +44,16 @@ def check_setting(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite and at least 0, got {value}; 0 switches that loss off.")
 
 
+def _setting(name: str, default: Any) -> Any:
+    return validated_field(partial(check_setting, name), default=default)
+
+
 @strict
 class MimiBridgeConfig(MimiConfig):
     """Configuration of a [`MimiBridgeModel`]. The defaults have kyutai/mimi's sizes and nine codebooks.
 
-    λ, decay, weights and distances may be changed at any time; a model made of the config follows at its next call.
+    λ, decay, weights and distances may be changed at any time; a model made of the config follows at its next call. A
+    value that one of them cannot have is refused where it is set.
 
     Args:
         num_quantizers: Codebooks in all heads together. Left out, it is the sum of the three below.
@@ -102,14 +107,14 @@ class MimiBridgeConfig(MimiConfig):
     num_acoustic_codebooks: int = 7
     qwen_dim: int = 1536
     wavlm_dim: int = 1024
-    residual_weight: float | int = 1.0
-    codebook_decay: float | int = 0.99
-    commitment_weight: float | int = 0.25
-    codebook_weight: float | int = 1.0
-    qwen_weight: float | int = 1.0
-    wavlm_weight: float | int = 1.0
-    qwen_distance: str = "mse"
-    wavlm_distance: str = "mse"
+    residual_weight: float | int = _setting("residual_weight", 1.0)
+    codebook_decay: float | int = _setting("codebook_decay", 0.99)
+    commitment_weight: float | int = _setting("commitment_weight", 0.25)
+    codebook_weight: float | int = _setting("codebook_weight", 1.0)
+    qwen_weight: float | int = _setting("qwen_weight", 1.0)
+    wavlm_weight: float | int = _setting("wavlm_weight", 1.0)
+    qwen_distance: str = _setting("qwen_distance", "mse")
+    wavlm_distance: str = _setting("wavlm_distance", "mse")
 
     def __post_init__(self, **kwargs):
         if self.num_quantizers is None:
@@ -128,8 +133,6 @@ class MimiBridgeConfig(MimiConfig):
         for name in ("qwen_dim", "wavlm_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be the teacher's hidden size, at least 1, got {getattr(self, name)}.")
-        for name in SETTINGS:
-            check_setting(name, getattr(self, name))
 
     def _validate_codebooks(self):
         for name in ("num_content_codebooks", "num_prosody_codebooks", "num_semantic_quantizers"):

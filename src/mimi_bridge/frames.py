@@ -18,6 +18,16 @@ OVERLAP_FLOOR = 1e-3  # of a frame: 1.2 s are 15.0000006 frames in float32, and 
 SPAN_TOLERANCE_SECONDS = 1e-3  # an aligner's rounding at the very end of a recording is no error
 
 
+def check_tensor(value: object, name: str, remedy: str = "convert it by torch.as_tensor") -> None:
+    """Refuse what is no tensor, such as a list or an array of numpy.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; {remedy}.")
+
+
 def num_frames_for(num_samples: int, frame_size: int) -> int:
     """Frames of a recording: its samples over the frame size, rounded up.
 
@@ -44,6 +54,7 @@ def right_padded_lengths(padding_mask: Tensor) -> Tensor:
     Raises:
         ValueError: If a row is padded on the left, has a hole, is empty, or its channels disagree.
     """
+    check_tensor(padding_mask, "padding_mask")
     mask = padding_mask.bool()
     if mask.ndim == 3:
         if not torch.equal(mask.all(dim=1), mask.any(dim=1)):

@@ -35,7 +35,7 @@ from .checkpoint import (
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .decoder_cache import MimiBridgeDecoderPaddingCache, decode_with_caches
 from .fast_path import asks_for_gradients, decode_recordings, encode_recordings, fast_half
-from .frames import frame_mask_from_padding_mask
+from .frames import check_tensor, frame_mask_from_padding_mask
 from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
 from .packing import PackedHalves
 from .quantizer import CausalBridgeQuantizer
@@ -88,6 +88,11 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         # The halves bring patterns that hide foreign keys, the other half's and the quantizer's among them.
         self._keys_to_ignore_on_load_unexpected = []
         self.register_load_state_dict_pre_hook(accept_flat_keys)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "config" and "quantizer" in self.__dict__.get("_modules", {}):
+            self.quantizer.take_settings(value)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
@@ -185,7 +190,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             encoder_cache: Cache of the encoder transformer from the call before; streaming. Its name before
                 transformers 5.24, `encoder_past_key_values`, is taken, too.
             padding_cache: Cache of the convolutions from the call before; streaming.
-            use_streaming: Keep both caches and return them. Chunks must then be whole frames.
+            use_streaming: Keep both caches and return them; the config's, if left out. Chunks must then be whole
+                frames.
             **kwargs: `output_hidden_states`, `output_attentions`, of the encoder transformer; `return_dict`.
 
         Returns:
@@ -198,8 +204,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         """
         encoder_cache = cache_from(encoder_cache, kwargs, "encoder")
         raise_on_unknown(kwargs, "encode", RECORDED)
-        streaming = self.config.use_streaming if use_streaming is None else use_streaming
-        streaming = streaming or padding_cache is not None
+        use_streaming = self.config.use_streaming if use_streaming is None else use_streaming
+        streaming = use_streaming or padding_cache is not None
         is_plain = not (streaming or encoder_cache is not None or any(kwargs.values()))
         encoder = self._require("encoder")
         half = self._fast_half("encoder", input_values) if is_plain else None  # codes have no gradient to ask for
@@ -244,7 +250,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
                 `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together. Its name
                 before transformers 5.24, `decoder_past_key_values`, is taken, too.
             decoder_padding_cache: Cache of the convolutions from the call before; streaming.
-            use_streaming: Keep both caches and return them, without gradients; a cache of the convolutions does, too.
+            use_streaming: Keep both caches and return them, without gradients; the config's, if left out. A cache of
+                the convolutions does that, too.
             **kwargs: `output_hidden_states`, `output_attentions`, of the decoder transformer; `return_dict`.
 
         Returns:
@@ -259,6 +266,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         raise_on_unknown(kwargs, "decode", RECORDED)
         is_plain = not any(kwargs.values())
         decoder, audio = self._require("decoder"), None
+        use_streaming = self.config.use_streaming if use_streaming is None else use_streaming
         if use_streaming or decoder_padding_cache is not None:
             if not is_plain:
                 raise ValueError(
@@ -376,7 +384,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         if audio_codes is not None:
             others = teachers | of_latents | {"encoder_cache": encoder_cache, "num_quantizers": num_quantizers}
             raise_on_ignored("where audio_codes are decoded", others)
-            decoded = self.decode(audio_codes, padding_mask, decoder_cache, return_dict=True, **kwargs)
+            whole = {"use_streaming": False, "return_dict": True}
+            decoded = self.decode(audio_codes, padding_mask, decoder_cache, **whole, **kwargs)
             return MimiBridgeOutput(
                 audio_codes=audio_codes,
                 audio_values=decoded.audio_values,
@@ -398,6 +407,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             recorded, encoder_cache = call_with_cache(encoder, audio, cache=encoder_cache, **kwargs)
             latents = recorded.latents.transpose(1, 2)
         elif latents is not None:
+            check_tensor(latents, "latents")
             of_audio = {"padding_mask": padding_mask, "encoder_cache": encoder_cache}
             raise_on_ignored("where latents are given; it goes with audio, and frame_mask with latents", of_audio)
             if not wants_audio:
@@ -502,7 +512,14 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             init.ones_(module.std)
 
     def swap_heads(self, audio_codes: Tensor, other_codes: Tensor, heads: tuple[str, ...] = ("acoustic",)) -> Tensor:
-        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`."""
+        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`.
+
+        Raises:
+            ValueError: As there; and if codes are out of range.
+            TypeError: As there.
+        """
+        for name, codes in (("audio_codes", audio_codes), ("other_codes", other_codes)):
+            self.quantizer.check_codes(codes, name)
         num_codebooks = {name: len(head.codebooks) for name, head in self.quantizer.heads.items()}
         return swap_heads(audio_codes, other_codes, num_codebooks, heads)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .bridges import TeacherBridge, TeacherDistance
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .frames import RealFrames, lay_out_tokens, pool_to_frames
+from .frames import RealFrames, check_tensor, lay_out_tokens, pool_to_frames
 from .heads import HeadOutput, QuantizerHead, without_autocast
 from .outputs import CausalBridgeQuantizerOutput
 from .quantizer_settings import LOSSES, LossWeights, Setting
@@ -89,7 +89,7 @@ class CausalBridgeQuantizer(nn.Module):
         self.acoustic_residual = QuantizerHead(*sizes, num_codebooks=num_acoustic_codebooks, decay=codebook_decay)
         self.proj_qwen = TeacherBridge(codec_dim, qwen_dim, "qwen_hidden", distances["qwen"])
         self.proj_wavlm = TeacherBridge(codec_dim, wavlm_dim, "wavlm_features", distances["wavlm"])
-        self._take_settings(SimpleNamespace(**{f"{name}_distance": kind for name, kind in distances.items()}))
+        self.take_settings(SimpleNamespace(**{f"{name}_distance": kind for name, kind in distances.items()}))
         self.residual_weight, self.codebook_decay = residual_weight, codebook_decay
         self.loss_weights = {**dict.fromkeys(LOSSES, 1.0), **(loss_weights or {})}
 
@@ -134,7 +134,7 @@ class CausalBridgeQuantizer(nn.Module):
             frame_rate=config.frame_rate,
             codebook_decay=config.codebook_decay,
         )
-        quantizer._take_settings(config)
+        quantizer.take_settings(config)
         return quantizer
 
     def forward(
@@ -196,6 +196,10 @@ class CausalBridgeQuantizer(nn.Module):
             return_loss = self.training or qwen_hidden is not None or wavlm_features is not None
         real = x.new_ones(x.shape[:2], dtype=torch.bool) if frame_mask is None else frame_mask
         tokens = qwen_hidden, durations, token_spans, token_mask
+        given = dict(zip(("qwen_hidden", "durations", "token_spans", "token_mask"), tokens, strict=True))
+        for name, value in (given | {"wavlm_features": wavlm_features, "wavlm_mask": wavlm_mask}).items():
+            if value is not None:
+                check_tensor(value, name)
         frames = RealFrames(frame_mask)
         with without_autocast(x.device.type):
             targets = self._lay_out_teachers(real, tokens, wavlm_features, wavlm_mask, num_quantizers, return_loss)
@@ -271,7 +275,8 @@ class CausalBridgeQuantizer(nn.Module):
             total = total + self.acoustic_residual.decode(codes[:, 2:])
         return total
 
-    def _take_settings(self, settings: Any) -> None:
+    def take_settings(self, settings: Any) -> None:
+        """Let λ, decay, weights and distances be those of another owner, such as the model's config."""
         self.settings = self.proj_qwen.settings = self.proj_wavlm.settings = settings
 
     def _run_heads(self, latents: Tensor, num_quantizers: int, with_commitment: bool) -> dict[str, HeadOutput]:
@@ -358,6 +363,9 @@ class CausalBridgeQuantizer(nn.Module):
         return number
 
     def _check_latents(self, latents: Tensor, frame_mask: Tensor | None) -> None:
+        check_tensor(latents, "latents")
+        if frame_mask is not None:
+            check_tensor(frame_mask, "frame_mask")
         if latents.ndim != 3 or latents.shape[-1] != self.codec_dim:
             raise ValueError(
                 f"latents must be (batch, frames, {self.codec_dim}), got {tuple(latents.shape)}; the encoder's own "
@@ -371,24 +379,23 @@ class CausalBridgeQuantizer(nn.Module):
                 f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}."
             )
 
-    def check_codes(self, codes: Tensor) -> None:
+    def check_codes(self, codes: Tensor, name: str = "audio_codes") -> None:
         """Raise a `ValueError`, of what is no tensor a `TypeError`, if these are no codes that `decode` could take."""
-        if not isinstance(codes, Tensor):
-            raise TypeError(f"audio_codes must be a tensor, got {type(codes).__name__}; pass encode(...).audio_codes.")
+        check_tensor(codes, name, "pass encode(...).audio_codes")
         if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
+            raise ValueError(f"{name} must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_quantizers:
             raise ValueError(
-                f"audio_codes must be (batch, codebooks, frames) with 1 to {self.num_quantizers} codebooks, got "
+                f"{name} must be (batch, codebooks, frames) with 1 to {self.num_quantizers} codebooks, got "
                 f"{tuple(codes.shape)}; is an axis missing, or the model another one?"
             )
         if codes.numel() == 0:
-            raise ValueError(f"audio_codes must hold at least one frame, got shape {tuple(codes.shape)}.")
+            raise ValueError(f"{name} must hold at least one frame, got shape {tuple(codes.shape)}.")
         if torch.compiler.is_compiling():
             return
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise ValueError(
-                f"audio_codes must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "
+                f"{name} must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "
                 "with other codebooks?"
             )

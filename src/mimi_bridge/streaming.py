@@ -11,7 +11,7 @@ each row perhaps, run one after the other.
 Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `inference`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from threading import RLock
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .frames import check_tensor
 from .inference import EncoderHalf, Half, State, for_inference
 from .stream_steps import StreamSteps
 from .waveform import is_finite
@@ -194,10 +195,17 @@ class MimiBridgeStream:
             ValueError: If there is no such row.
         """
         self._check_open()
-        rows = list(range(self.batch_size)) if rows is None else [int(row) for row in rows]
+        rows = range(self.batch_size) if rows is None else rows
+        rows = rows.tolist() if isinstance(rows, Tensor) else rows
+        if not isinstance(rows, list | tuple | range) or any(type(row) is not int for row in rows):
+            raise ValueError(
+                f"rows must be a list of numbers from 0 to {self.batch_size - 1}, got {rows!r}; a mask of rows to "
+                "reset becomes one by mask.nonzero()[:, 0]."
+            )
         wrong = [row for row in rows if not 0 <= row < self.batch_size]
         if wrong:
             raise ValueError(f"rows must be 0 to {self.batch_size - 1} in this stream, got {wrong[0]}.")
+        rows = list(rows)
         for state in self._state.values():
             state["positions"] = state["positions"].clone()
             state["positions"][rows] = 0  # keys and values count by position, so old ones are out of sight
@@ -226,6 +234,8 @@ class MimiBridgeStream:
             ValueError: If it is no such state; then this stream stays as it was.
         """
         expected = self.state_dict()
+        if not isinstance(state, Mapping):
+            raise ValueError(f"the state must be a dict, as state_dict() gives it, got {type(state).__name__}.")
         wrong = sorted(expected.keys() ^ state.keys())
         if wrong:
             raise ValueError(f"the state must hold {sorted(expected)}, but {wrong} are missing or too many.")
@@ -293,6 +303,7 @@ class MimiBridgeStream:
     def _active_rows(self, exec_mask: Tensor | None) -> list[int]:
         if exec_mask is None:
             return list(range(self.batch_size))
+        check_tensor(exec_mask, "exec_mask")
         if exec_mask.dtype != torch.bool or exec_mask.shape != (self.batch_size,):
             raise ValueError(
                 f"exec_mask must be bool with one value for each of the {self.batch_size} rows, got {exec_mask.dtype} "
@@ -301,6 +312,7 @@ class MimiBridgeStream:
         return exec_mask.nonzero()[:, 0].tolist()
 
     def _check_chunk(self, chunk: Tensor, active: list[int]) -> None:
+        check_tensor(chunk, "a chunk")
         if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, self._channels):
             raise ValueError(
                 f"a chunk must be ({self.batch_size}, {self._channels}, samples) in this stream, got "
@@ -321,6 +333,7 @@ class MimiBridgeStream:
     def _check_codes(self, codes: Tensor, active: list[int]) -> Tensor:
         """Which rows have which frames, `(batch, frames)`, on the CPU."""
         total, size = self._model.quantizer.num_quantizers, self._model.config.codebook_size
+        check_tensor(codes, "audio_codes", "pass what encode returned")
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or len(codes) != self.batch_size or not 1 <= codes.shape[1] <= total:

@@ -4,14 +4,16 @@ How far that holds is what a model has learned, and is measured (`mimi-bridge ev
 the acoustic codebooks hold words, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
+from .frames import check_tensor
+
 
 def swap_heads(
-    audio_codes: Tensor, other_codes: Tensor, num_codebooks: Mapping[str, int], heads: Sequence[str] = ("acoustic",)
+    audio_codes: Tensor, other_codes: Tensor, num_codebooks: Mapping[str, int], heads: Collection[str] = ("acoustic",)
 ) -> Tensor:
     """Codes of one recording with some heads of another.
 
@@ -28,13 +30,17 @@ def swap_heads(
 
     Raises:
         ValueError: If a head is unknown, or the codes are not all of a model's codebooks for one batch.
+        TypeError: If codes are no tensor.
     """
-    heads = (heads,) if isinstance(heads, str) else heads
-    unknown = sorted(set(heads) - set(num_codebooks))
+    heads = heads if isinstance(heads, Collection) and not isinstance(heads, str) else (heads,)
+    unknown = [head for head in heads if head not in num_codebooks]
     if unknown:
-        raise ValueError(f"heads must be among {', '.join(num_codebooks)}, got {', '.join(unknown)}.")
+        raise ValueError(f"heads must be among {', '.join(num_codebooks)}, got {', '.join(map(str, unknown))}.")
     total = sum(num_codebooks.values())
     for name, codes in (("audio_codes", audio_codes), ("other_codes", other_codes)):
+        check_tensor(codes, name, "pass encode(...).audio_codes")
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers, got {codes.dtype}; pass what encode returned.")
         if codes.ndim != 3 or codes.shape[1] != total or codes.shape[2] == 0 or len(codes) != len(audio_codes):
             raise ValueError(
                 f"{name} must be ({len(audio_codes)}, {total}, frames), got {tuple(codes.shape)}; pass what encode "

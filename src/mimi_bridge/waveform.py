@@ -6,7 +6,7 @@ Source: padding with silence to whole frames is moshi `models/compression.py`; t
 import torch
 from torch import Tensor
 
-from .frames import frame_mask_from_padding_mask, num_frames_for
+from .frames import check_tensor, frame_mask_from_padding_mask, num_frames_for
 
 
 def whole_frames(
@@ -51,11 +51,8 @@ def checked_audio(
             if the mask does not fit or is not right padding.
         TypeError: If the audio is no tensor.
     """
-    if not isinstance(input_values, Tensor):
-        raise TypeError(
-            f"input_values must be a tensor, got {type(input_values).__name__}; convert it by torch.as_tensor, or use "
-            "the model's feature extractor with return_tensors='pt'."
-        )
+    remedy = "convert it by torch.as_tensor, or use the model's feature extractor with return_tensors='pt'"
+    check_tensor(input_values, "input_values", remedy)
     if input_values.dtype in (torch.int16, torch.int32, torch.uint8):
         raise ValueError(
             f"input_values must be floats in [-1, 1], got {input_values.dtype}; divide by the type's full scale "
@@ -73,6 +70,7 @@ def checked_audio(
         num_frames = num_frames_for(num_samples, frame_size)
         audio, frame_mask = input_values, input_values.new_ones(batch_size, num_frames, dtype=torch.bool)
     else:
+        check_tensor(padding_mask, "padding_mask")
         if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
             raise ValueError(
                 f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, "
@@ -99,6 +97,7 @@ def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:
     """
     if padding_mask is None:
         return audio
+    check_tensor(padding_mask, "padding_mask")
     if len(padding_mask) != len(audio):
         raise ValueError(
             f"padding_mask must have a row for each of the {len(audio)} recordings, got shape "
