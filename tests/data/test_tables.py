@@ -1,5 +1,6 @@
 """Every line of a file that lists recordings is a row, or named with what is wrong with it."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,52 @@ def test_json_may_be_a_list_or_lines(tmp_path):
     listing = listed(tmp_path, "b.json", f"[{entries[0]},\n 7,\n{entries[1]}]")
     assert texts(listing) == [("a.wav", "x"), ("b.wav", None)]
     assert listing.left_out == [("b.json, entry 2", "expected an object with a path, got '7'")]
+
+
+@pytest.mark.parametrize("name", ["list.jsonl.gz", "list.json.gz", "list.csv.gz", "list.tsv.gz"])
+def test_compressed_list_is_read_as_the_plain_one(tmp_path, name):
+    plain = {"json": '{"audio_filepath": "a.wav", "text": "x"}\n', "csv": "path,text\na.wav,x\n"}
+    plain |= {"jsonl": plain["json"], "tsv": plain["csv"].replace(",", "\t")}
+    content = gzip.compress(plain[name.split(".")[1]].encode())
+    assert texts(listed(tmp_path, name, content)) == [("a.wav", "x")]
+    for broken in (content[:-9], b"x" + content, content[:20] + b"x" + content[21:]):
+        with pytest.raises(ValueError, match=r"cannot be decompressed \(.*\); fetch or write it again"):
+            listed(tmp_path, name, broken)
+
+
+LJSPEECH = ['A-1|Dr. "A, he|Doctor "A, he', "A-2|one; two|one; two", "A-3|three|three"]
+
+
+@pytest.fixture
+def ljspeech(tmp_path):
+    """A folder as LJSpeech's, of three recordings without sound."""
+    (tmp_path / "wavs").mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / "wavs" / f"A-{number}.wav").touch()
+    return tmp_path
+
+
+def test_table_of_ljspeech_needs_no_header_and_has_no_quoting(ljspeech):
+    listing = listed(ljspeech, "metadata.csv", "\n".join(LJSPEECH))
+    assert texts(listing) == [("A-1", 'Doctor "A, he'), ("A-2", "one; two"), ("A-3", "three")]
+    assert [one.path for one in listing.utterances] == [ljspeech / "wavs" / f"A-{number}.wav" for number in (1, 2, 3)]
+    assert {one.speaker for one in listing.utterances} == {ljspeech.name} and listing.left_out == []
+    assert list_recordings(ljspeech).utterances == listing.utterances
+    two_columns = listed(ljspeech, "train.csv", "A-1|one\nA-2|two")
+    assert texts(two_columns) == [("A-1", "one"), ("A-2", "two")]
+
+
+def test_line_of_ljspeech_that_is_of_no_use_is_named(ljspeech):
+    listing = listed(ljspeech, "metadata.csv", "\n".join([*LJSPEECH[:2], "A-3|three"]))
+    assert [one.id for one in listing.utterances] == ["A-1", "A-2"]
+    assert listing.left_out[0][0] == "metadata.csv, line 3" and "it has 2 fields" in listing.left_out[0][1]
+
+
+def test_table_without_a_header_is_told_to_have_one(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"must have a column of paths .* first line of a table must name its columns"
+    ):
+        listed(tmp_path, "list.csv", "a.wav,hello\nb.wav,you\n")
 
 
 def test_parquet_is_a_table(tmp_path):

@@ -70,7 +70,7 @@ class Fields:
         if not any(name in names for name in self._names["audio"]):
             raise ValueError(
                 f"{self.manifest} must have a column of paths ({', '.join(self._names['audio'])}), got "
-                f"{', '.join(names) or 'none'}."
+                f"{', '.join(names) or 'none'}; the first line of a table must name its columns."
             )
 
     def utterance(self, row: Row) -> Utterance:

@@ -16,9 +16,9 @@ from ..audio_reading import Tell
 from .dataset_source import DatasetSource
 from .manifest import Utterance, list_recordings
 from .segments import read_file, read_segment
-from .tables import SUFFIXES
+from .tables import COMPRESSED, SUFFIXES
 
-FILE_SUFFIXES = (".txt", *SUFFIXES)  # of what is meant to be a manifest, not a Hub's id
+FILE_SUFFIXES = (".txt", COMPRESSED, *SUFFIXES)  # of what is meant to be a manifest, not a Hub's id
 
 
 class FileSource:

@@ -2,13 +2,18 @@
 
 Every line is accounted for: it is a row, or blank, or a comment (`# ...`), or named with what is wrong with it. A
 `.tsv` has no quoting. In a `.csv` quotation marks hold a text together, also over several lines; a mark that nothing
-closes is a character like any other.
+closes is a character like any other. All but parquet may be compressed by gzip.
+
+The `metadata.csv` of LJSpeech and its likes has no header and no quoting (`id|text|text as it is spoken`); it is known
+by the recordings that it names, in the folder `wavs`.
 """
 
 import codecs
 import csv
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +25,8 @@ from ..audio import FORMATS, OTHER_AUDIO
 LINES = (".jsonl", ".json")
 DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",)}
 PARQUET = ".parquet"
+COMPRESSED = ".gz"
+LJSPEECH, LJSPEECH_FOLDER = ("id", "raw_text", "normalized_text"), "wavs"
 SUFFIXES = (*LINES, *DELIMITERS, PARQUET)
 OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 AUDIO = OTHER_AUDIO.union(FORMATS)
@@ -63,7 +70,7 @@ def read_rows(path: Path, check: Callable[[Sequence[str]], None] = lambda names:
         OSError: If it cannot be read.
         ValueError: If it is none of these, is not in UTF-8, or is refused by `check`.
     """
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix == PARQUET:
         return _parquet_rows(path, check)
     if suffix not in SUFFIXES:
@@ -85,11 +92,22 @@ def read_rows(path: Path, check: Callable[[Sequence[str]], None] = lambda names:
 def _lines(path: Path) -> list[str]:
     # Bytes that are not UTF-8 become surrogates, so that only their own lines suffer.
     raw = path.read_bytes()
+    if path.suffix.lower() == COMPRESSED:
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be decompressed ({error}); fetch or write it again.") from error
     if raw.startswith(OTHER_ENCODINGS) or b"\0" in raw[:100]:
         raise ValueError(f"{path} must be a manifest in UTF-8, but it seems to be in UTF-16; save it in UTF-8.")
     text = raw.decode("utf-8", "surrogateescape")
     lines = text.split("\n") if "\n" in text else text.split("\r")
     return [line.removeprefix("\ufeff").removesuffix("\r") for line in lines]
+
+
+def _suffix(path: Path) -> str:
+    # What it holds, compressed or not.
+    suffix = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if suffix == COMPRESSED else suffix
 
 
 def _is_nothing(line: str) -> bool:
@@ -106,7 +124,7 @@ def is_utf8(text: str) -> bool:
 
 
 def _objects(path: Path, lines: list[str]) -> Iterator[Row]:
-    if path.suffix.lower() == ".json" and "".join(lines).lstrip().startswith("["):
+    if _suffix(path) == ".json" and "".join(lines).lstrip().startswith("["):
         try:
             entries = json.loads("\n".join(lines), object_pairs_hook=_object)
         except ValueError as error:
@@ -157,11 +175,15 @@ def _table_rows(
         return
     if not is_utf8(lines[first]):
         raise ValueError(f"{path}, line {first + 1}: the header must be in UTF-8; save the file in UTF-8.")
-    table = _Table(lines, max(delimiters, key=lines[first].count), has_quotes=path.suffix.lower() != ".tsv")
+    is_ljspeech = _is_ljspeech(path, lines[first:])
+    delimiter = "|" if is_ljspeech else max(delimiters, key=lines[first].count)
+    table = _Table(lines, delimiter, has_quotes=_suffix(path) != ".tsv" and not is_ljspeech)
     names = [column_name(name) for name in table.fields(first)[0] or []]
-    check([name for name in names if name])
-    places = {name: place for place, name in enumerate(names) if name}
     number = first + 1
+    if is_ljspeech:
+        names, number = list(LJSPEECH[: len(names)]), first
+    check([name for name in names if name] + (["path"] if is_ljspeech else []))
+    places = {name: place for place, name in enumerate(names) if name}
     while number < len(lines):
         if _is_nothing(lines[number]):
             number += 1
@@ -175,8 +197,19 @@ def _table_rows(
         elif len(fields) != len(names) and any(fields):
             yield Row(place, problem=_other_number(len(fields), len(names), table))
         elif any(fields):
-            yield Row(place, {name: fields[at] for name, at in places.items()})
+            values = {name: fields[at] for name, at in places.items()}
+            if is_ljspeech:
+                values |= {"path": f"{LJSPEECH_FOLDER}/{values['id']}.wav", "speaker": path.parent.absolute().name}
+            yield Row(place, values)
         number += count
+
+
+def _is_ljspeech(path: Path, lines: list[str]) -> bool:
+    recordings = path.parent / LJSPEECH_FOLDER
+    if not 2 <= lines[0].count("|") + 1 <= len(LJSPEECH) or not recordings.is_dir():
+        return False
+    names = (line.partition("|")[0].strip() for line in lines if not _is_nothing(line) and is_utf8(line))
+    return any((recordings / f"{name}.wav").is_file() for name in names if name and "\0" not in name)
 
 
 def _other_number(found: int, wanted: int, table: "_Table") -> str:
