@@ -29,6 +29,7 @@ class DataArguments:
     train_dataset: str = field(metadata={"help": "folder of a data set"})
     eval_dataset: str | None = field(default=None, metadata={"help": "folder of another, of other speakers"})
     crop_seconds: float | None = field(default=4.0, metadata={"help": "longest stretch of a recording in a batch"})
+    traceback: bool = field(default=False, metadata={"help": "of an error, show where it was raised"})
 
 
 def main() -> None:
@@ -57,4 +58,6 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError, ArithmeticError, HeadCollapsedError) as error:
+        if "--traceback" in sys.argv:
+            raise
         sys.exit(f"finetune: {error}")

@@ -15,16 +15,20 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
 
     Raises:
         OSError: If there is none.
-        ValueError: If it is another kind of model, a broken one, or the device is not there.
+        ValueError: If it is another kind of model, a broken one, or the device is not there or computes nothing.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"no such model folder: {name}")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(f"{name} is a folder, but no model's: it has no config.json; give what was converted.")
+    if device.partition(":")[0] == "meta":
+        raise ValueError(f"--device {device} holds no numbers to compute with; choose cpu, cuda or another.")
     try:
         config = AutoConfig.from_pretrained(name)
     except StrictDataclassError as error:
         raise ValueError(f"the config.json of {name} is not valid: {error}") from error
     except OSError as error:
-        raise OSError(f"no model to be had at {name!r}: {error}") from error
+        raise OSError(f"no model is found at {name!r}: {error}") from error
     if not isinstance(config, MimiBridgeConfig):
         raise ValueError(
             f"{name} is a model of type {config.model_type!r}, expected 'mimi_bridge'; convert a Mimi checkpoint with "
@@ -42,7 +46,7 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} is not to be had here: {error}") from error
+        raise ValueError(f"--device {device} is not available here: {error}") from error
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -97,3 +97,11 @@ def test_example_says_in_one_sentence_what_is_wrong(data, arguments, sentence):
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith(sentence)
     assert "Traceback" not in result.stderr
+
+
+def test_traceback_is_shown_where_it_is_asked_for(data):
+    given = ["--model", data / "model", "--train_dataset", data / "missing", "--output_dir", data / "run"]
+    command = [sys.executable, EXAMPLE, *given, "--traceback"]
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ})
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "FileNotFoundError" in result.stderr
