@@ -16,7 +16,7 @@ from .audio import load_audio, save_audio
 from .codes import Codes, fingerprint, save_codes
 from .embedded import SMALL_CODEC
 from .spectrogram import save_spectrograms
-from .synthesis import MADE_SPEECH, given_or_made_speech
+from .synthesis import MADE_SPEECH, NATURAL_SPEECH, given_or_made_speech
 
 SAMPLING_RATE = 24_000
 SPEECH_SECONDS = 24.0
@@ -40,8 +40,8 @@ def run_demo(output: Path, source: str = SMALL_CODEC, speech: str | None = None,
     if not CONVERTER.is_file():
         raise FileNotFoundError("the demonstration needs a clone of the repository: conversion/ is not installed.")
     output.mkdir(parents=True, exist_ok=True)
-    audio, name = given_or_made_speech(speech, SPEECH_SECONDS, SAMPLING_RATE)
-    origin = name if name == MADE_SPEECH else f"from {name}"
+    audio, name = given_or_made_speech(speech, SPEECH_SECONDS, SAMPLING_RATE, natural=True)
+    origin = name if name in (MADE_SPEECH, NATURAL_SPEECH) else f"from {name}"
     original = output / "original.wav"
     save_audio(original, audio, SAMPLING_RATE)
     audio = load_audio(original, SAMPLING_RATE)  # what the file holds is what is encoded: 16 bits move some codes

