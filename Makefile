@@ -24,6 +24,7 @@ test: lint types pytest
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/quantizer.py $(BENCH)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/codec.py $(BENCH)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/small_codec.py $(BENCH)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

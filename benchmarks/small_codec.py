@@ -1,8 +1,8 @@
 """The small codec on speakers it never heard: python benchmarks/small_codec.py --speech FOLDER
 
 Prints tables in markdown: how near decoded speech comes to the original, whether its voice is there, what its latents
-tell, which codes are used, and how many recordings are still understood. Needs the extras `eval` and `align`, and a
-folder with a manifest.jsonl; with the package speechmos DNSMOS is measured, with `--recognizer` the word error.
+tell, which codes are used, and how many recordings are still understood. Needs the extras `eval` and `align`; with the
+package speechmos DNSMOS is measured, with `--recognizer` the word error. Without a folder of speech it does nothing.
 """
 
 import argparse
@@ -37,8 +37,10 @@ from mimi_bridge.spectrogram import save_spectrograms
 
 ALL_CODES = "8 codebooks"
 FEWER_CODEBOOKS = (4, 2, 1)
+NEVER_TRAINED_ON = ["LJ", "jenny", "libri-*[05]"]  # where its own speech lies; of other speech it heard nobody
+QUICK = 6  # recordings
 TOKENS_PER_SECOND = 8  # at most, that a recognizer may write: on noise it would go on for ever
-PICTURE_SECONDS = 5
+PICTURE_SECONDS, PICTURE_HZ = 3, 4000  # so that harmonics are told apart
 NARROW = 16_000  # Hz: recordings at or below have nothing above 8 kHz
 _state: dict = {}
 
@@ -48,21 +50,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--codec", default=str(small_codec()), help="a Mimi checkpoint; default the small codec")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE))
-    parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
+    parser.add_argument("--held-out", nargs="+", metavar="SPEAKER", help="names or patterns of those to measure")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure every Nth recording only")
     parser.add_argument("--picture", type=Path, help="also draw the first recording, original above decoded, to here")
     parser.add_argument("--recognizer", help="a Whisper, on the Hub or in a folder, to count word errors")
     parser.add_argument("--transcripts", type=int, default=50, help="to choose the right one from; 0 leaves that out")
     parser.add_argument("--listen", type=int, default=25, metavar="N", help="word errors and DNSMOS of N recordings")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} recordings, and no words")
     arguments = parser.parse_args()
     if arguments.speech is None:
-        sys.exit(f"small_codec: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
+        print(f"The small codec is not measured: no speech is given by --speech or {SPEECH_VARIABLE}.")
+        return
     utterances = read_manifest(arguments.speech)
-    held_out = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in arguments.held_out)]
+    held_out = _held_out(utterances, arguments.held_out)[:: arguments.every]
     if not held_out:
         sys.exit(f"small_codec: no speaker of {arguments.speech} is named by {' '.join(arguments.held_out)}.")
-    held_out = held_out[:: arguments.every]
+    if arguments.quick:
+        held_out = held_out[:: -(-len(held_out) // QUICK)]
+        arguments.transcripts = arguments.listen = 0
     transcripts = [utterance.text for utterance in utterances if utterance.text]
     for name, package in missing_packages().items():
         print(f"not run: {name} (package {package} is missing)", file=sys.stderr)
@@ -76,7 +82,7 @@ def main() -> None:
         opinions = list(pool.map(_listen, listened))
     model = MimiModel.from_pretrained(arguments.codec)
     print(f"{len(held_out)} recordings, {sum(r['seconds'] for r in results) / 60:.1f} minutes, ", end="")
-    print(f"{len({u.speaker for u in held_out})} speakers: {' '.join(arguments.held_out)}\n")
+    print(f"{len({u.speaker for u in held_out})} speakers.\n")
     _print_reconstruction(results)
     _print_voice(results, opinions)
     _print_told(results, model.config.frame_rate)
@@ -85,6 +91,12 @@ def main() -> None:
         _print_understood(results, arguments.transcripts)
     if arguments.picture:
         _draw(arguments.picture, model, held_out[0])
+
+
+def _held_out(utterances: list[Utterance], patterns: list[str] | None) -> list[Utterance]:
+    # Those of the speakers asked for; else of those that the codec was not trained on.
+    asked = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in patterns or NEVER_TRAINED_ON)]
+    return asked if asked or patterns else utterances
 
 
 def _start(codec: str, transcripts: list[str], choices: int, recognizer: str | None) -> None:
@@ -195,7 +207,8 @@ def _draw(picture: Path, model: MimiModel, utterance: Utterance) -> None:
     audio = load_recording(utterance, rate)[:, : PICTURE_SECONDS * rate]
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % frame_size))[None]
     decoded = model.decode(model.encode(padded).audio_codes).audio_values[0, :, : audio.shape[-1]]
-    save_spectrograms(picture, {f"{utterance.id}, original": audio, "decoded from 8 codebooks": decoded}, rate)
+    sounds = {f"{utterance.id}, original": audio, "decoded from 8 codebooks": decoded}
+    save_spectrograms(picture, sounds, rate, PICTURE_HZ)
 
 
 def _own_rate(path: Path) -> int:
@@ -211,7 +224,8 @@ def _print_reconstruction(results: list[dict]) -> None:
         cells = []
         for band in bands:
             chosen = [result["figures"][name] for result in results if result["band"] == band]
-            cells += [f"{mean(f[metric] for f in chosen if metric in f):.3f}" for metric in metrics]
+            known = [[figures[metric] for figures in chosen if metric in figures] for metric in metrics]
+            cells += [f"{mean(values):.3f}" if values else "-" for values in known]
         print(f"| {name} | " + " | ".join(cells) + " |")
     print()
 
@@ -233,7 +247,8 @@ def _print_voice(results: list[dict], opinions: list[dict]) -> None:
         if heard and "words" in heard[0]:
             errors = sum(h["wrong"] for h in heard) / sum(h["words"] for h in heard)
         share = both.sum() / (original > 0).sum()
-        print(f"| {name} | {likeness:.3f} | {wrong:.3f} | {share:.3f} | {dnsmos:.2f} | {100 * errors:.1f} % |")
+        said = f"| {dnsmos:.2f} | {100 * errors:.1f} % |".replace("nan %", "-").replace("nan", "-")
+        print(f"| {name} | {likeness:.3f} | {wrong:.3f} | {share:.3f} {said}")
     print()
 
 

@@ -44,6 +44,7 @@ FREE_TO_CHANGE = (
     "_steps",
     "batch_size",
     "minutes",
+    "only_corpus",
     "workers",
 )  # when a run goes on; the rest makes it another run
 LOGGED_TOGETHER = 10  # steps
@@ -104,6 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--judged-seconds", type=float, default=0.48, help="of each of them")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
     parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
+    parser.add_argument("--only-corpus", action="store_true", help="write OUTPUT/corpus, which takes no GPU, and stop")
     parser.add_argument("--minutes", type=float, help="stop so long after the start and write the codec")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
@@ -116,6 +118,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
     began = time.monotonic()
     with accelerator.main_process_first():
         prepare(arguments)
+    if arguments.only_corpus:
+        return
     corpus = SpeechCorpus(arguments.output / "corpus" / "train")
     held_out = SpeechCorpus(arguments.output / "corpus" / "held_out")
     phases = [

@@ -9,13 +9,16 @@ WINDOW_SECONDS = 0.025
 FLOOR_DB = -80.0
 
 
-def save_spectrograms(path: str | Path, sounds: dict[str, Tensor], sampling_rate: int) -> None:
+def save_spectrograms(
+    path: str | Path, sounds: dict[str, Tensor], sampling_rate: int, up_to_hz: float | None = None
+) -> None:
     """Write a PNG of log-magnitude spectrograms.
 
     Args:
         path: Where to.
         sounds: Title -> audio, `(1, samples)`, top to bottom.
         sampling_rate: Hz.
+        up_to_hz: What is above is left out; None shows everything.
 
     Raises:
         ModuleNotFoundError: If the extra `demo` is not installed.
@@ -37,7 +40,7 @@ def save_spectrograms(path: str | Path, sounds: dict[str, Tensor], sampling_rate
             vmax=0,
             cmap="magma",
         )
-        axes.set(title=title, ylabel="kHz")
+        axes.set(title=title, ylabel="kHz", ylim=(0, (up_to_hz or sampling_rate / 2) / 1000))
     axes.set_xlabel("seconds")
     figure.savefig(path, dpi=110)
 

@@ -311,6 +311,12 @@ def test_speech_is_written_once(arguments):
     assert {path: path.stat().st_mtime_ns for path in (arguments.output / "corpus").rglob("*")} == before
 
 
+def test_corpus_can_be_written_before_there_is_anything_to_train_it_on(arguments):
+    arguments.only_corpus = True
+    train_codec.train(arguments, Accelerator(cpu=True))
+    assert sorted(path.name for path in arguments.output.iterdir()) == ["corpus"]
+
+
 def test_no_speaker_is_both_trained_on_and_held_out(finished):
     train, held_out = (
         set(train_codec.SpeechCorpus(finished.output / "corpus" / part).minutes_by_speaker)
