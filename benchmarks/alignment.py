@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimi_bridge.data.alignment import Aligner
+from mimi_bridge.audio.espeak import SENTENCES
+from mimi_bridge.data.alignment.tokens import token_spans
+from mimi_bridge.data.alignment.types import Aligner
 from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.data.segments import load_recording
-from mimi_bridge.data.tokens import token_spans
 from mimi_bridge.evaluation.intelligibility import like_sized_transcripts
-from mimi_bridge.spoken_words import SpokenWord, speak_words
-from mimi_bridge.synthesis import SENTENCES
+from spoken_words import SpokenWord, speak_words
 
 RATE = 24_000
 VOICES = ("en-us", "en+f3", "en-gb-scotland+m4", "en-029+m2")
@@ -109,13 +109,13 @@ def main() -> None:
 
 
 def _pocketsphinx() -> Aligner:
-    from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
+    from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 
     return PocketsphinxAligner()
 
 
 def _ctc(name: str) -> Aligner:
-    from mimi_bridge.data.ctc_aligner import CtcAligner
+    from mimi_bridge.data.alignment.ctc import CtcAligner
 
     return CtcAligner(name)
 

@@ -8,12 +8,18 @@ on a CPU so that the answer is none for certain.
     python benchmarks/padded_batch.py
 """
 
+import sys
+from pathlib import Path
+
 import torch
 from transformers import MimiConfig
 
 from mimi_bridge.frames import num_frames_for
-from mimi_bridge.random_mimi import random_mimi
-from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+
+from mimi_bridge.audio.espeak import SENTENCES, sample_speech, synthesize
+from random_mimi import random_mimi
 
 FRAME = 1920
 FRAMES = (5, 13, 10, 1, 32)

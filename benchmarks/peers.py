@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, MimiConfig, MimiModel
 
+from mimi_bridge.audio.espeak import SENTENCES, sample_speech, synthesize
 from mimi_bridge.checkpoint import CACHE
-from mimi_bridge.random_mimi import random_mimi
-from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
+from random_mimi import random_mimi
 from source import read_source
 from transplant import transplant
 

@@ -19,9 +19,9 @@ import soundfile
 from transformers import Qwen2Config, Qwen2Model, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
-from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
+from mimi_bridge.audio.espeak import SENTENCES, VOICES, synthesize
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 SIZES = {"tiny": "16-d and 16-d", "full": "1536-d and 1024-d"}
@@ -90,7 +90,7 @@ def _measure(clips: int, teachers: list[str], options: argparse.Namespace, folde
     """Prints a line; returns hours of speech and CPU seconds."""
     source, output = folder / f"clips{clips}", folder / f"data{clips}"
     seconds = _make_clips(source, clips)
-    command = [sys.executable, "-m", "mimi_bridge.cli", "prepare", str(source), "-o", str(output), *teachers]
+    command = [sys.executable, "-m", "mimi_bridge.cli.main", "prepare", str(source), "-o", str(output), *teachers]
     command += ["--audio", options.audio, "--num-proc", str(options.num_proc), "--least-score", "none"]
     command += ["--aligner", "given"] * options.given
     command += ["--latents", options.latents] * (options.latents is not None)

@@ -23,9 +23,10 @@ from torch import Tensor
 from transformers import MimiModel, pipeline
 
 from mimi_bridge import small_codec
-from mimi_bridge.audio import SPEECH_VARIABLE
+from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.spectrogram import save_spectrograms
+from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.manifest import Utterance, read_manifest
-from mimi_bridge.data.pocketsphinx_aligner import PocketsphinxAligner
 from mimi_bridge.data.segments import load_recording
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
 from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labels, pitch_labels, spans_of
@@ -33,7 +34,6 @@ from mimi_bridge.evaluation.listeners import spoken_words, word_error
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
 from mimi_bridge.evaluation.probe_matrix import ProbedRecording, probe_matrix
 from mimi_bridge.evaluation.sound import TELEPHONE_RATE, Sound
-from mimi_bridge.spectrogram import save_spectrograms
 
 ALL_CODES = "8 codebooks"
 FEWER_CODEBOOKS = (4, 2, 1)

@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from mimi_bridge.loading import load_model
-from mimi_bridge.synthesis import sample_speech
+from mimi_bridge.audio.espeak import sample_speech
+from mimi_bridge.cli.loading import load_model
 from stopwatch import machine, memory_mib
 
 CALL_FRAMES = 25  # a call of the first stream, 2 s

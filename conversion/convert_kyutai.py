@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from mimi_bridge.audio import SPEECH_VARIABLE
+from mimi_bridge.audio.espeak import given_or_made_speech
+from mimi_bridge.audio.files import SPEECH_VARIABLE
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
-from mimi_bridge.embedded import SMALL_CODEC, small_codec
-from mimi_bridge.synthesis import given_or_made_speech
+from mimi_bridge.weights import SMALL_CODEC, small_codec
 from model_card import model_card
 from proof import prove
 from source import ConversionError, Source, one_line, read_source

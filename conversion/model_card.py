@@ -2,7 +2,7 @@
 
 from string import Template
 
-from mimi_bridge.embedded import SMALL_CODEC_LICENCE, small_codec
+from mimi_bridge.weights import SMALL_CODEC_LICENCE, small_codec
 
 CARD = Template("""---
 library_name: transformers

@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
 
 import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.data.running_statistics import stored_statistics
+from mimi_bridge.data.teachers.statistics import stored_statistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
 from mimi_bridge.training.guards import HeadCollapsedError
 

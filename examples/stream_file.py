@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel
 
 import mimi_bridge  # noqa: F401 (AutoModel learns the model type)
-from mimi_bridge.audio import load_audio, save_audio
+from mimi_bridge.audio.files import load_audio, save_audio
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from transformers import MimiConfig
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio import SPEECH_VARIABLE, load_speech
-from mimi_bridge.random_mimi import random_mimi
-from mimi_bridge.synthesis import SENTENCES, sample_speech, synthesize
+from mimi_bridge.audio.espeak import SENTENCES, sample_speech, synthesize
+from mimi_bridge.audio.files import SPEECH_VARIABLE, load_speech
+from random_mimi import random_mimi
 from tiny import TINY, TINY_TEACHERS
 
 OF_TRANSFORMERS_SUITE = ["accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.codes import fingerprint
+from mimi_bridge.codes.file import fingerprint
 from mimi_bridge.export import export_decode_step, export_encode_step
 
 accelerate = pytest.importorskip("accelerate")

@@ -15,10 +15,10 @@ except (ImportError, OSError, RuntimeError) as error:
     ) from error
 
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .embedded import small_codec
 from .modeling_mimi_bridge import MimiBridgeModel
 from .outputs import CausalBridgeQuantizerOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer
+from .weights import small_codec
 
 __version__ = "0.1.0"
 

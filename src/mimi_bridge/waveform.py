@@ -56,7 +56,7 @@ def checked_audio(
     if input_values.dtype in (torch.int16, torch.int32, torch.uint8):
         raise ValueError(
             f"input_values must be floats in [-1, 1], got {input_values.dtype}; divide by the type's full scale "
-            "(32768 for int16), or read recordings with mimi_bridge.audio.load_audio."
+            "(32768 for int16), or read recordings with mimi_bridge.audio.files.load_audio."
         )
     if input_values.ndim != 3 or input_values.shape[1] != num_channels or not input_values.is_floating_point():
         raise ValueError(

@@ -11,8 +11,8 @@ from transformers import EncodecFeatureExtractor, MimiConfig
 from transformers.utils import logging as transformers_logging
 
 import convert_kyutai
-from mimi_bridge.audio import save_audio
-from mimi_bridge.random_mimi import random_mimi
+from mimi_bridge.audio.files import save_audio
+from random_mimi import random_mimi
 from source import read_source
 
 SAMPLING_RATE = 24_000

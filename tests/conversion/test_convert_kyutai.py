@@ -23,7 +23,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import convert_kyutai
 from convert_kyutai import convert
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio import SPEECH_VARIABLE, save_audio
+from mimi_bridge.audio.files import SPEECH_VARIABLE, save_audio
 from proof import prove
 from source import ConversionError
 

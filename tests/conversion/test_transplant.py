@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import MimiConfig
 
-from mimi_bridge.random_mimi import random_mimi
+from random_mimi import random_mimi
 from source import ConversionError, read_source
 from transplant import transplant
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
-from mimi_bridge.audio import load_audio, resample, save_audio
+from mimi_bridge.audio.files import load_audio, resample, save_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.frames import lay_out_tokens, num_frames_for, pool_to_frames
 

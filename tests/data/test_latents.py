@@ -8,7 +8,7 @@ import soundfile
 import torch
 from datasets import Audio, Dataset, Features, load_from_disk
 
-from mimi_bridge.cli import main
+from mimi_bridge.cli.main import main
 from mimi_bridge.data import latents as latents_module
 from mimi_bridge.data.collator import MimiBridgeCollator
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimi_bridge.audio import save_audio
+from mimi_bridge.audio.espeak import SENTENCES
+from mimi_bridge.audio.files import save_audio
 from mimi_bridge.data import made_speech
 from mimi_bridge.data.made_speech import PACES, load_utterance, made_utterances
 from mimi_bridge.data.manifest import Utterance
-from mimi_bridge.synthesis import SENTENCES
 
 
 def test_made_utterances_are_the_same_for_the_same_seed():

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 
+from mimi_bridge.data.prepare.sources import FileSource, open_source
 from mimi_bridge.data.segments import load_recording, read_segment, spans_in_segment
-from mimi_bridge.data.sources import FileSource, open_source
 from mimi_bridge.data.utterance import Span, Utterance
 
 RATE = 16_000

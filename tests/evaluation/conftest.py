@@ -9,10 +9,10 @@ import pytest
 
 from evaluation_page import Page
 from made_evaluation import write_made_evaluation
-from mimi_bridge.audio import load_audio, save_audio
+from mimi_bridge.audio.espeak import synthesize
+from mimi_bridge.audio.files import load_audio, save_audio
 from mimi_bridge.data.manifest import read_manifest
-from mimi_bridge.evaluation.report import write_report
-from mimi_bridge.synthesis import synthesize
+from mimi_bridge.evaluation.report.page import write_report
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mimi_bridge.data.pocketsphinx_aligner import Alignment, PocketsphinxAligner
+from mimi_bridge.audio.espeak import SENTENCES, synthesize
+from mimi_bridge.data.alignment.pocketsphinx import Alignment, PocketsphinxAligner
 from mimi_bridge.evaluation.intelligibility import best_fitting_transcript, like_sized_transcripts
-from mimi_bridge.synthesis import SENTENCES, synthesize
 
 
 class ScriptedAligner:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mimi_bridge.data.alignment import Alignment
+from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.data.manifest import Span, Utterance
 from mimi_bridge.evaluation.labels import (
     energy_labels,

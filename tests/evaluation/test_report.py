@@ -8,7 +8,7 @@ import pytest
 
 from evaluation_page import Page
 from made_evaluation import NOT_RUN, SYSTEMS, save_evaluation
-from mimi_bridge.evaluation.report import FORMAT, main, write_report
+from mimi_bridge.evaluation.report.page import FORMAT, main, write_report
 
 NASTY = "</td></script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"' {{ 7 * 7 }} \ud800 é"
 

@@ -6,7 +6,7 @@ import pytest
 
 from browser import Browser, missing_programs
 from made_evaluation import save_evaluation
-from mimi_bridge.evaluation.report import write_report
+from mimi_bridge.evaluation.report.page import write_report
 
 MISSING = ", ".join(missing_programs())
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not on the PATH: apt-get install chromium-driver")

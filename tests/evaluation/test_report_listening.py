@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from mimi_bridge.evaluation.report_listening import SAMPLING_RATE, mp3, prepare_listening, sound_file, time_ticks
-from mimi_bridge.evaluation.report_values import Values
+from mimi_bridge.evaluation.report.listening import SAMPLING_RATE, mp3, prepare_listening, sound_file, time_ticks
+from mimi_bridge.evaluation.report.values import Values
 
 
 def listening(folder, evaluation, max_bytes=1_000_000):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from mimi_bridge.evaluation.report_pictures import (
+from mimi_bridge.evaluation.report.pictures import (
     NUM_BANDS,
     SAMPLING_RATE,
     band_centre_hz,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mimi_bridge.evaluation.report_tables import Tables
-from mimi_bridge.evaluation.report_values import Values
+from mimi_bridge.evaluation.report.tables import Tables
+from mimi_bridge.evaluation.report.values import Values
 
 CELL = ("probes", "scores", "content", "phone", "linear")
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mimi_bridge.evaluation.report_values import Values, printed
+from mimi_bridge.evaluation.report.values import Values, printed
 
 NONE = '<span class="none">–</span>'
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mimi_bridge.data.alignment import Alignment
+from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.evaluation.sound import Sound
 from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 

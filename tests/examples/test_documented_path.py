@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModel
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.cli import main as cli
-from mimi_bridge.data.running_statistics import stored_statistics
-from mimi_bridge.synthesis import SENTENCES, VOICES, synthesize
+from mimi_bridge.audio.espeak import SENTENCES, VOICES, synthesize
+from mimi_bridge.cli.main import main as cli
+from mimi_bridge.data.teachers.statistics import stored_statistics
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 ROOT = Path(__file__).parents[2]

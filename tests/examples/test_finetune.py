@@ -14,7 +14,7 @@ from transformers import AutoModel, EncodecFeatureExtractor
 
 import finetune
 import mimi_bridge  # noqa: F401
-from mimi_bridge.cli import main as cli
+from mimi_bridge.cli.main import main as cli
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune.py"
 QUICK = ["--max_steps", 4, "--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 1, "--use_cpu"]

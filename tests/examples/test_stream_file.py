@@ -3,7 +3,7 @@
 import torch
 
 import stream_file
-from mimi_bridge.audio import load_audio, save_audio
+from mimi_bridge.audio.files import load_audio, save_audio
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec_training.harmonics import harmonic_distance
 from mimi_bridge.losses import reconstruction
-from mimi_bridge.losses.harmonics import harmonic_distance
 from mimi_bridge.losses.reconstruction import (
     NUM_MELS,
     log_mel,

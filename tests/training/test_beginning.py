@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.data.running_statistics import RunningStatistics
+from mimi_bridge.data.teachers.statistics import RunningStatistics
 from mimi_bridge.frames import pool_to_frames
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.beginning import (

@@ -5,7 +5,7 @@ import torch
 from test_trainer import audio_model, audio_rows, trainer_of
 from transformers import TrainerCallback
 
-from mimi_bridge.audio import save_audio
+from mimi_bridge.audio.files import save_audio
 from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.training import EvaluationCallback
 from mimi_bridge.training import evaluation_callback as module

@@ -30,7 +30,7 @@ from test_trainer import (
 from torch import Tensor, nn
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.data.running_statistics import RunningStatistics
+from mimi_bridge.data.teachers.statistics import RunningStatistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
 from mimi_bridge.training import trainer as trainer_module
 

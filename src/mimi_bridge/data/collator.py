@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import decode_audio, load_audio, resample
+from ..audio.files import decode_audio, load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for, pool_to_frames
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..audio_reading import Tell
-from ..synthesis import SENTENCES, synthesize
+from ..audio.espeak import SENTENCES, synthesize
+from ..audio.reading import Tell
 from .manifest import Utterance
 from .segments import load_recording
 

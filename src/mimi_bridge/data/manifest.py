@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..audio import find_recordings, printable
+from ..audio.files import find_recordings, printable
 from .fields import Fields, utterance_with_text
 from .tables import read_rows
 from .utterance import Span, Utterance

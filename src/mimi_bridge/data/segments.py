@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
-from ..audio import load_audio, read_audio, resample
-from ..audio_reading import Tell
+from ..audio.files import load_audio, read_audio, resample
+from ..audio.reading import Tell
 from .fields import TOLERANCE
 from .utterance import Span, Utterance
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..audio import FORMATS, OTHER_AUDIO
+from ..audio.files import FORMATS, OTHER_AUDIO
 
 LINES = (".jsonl", ".json")
 DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",)}

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.alignment import Aligner
+from ..atomic_files import write_whole
+from ..data.alignment.types import Aligner
 from ..data.manifest import Utterance
-from ..data.whole_files import write_whole
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
@@ -238,7 +238,7 @@ def _check_ids(utterances: list[Utterance]) -> None:
 
 
 def _aligner(not_run: dict[str, str], least_score: float | None) -> Aligner | None:
-    from ..data.pocketsphinx_aligner import PocketsphinxAligner
+    from ..data.alignment.pocketsphinx import PocketsphinxAligner
 
     try:
         aligner = PocketsphinxAligner()

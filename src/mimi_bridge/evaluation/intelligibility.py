@@ -6,7 +6,7 @@ is. The others are chosen to be hard: transcripts of nearly the same number of w
 
 from torch import Tensor
 
-from ..data.pocketsphinx_aligner import PocketsphinxAligner, normalized_words
+from ..data.alignment.pocketsphinx import PocketsphinxAligner, normalized_words
 
 
 def like_sized_transcripts(text: str, others: list[str], count: int) -> list[str]:

@@ -12,8 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..data.alignment import Aligner
-from ..data.alignment_files import given_alignment
+from ..data.alignment.files import given_alignment
+from ..data.alignment.types import Aligner
 from ..data.manifest import Span, Utterance
 from ..frames import spans_to_frame_weights
 from .sound import PITCH_RATE, Sound

@@ -8,7 +8,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from ..audio import save_audio
+from ..audio.files import save_audio
 from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .probe_matrix import ProbedRecording, probe_matrix

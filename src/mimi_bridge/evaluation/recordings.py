@@ -15,11 +15,11 @@ from typing import Any
 import soundfile
 from torch import Tensor
 
-from ..audio import save_audio
-from ..data.alignment import Aligner
+from ..atomic_files import write_whole
+from ..audio.files import save_audio
+from ..data.alignment.types import Aligner
 from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
-from ..data.whole_files import write_whole
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
 from .metrics import Metric
 from .sound import Sound

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import MimiModel
 
-from ..embedded import SMALL_CODEC, small_codec
 from ..modeling_mimi_bridge import MimiBridgeModel
+from ..weights import SMALL_CODEC, small_codec
 
 REPORT_FILE = "conversion_report.json"
 

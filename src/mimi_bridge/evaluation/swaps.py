@@ -108,7 +108,7 @@ def swap_summary(swaps: list[dict[str, float]]) -> dict[str, dict]:
 
 
 def _words(swap: Swap, aligner: Any, transcripts: list[str]) -> dict[str, float]:
-    from ..data.pocketsphinx_aligner import normalized_words
+    from ..data.alignment.pocketsphinx import normalized_words
 
     text, theirs = swap.content.text, swap.voice.text
     assert text is not None

@@ -1,4 +1,4 @@
-"""What trains: models by transformers' Trainer, codecs from nothing, codebooks. Needs the extra `train`."""
+"""Fine-tuning by transformers' Trainer. Needs the extra `train`."""
 
 from .arguments import MimiBridgeTrainingArguments
 from .evaluation_callback import EvaluationCallback

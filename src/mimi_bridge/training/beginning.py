@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..bridges import TeacherBridge
-from ..data.running_statistics import RunningStatistics
+from ..data.teachers.statistics import RunningStatistics
 from ..distillation import WITHOUT_FLOAT64
 from ..frames import lay_out_tokens, pool_to_frames
 from ..modeling_mimi_bridge import MimiBridgeModel

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.running_statistics import RunningStatistics
+from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
 from .arguments import MimiBridgeTrainingArguments
 from .beginning import bridges_of

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..codebook_learning import CodebookLearner
 from ..data.collator import MimiBridgeCollator
-from ..data.running_statistics import RunningStatistics
+from ..data.teachers.statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
 from .adversary import Adversary

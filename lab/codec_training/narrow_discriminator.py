@@ -1,0 +1,78 @@
+"""A discriminator that a CPU can afford: it hears samples folded by several periods, and the voice's part of spectra.
+
+Samples a period apart show whether a voice repeats itself; spectra up to 6 kHz show its harmonics. Every layer
+strides, so that all of it costs less than one decoding. Scores and features are as those of
+`MultiScaleSpectrogramDiscriminator`, and so are the losses.
+
+Source: Kong et al. 2020 (arXiv:2010.05646), section 2.3: periods; Defossez et al. 2022 (arXiv:2210.13438), section
+3.4: complex spectra.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from mimi_bridge.losses.reconstruction import hann_window
+
+PERIODS = (2, 3, 5, 7, 11)  # samples
+WINDOWS = (2048, 512)  # samples
+HIGHEST_SHARE = 0.5  # of the frequencies that are judged
+
+
+class NarrowDiscriminator(nn.Module):
+    """One stack of strided convolutions a period, and one a window.
+
+    Args:
+        num_filters: Channels of the first layer; they double twice.
+        periods: In samples.
+        windows: In samples.
+    """
+
+    def __init__(self, num_filters: int, periods: tuple[int, ...] = PERIODS, windows: tuple[int, ...] = WINDOWS):
+        super().__init__()
+        self.periods, self.windows = periods, windows
+        self.by_period = nn.ModuleList(_Stack(1, num_filters, (5, 1), (3, 1)) for _ in periods)
+        self.by_window = nn.ModuleList(_Stack(2, num_filters, (3, 5), (1, 2)) for _ in windows)
+
+    def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """Scores, high where it sounds real, and features of each stack, for audio `(batch, 1, samples)`."""
+        pairs = [(stack, _folded(audio, period)) for stack, period in zip(self.by_period, self.periods, strict=True)]
+        pairs += [
+            (stack, _spectrum(audio, window)) for stack, window in zip(self.by_window, self.windows, strict=True)
+        ]
+        return [stack(seen) for stack, seen in pairs]
+
+
+class _Stack(nn.Module):
+    def __init__(self, channels: int, num_filters: int, kernel: tuple[int, int], stride: tuple[int, int]):
+        super().__init__()
+        widths = [channels, num_filters, 2 * num_filters, 4 * num_filters, 4 * num_filters]
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(ins, outs, kernel, stride, padding)) for ins, outs in pairwise(widths)
+        )
+        self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for layer in self.layers:
+            hidden = nn.functional.leaky_relu(layer(hidden), 0.1)
+            features.append(hidden)
+        return self.score(hidden), features
+
+
+def _folded(audio: Tensor, period: int) -> Tensor:
+    # `(batch, 1, samples / period, period)`; samples that fill no period are left out.
+    return audio[..., : audio.shape[-1] // period * period].unflatten(-1, (-1, period))
+
+
+def _spectrum(audio: Tensor, window: int) -> Tensor:
+    # Real and imaginary parts, `(batch, 2, hops, bins)`.
+    hann = hann_window(window, audio.device)
+    spectrum = torch.stft(
+        audio[:, 0].float(), window, window // 4, window=hann, pad_mode="constant", return_complex=True
+    )
+    judged = spectrum[:, : round(HIGHEST_SHARE * (window // 2))] * (4 / hann.sum().sqrt())
+    return torch.view_as_real(judged).permute(0, 3, 2, 1).contiguous()

@@ -1,0 +1,332 @@
+"""The steps of training a codec from nothing: what is learned in each phase, and everything a checkpoint holds.
+
+First the codec learns to reproduce speech without codebooks. Then its codebooks are filled from data and learn with
+it, the first of them to tell phones, or what a teacher hears. Last, all of it learns against a discriminator. All the
+while the latents must tell pitch. What a step does depends on its number and the weights alone, so that a run can stop
+and go on anywhere.
+
+Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import MimiConfig, MimiModel
+
+from mimi_bridge.distillation import masked_cosine_distance
+from mimi_bridge.losses.adversarial import (
+    adversarial_loss,
+    balanced_gradient,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
+from mimi_bridge.training.codebooks import fill_from_data, project_to_principal_directions, revive_unused
+
+from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
+from .corpus import CropBatch, SpeechCorpus
+from .harmonics import harmonic_distance
+from .narrow_discriminator import NarrowDiscriminator
+from .pitch_target import PitchReader
+
+BETAS = (0.8, 0.99)
+DISCRIMINATOR_LEARNING_RATE = 3e-4
+WARMUP_STEPS = 100
+DISTANCE_WEIGHTS = {"mel": 1.0, "harmonics": 1.0}
+LABEL_WEIGHT = 0.4
+TEACHER_WEIGHT = 1.0
+PITCH_WEIGHT = 0.5
+COMMITMENT_WEIGHT = 0.25
+UNQUANTIZED_SHARE = 0.25  # of the sequences, while codebooks learn
+DROPOUT_SHARE = 0.25  # of the others: decoded from fewer acoustic codebooks
+REVIVE_EVERY = 10
+FRAMES_REMEMBERED = 10  # an entry is the mean of so many frames, or of more: a small batch moves it little
+FRAMES_PER_ENTRY = 25  # at least, for k-means
+JUDGED_SHARE = 0.5  # of the sequences of a step: what is left of them costs nothing
+JUDGED_SECONDS = 0.48
+QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
+HEAD_START_STEPS = 300  # of the discriminator, before anything listens to it
+ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Attributes:
+        name: `reconstruction`, `codebooks` or `adversarial`.
+        num_steps: Its length.
+        learning_rate: At its start; it falls to a tenth along a cosine.
+    """
+
+    name: str
+    num_steps: int
+    learning_rate: float
+
+
+class CodecTraining:
+    """Model, discriminator, their optimizers and where training stands: all that a checkpoint holds.
+
+    Args:
+        config: Of the codec.
+        corpus: To train on.
+        phases: In order.
+        batch_size: Crops a process and step.
+        num_frames: Of a crop.
+        discriminator_filters: Its width.
+        seed: Of weights, crops and codebooks.
+        accelerator: Device and processes.
+        initial: A codec to begin with, codebooks and all, instead of random weights.
+        judged_share: Of the sequences of a step that the discriminator hears: what is left of them costs nothing.
+        judged_seconds: Of each of those.
+        num_workers: Processes that cut crops ahead of the steps; 0 cuts them when they are wanted.
+    """
+
+    def __init__(
+        self,
+        config: MimiConfig,
+        corpus: SpeechCorpus,
+        phases: list[Phase],
+        batch_size: int,
+        num_frames: int,
+        discriminator_filters: int,
+        seed: int,
+        accelerator: Accelerator,
+        initial: MimiModel | None = None,
+        judged_share: float = JUDGED_SHARE,
+        judged_seconds: float = JUDGED_SECONDS,
+        num_workers: int = 0,
+    ):
+        torch.manual_seed(seed)  # every process begins with the same weights
+        self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
+        self.batch_size, self.num_frames = batch_size, num_frames
+        self.judged_share, self.judged_seconds, self.num_workers = judged_share, judged_seconds, num_workers
+        self.has_codebooks = initial is not None
+        self.batches = _Batches(corpus, batch_size, num_frames, config.frame_size, seed, accelerator.process_index)
+        decay = max(0.99, 1 - self._frames_per_step / (FRAMES_REMEMBERED * config.codebook_size))
+        self.model = TrainableMimi(config, corpus.feature_dim or len(corpus.labels), decay)
+        if initial is not None:
+            self.model.load_mimi(initial, self._frames_per_step)
+        self.model.to(accelerator.device)
+        self.pitch_reader = PitchReader(config.hidden_size).to(accelerator.device)
+        self.discriminator = NarrowDiscriminator(discriminator_filters).to(accelerator.device)
+        self.phase_number = self.phase_step = self.step = 0
+        self._begin_phase()
+
+    @property
+    def _frames_per_step(self) -> int:
+        return self.batch_size * self.num_frames * self.accelerator.num_processes
+
+    @property
+    def phase(self) -> Phase:
+        """The current one."""
+        return self.phases[self.phase_number]
+
+    def run(self) -> Iterator[dict[str, Tensor]]:
+        """Train to the end of the last phase; yields each step's losses, scalars on the device, after the step."""
+        batches = iter(self._loader())
+        while True:
+            while self.phase_step < self.phase.num_steps:
+                losses = self._train_step(next(batches).to(self.accelerator.device))
+                self.step, self.phase_step = self.step + 1, self.phase_step + 1
+                yield losses
+            if self.phase_number + 1 == len(self.phases):
+                return
+            self.phase_number, self.phase_step = self.phase_number + 1, 0
+            self._begin_phase()
+
+    def state_dict(self) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "phase_number": self.phase_number,
+            "phase_step": self.phase_step,
+            "step": self.step,
+            "has_codebooks": self.has_codebooks,
+            "model": self.model.state_dict(),
+            "pitch_reader": self.pitch_reader.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
+        self.has_codebooks = state["has_codebooks"]
+        self.model.load_state_dict(state["model"])
+        self.pitch_reader.load_state_dict(state["pitch_reader"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self._begin_phase(fill=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _begin_phase(self, fill: bool = True) -> None:
+        model, phase = self.model, self.phase
+        for projection in (model.semantic.project_out, model.acoustic.project_in, model.acoustic.project_out):
+            projection.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
+        learning = [*model.parameters(), *self.pitch_reader.parameters()]
+        self.parameters = [parameter for parameter in learning if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=DISCRIMINATOR_LEARNING_RATE, betas=BETAS
+        )
+        if fill and phase.name != "reconstruction" and not self.has_codebooks:
+            self._fill_codebooks()
+
+    def _learning_rate_share(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / max(1, self.phase.num_steps))))).item()
+        return warmup * (0.1 + 0.9 * cosine)
+
+    def _loader(self) -> DataLoader:
+        # The batches of all steps that are left.
+        steps = range(self.step, self.step + sum(phase.num_steps for phase in self.phases[self.phase_number :]))
+        on_gpu = self.accelerator.device.type == "cuda"
+        return DataLoader(
+            self.batches, batch_size=None, sampler=steps, num_workers=self.num_workers, pin_memory=on_gpu
+        )
+
+    def _generator(self) -> torch.Generator:
+        # The same on every process.
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+
+    @torch.no_grad()
+    def _fill_codebooks(self) -> None:
+        num_batches = -(-self.model.config.codebook_size * FRAMES_PER_ENTRY // self._frames_per_step)
+        self.model.eval()
+        batches = (self.batches.cut(self.step, number + 1) for number in range(num_batches))
+        latents = [self._encode(batch.to(self.accelerator.device).audio) for batch in batches]
+        gathered = self.accelerator.gather(torch.cat(latents))
+        project_to_principal_directions(self.model.acoustic, gathered)
+        for head in (self.model.semantic, self.model.acoustic):
+            fill_from_data(head, gathered, self._frames_per_step, self._generator())
+        self.has_codebooks = True
+
+    def _encode(self, audio: Tensor) -> Tensor:
+        return self.model.encoder(audio).latents.transpose(1, 2).flatten(0, 1)
+
+    def _train_step(self, batch: CropBatch) -> dict[str, Tensor]:
+        audio = batch.audio
+        self.model.train()
+        quantizes = self.phase.name != "reconstruction"
+        output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
+        side_losses, side = self._side_losses(output, batch)
+        if self.phase.name == "adversarial":
+            losses, gradient = self._judge(output.audio, audio)
+            torch.autograd.backward([output.audio, side], [gradient, None])
+        else:
+            losses = self._distances(output.audio, audio)
+            (_weighted(losses) + side).backward()
+        if quantizes and self.step % REVIVE_EVERY == 0:
+            latents = self.accelerator.gather(output.latents.detach().flatten(0, 1))
+            for head in (self.model.semantic, self.model.acoustic):
+                revive_unused(head, latents, self._generator())
+        self._update(self.optimizer, self.parameters)
+        self.schedule.step()
+        return {name: loss.detach() for name, loss in (losses | side_losses).items()}
+
+    def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
+        # What does not pass through the decoded audio, by name, and its weighted sum.
+        losses, side = {}, output.latents.sum() * 0.0
+        if batch.features is not None:
+            losses["teacher"] = masked_cosine_distance(output.readout, batch.features, torch.ones_like(batch.labelled))
+            side = side + TEACHER_WEIGHT * losses["teacher"]
+        else:
+            surprise = nn.functional.cross_entropy(
+                output.readout.transpose(1, 2), batch.label_shares.transpose(1, 2), reduction="none"
+            )
+            losses["labels"] = (surprise * batch.labelled).sum() / batch.labelled.sum().clamp(min=1)
+            side = side + LABEL_WEIGHT * losses["labels"]
+        if self.corpus.has_pitch:
+            losses["pitch"] = self.pitch_reader.loss(output.latents, batch.pitch, batch.voiced)
+            side = side + PITCH_WEIGHT * losses["pitch"]
+        if output.commitment is not None:
+            losses["commitment"] = output.commitment
+            side = side + COMMITMENT_WEIGHT * output.commitment
+        return losses, side
+
+    def _judge(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
+        leaf = decoded.detach().requires_grad_()
+        judged = round(self.judged_seconds * self.corpus.sampling_rate)
+        first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
+        loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+        rows = math.ceil(self.judged_share * len(audio))
+        real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
+        losses = self._distances(leaf, audio)
+        balanced = {
+            "distance": _weighted(losses),
+            "adversarial": adversarial_loss(fake),
+            "features": feature_matching_loss(real, fake),
+        }
+        weighted = {"distance": balanced["distance"]} if self.phase_step < HEAD_START_STEPS else balanced
+        gradient = balanced_gradient(weighted, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
+        losses |= {name: balanced[name] for name in ("adversarial", "features")}
+        losses["discriminator"] = discriminator_loss(real, fake)
+        parameters = list(self.discriminator.parameters())
+        losses["discriminator"].backward(inputs=parameters)
+        self._update(self.discriminator_optimizer, parameters)
+        return losses, gradient
+
+    def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        rate = self.corpus.sampling_rate
+        distances = {
+            "mel": lambda: multi_scale_mel_distance(decoded, audio, rate),
+            "harmonics": lambda: harmonic_distance(decoded, audio, rate),
+        }
+        return {name: distances[name]() for name in DISTANCE_WEIGHTS}
+
+    def _draw_num_acoustic(self) -> Tensor:
+        all_of_them = self.model.config.num_quantizers - 1
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index
+        )
+        fewer = torch.randint(0, all_of_them, (self.batch_size,), generator=generator)
+        dice = torch.rand(2, self.batch_size, generator=generator)
+        drawn = torch.where(dice[0] < DROPOUT_SHARE, fewer, all_of_them)
+        drawn = torch.where(dice[1] < UNQUANTIZED_SHARE, UNQUANTIZED, drawn)
+        return drawn.to(self.accelerator.device)
+
+    def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:  # processes must agree; one whose crops have no labels gives zeros
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(nn.utils.parameters_to_vector(gradients), "mean")
+            nn.utils.vector_to_parameters(flat, gradients)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset):
+    # The batch of each step, whichever process cuts it.
+    corpus: SpeechCorpus
+    batch_size: int
+    num_frames: int
+    frame_size: int
+    seed: int
+    process_index: int
+
+    def __getitem__(self, step: int) -> CropBatch:
+        return self.cut(step, 0)
+
+    def cut(self, step: int, number: int) -> CropBatch:
+        # Number 0 of a step trains; further ones fill codebooks.
+        seed = (self.seed, step, number, self.process_index + 1)
+        return self.corpus.crops(self.batch_size, self.num_frames, self.frame_size, seed)
+
+
+def _weighted(distances: dict[str, Tensor]) -> Tensor:
+    return torch.stack([DISTANCE_WEIGHTS[name] * distance for name, distance in distances.items()]).sum()

@@ -1,0 +1,316 @@
+"""Which recipe does what: python lab/recipes.py --speech FOLDER --text-teacher FOLDER --output docs/results.md
+
+Converts a codec, trains its heads in several ways on the latents of some speakers, and measures on others: distance
+to each teacher beside the best constant's, how near decoded speech comes to the recordings, and what each head's codes
+tell of phone, speaker and pitch. Needs the extras `train` and `eval`, a folder with a manifest.jsonl and alignments,
+and a text model with a fast tokenizer; the speech teacher is made on the spot (`phone_teacher`). With `--output`, the
+tables take the place of those between the lines `<!-- recipes -->` and `<!-- end of recipes -->` of the file.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
+
+from convert_kyutai import convert
+from mimi_bridge import MimiBridgeModel
+from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.data.latents import OriginalLatents
+from mimi_bridge.data.segments import load_recording
+from mimi_bridge.data.teachers.speech import WavLMTeacher
+from mimi_bridge.data.teachers.text import QwenTeacher
+from mimi_bridge.evaluation.evaluator import evaluate
+from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
+from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+from mimi_bridge.weights import SMALL_CODEC
+from phone_teacher import train_phone_teacher
+from recipe_data import Split, ceilings, row_of
+
+LISTENED = 16  # held-out recordings that are decoded on the way
+MEASURED = 45  # held-out recordings that are evaluated
+MARKS = ("<!-- recipes -->", "<!-- end of recipes -->")
+UNTRAINED: dict[str, dict] = {
+    "converted (λ = 0, exact)": {"residual_weight": 0.0},
+    "converted, literal start (λ = 1)": {"residual_weight": 1.0},
+}
+TRAINED: dict[str, dict] = {  # by name, what is not as in the first
+    "specification, λ moved": {},
+    "content alone (no WavLM)": {"wavlm_weight": 0.0},
+    "WavLM alone (no Qwen)": {"qwen_weight": 0.0},
+    "no distillation": {"wavlm_weight": 0.0, "qwen_weight": 0.0},
+    "λ = 1 from the start": {"residual_weight_ratio": 0.0},
+    "codebooks by gradient": {"codebook_update": "gradient"},
+    "content from least squares": {"content_init": "least-squares"},
+    "ten times the rates": {"learning_rate": 1e-3},
+}
+HEADS = ("content", "prosody", "acoustic")
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    arguments = parse_arguments()
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        described = prepare(arguments, work)
+        print(described, flush=True)
+        names = [name for name in {**UNTRAINED, **TRAINED} if _chosen(name, arguments.only)]
+        with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+            found = []
+            for result in pool.map(run, [(name, arguments, work) for name in names]):
+                found.append(result)
+                print(f"{result['name']}: {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+    tables = f"{described}\n{quality_table(found)}\n{probe_table(found)}"
+    print(tables)
+    if arguments.output:
+        write_between_marks(arguments.output, tables)
+    history = next((result["history"] for result in found if result["name"] == next(iter(TRAINED))), None)
+    if arguments.picture and history:
+        draw(history, arguments.picture)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--source", default=SMALL_CODEC, help="the codec, as in convert_kyutai.py")
+    parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE))
+    parser.add_argument("--text-teacher", required=True, help="a text model of transformers, or its folder")
+    parser.add_argument("--text-layer", type=int, help="whose states are taken; default the last")
+    parser.add_argument("--teacher-steps", type=int, default=1200, help="that the speech teacher is trained for")
+    parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--only", nargs="+", help="variants, patterns")
+    parser.add_argument("--jobs", type=int, default=2, help="variants at once, one thread each")
+    parser.add_argument("--output", type=Path, help="a file whose tables are renewed")
+    parser.add_argument("--picture", type=Path, help="also draw the first trained variant's curves, to here")
+    arguments = parser.parse_args()
+    if arguments.speech is None:
+        sys.exit(f"recipes: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
+    return arguments
+
+
+def quiet() -> None:
+    """No messages of transformers; one thread."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(1)
+
+
+def prepare(arguments: argparse.Namespace, work: Path) -> str:
+    """Teachers, the converted codec and all rows, in the folder; returns what they are, in markdown."""
+    split = Split.of(arguments.speech, arguments.held_out)
+    told = train_phone_teacher(work / "phones", split.train, arguments.teacher_steps)
+    text = QwenTeacher(arguments.text_teacher, layer=arguments.text_layer, dtype="float32")
+    speech = WavLMTeacher(str(work / "phones"))
+    convert(arguments.source, work / "bridge", qwen_dim=text.dim, wavlm_dim=speech.dim)
+    model = MimiBridgeModel.from_pretrained(work / "bridge").eval()
+    original = OriginalLatents(model)
+    rate, frame_rate = model.config.sampling_rate, model.config.frame_rate
+    train, held_out = (
+        [row_of(utterance, original, text, speech, rate) for utterance in part]
+        for part in (split.train, split.held_out)
+    )
+    torch.save({"train": train, "held_out": held_out, "split": split}, work / "rows.pt")
+    minutes = [sum(len(row["latents"]) for row in rows) / frame_rate / 60 for rows in (train, held_out)]
+    speakers = [len({utterance.speaker for utterance in part}) for part in (split.train, split.held_out)]
+    bounds = ceilings(model, train, held_out, split.train + split.held_out)
+    maps = "; ".join(f"from {what} {100 * (e / c - 1):+.2f} %" for what, (e, c) in bounds.items())
+    return (
+        f"{arguments.steps} steps; trained on {minutes[0]:.0f} minutes of {speakers[0]} speakers, measured on "
+        f"{minutes[1]:.0f} minutes of {speakers[1]} others. Text teacher: {text.dim}-d; speech teacher: WavLM's "
+        f"architecture, {speech.dim}-d, which tells the phone of {100 * told:.0f} % of frames. The best linear map of "
+        f"a frame to the text teacher, against the constant: {maps}.\n"
+    )
+
+
+def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
+    """Train one variant, if it is to be trained, and measure it."""
+    name, arguments, work = job
+    quiet()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    data = torch.load(work / "rows.pt", weights_only=False)
+    model = MimiBridgeModel.from_pretrained(work / "bridge")
+    result: dict[str, Any] = {"name": name}
+    if name in UNTRAINED:
+        model.set_residual_weight(UNTRAINED[name]["residual_weight"])
+    else:
+        result |= train(model, dict(TRAINED[name]), data, arguments, work / f"run-{name}")
+    spoken = data["split"].held_out
+    spoken = spoken[:: max(1, len(spoken) // MEASURED)][:MEASURED]
+    result["evaluation"] = evaluate(
+        model,
+        spoken,
+        work / f"evaluation-{name}",
+        model_name=str(work / "bridge"),
+        only=["mel", "stoi", "codes", "probes"],
+        num_examples=0,
+    )
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return result | {"seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
+def train(model: MimiBridgeModel, changes: dict, data: dict, options: argparse.Namespace, folder: Path) -> dict:
+    """Train the heads; returns distances to the teachers, mel distances on the way, and the log."""
+    settings = {
+        "max_steps": options.steps,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "logging_steps": max(1, options.steps // 50),
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "init_frames": 30_000,
+        "warmup_steps": 20,
+    }
+    args = MimiBridgeTrainingArguments(output_dir=str(folder), **(settings | changes))
+    collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
+    trainer = MimiBridgeTrainer(model, args, collate, data["train"], eval_dataset=data["held_out"])
+    listen = listener(model, data)
+    mels: dict[int, float] = {}
+
+    class Listener(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step in (0, options.steps // 4, options.steps // 2):
+                mels[state.global_step] = listen()
+
+    trainer.add_callback(Listener())
+    trainer.train()
+    trainer.data_collator = MimiBridgeCollator.for_model(model.config)
+    return {
+        "teachers": trainer.evaluate(),
+        "mels": [*mels.values(), listen()],
+        "history": trainer.state.log_history,
+    }
+
+
+def listener(model: MimiBridgeModel, data: dict) -> Callable[[], float]:
+    """A function that gives the mel distance of some decoded held-out recordings, by their frames."""
+    rows, spoken = data["held_out"], data["split"].held_out
+    chosen = range(0, len(rows), max(1, len(rows) // LISTENED))[:LISTENED]
+    rate, frame_size = model.config.sampling_rate, model.config.frame_size
+    originals = {n: load_recording(spoken[n], rate) for n in chosen}
+
+    @torch.inference_mode()
+    def listen() -> float:
+        was_training = model.training
+        model.eval()
+        total = frames = 0.0
+        for n, original in originals.items():
+            padded = torch.nn.functional.pad(original, (0, -original.shape[-1] % frame_size))
+            quantized = model.quantizer(rows[n]["latents"][None]).quantized
+            decoded = model.decoder(quantized.transpose(1, 2)).audio_values
+            distance = multi_scale_mel_distance(decoded, padded[None], rate)
+            total, frames = total + float(distance) * quantized.shape[1], frames + quantized.shape[1]
+        model.train(was_training)
+        return total / frames
+
+    return listen
+
+
+def quality_table(found: list[dict]) -> str:
+    """Distances to the teachers, reconstruction, and use of the codes."""
+    lines = [
+        "| recipe | text teacher, constant | speech teacher, constant | mel at 0, 25, 50, 100 % | mel | STOI | codes "
+        "in use c / p / a |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in found:
+        evaluation, teachers = result["evaluation"], result.get("teachers")
+        whole = evaluation["reconstruction"]["all"]
+        ours = whole[max((name for name in whole if name.startswith("bridge")), key=lambda n: int(n.split("_")[1]))]
+        columns = [_distance(teachers, "qwen"), _distance(teachers, "wavlm")]
+        columns += [", ".join(f"{mel:.3f}" for mel in result["mels"]) if "mels" in result else "-"]
+        columns += [f"{ours[metric]['mean']:.3f}" for metric in ("mel", "stoi")]
+        columns += [" / ".join(f"{100 * _usage(evaluation, head):.0f} %" for head in HEADS)]
+        lines.append(f"| {result['name']} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def probe_table(found: list[dict]) -> str:
+    """What a small network reads from each head's codes alone."""
+    attributes = found[0]["evaluation"]["probes"]["attributes"]
+    wanted = [name for name in ("phone", "speaker", "pitch") if name in attributes]
+    titles = [f"{name}: {head}" for name in wanted for head in HEADS]
+    lines = [f"| recipe | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for result in found:
+        probes = result["evaluation"]["probes"]
+        cells = [_probe(probes["scores"].get(head, {}).get(name)) for name in wanted for head in HEADS]
+        lines.append(f"| {result['name']} | {' | '.join(cells)} |")
+    chances = [f"{_probe(None, attributes[name]['chance'])}" for name in wanted for _ in HEADS]
+    lines.append(f"| *chance* | {' | '.join(chances)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _probe(score: dict | None, value: float | None = None) -> str:
+    if score is not None:
+        value = score["mlp"]["mean"]
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _distance(teachers: dict | None, name: str) -> str:
+    if teachers is None:
+        return "-"
+    loss, constant = teachers[f"eval_loss_{name}"], teachers[f"eval_constant_{name}"]
+    return f"{loss:.3f} ({100 * (loss / constant - 1):+.2f} %), {constant:.3f}"
+
+
+def _usage(evaluation: dict, head: str) -> float:
+    rows = [row for row in evaluation["codes"]["bridge"] if row["head"] == head]
+    return sum(row["used"] for row in rows) / sum(row["size"] for row in rows)
+
+
+def _chosen(name: str, patterns: list[str] | None) -> bool:
+    return patterns is None or any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Put text between the two marks of a file, in place of what stands there."""
+    before, first, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not (first and last):
+        raise ValueError(f"{path} must hold the lines {MARKS[0]} and {MARKS[1]}.")
+    path.write_text(f"{before}{first}\n\n{text}\n{last}{after}", encoding="utf-8")
+
+
+def draw(history: list[dict], path: Path) -> None:
+    """The curves of a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [entry for entry in history if "loss_qwen" in entry]
+    panels = {
+        "language model": ["loss_qwen", "constant_qwen"],
+        "speech model": ["loss_wavlm", "constant_wavlm"],
+        "usage": ["usage_content", "usage_prosody", "usage_acoustic"],
+        "λ and distance from Mimi's latents": ["residual_weight", "loss_latents"],
+    }
+    figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.2), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=name)
+        axis.set(title=title, xlabel="step")
+        axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+if __name__ == "__main__":
+    main()

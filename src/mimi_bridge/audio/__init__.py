@@ -1,0 +1,1 @@
+"""Sound: files of any kind read and written, made by espeak-ng, drawn."""

@@ -1,0 +1,281 @@
+"""Recordings in and out: any rate, mono or stereo, any format libsndfile reads (wav, flac, mp3, ogg, opus, ...).
+
+Audio inside the package is float32, `(channels, samples)`, at the model's rate; this file is the border.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from ..atomic_files import growing_file
+from .reading import BLOCK, Tell, check_finite, read_samples
+
+# Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
+OTHER_SUFFIXES = {
+    **dict.fromkeys((".wave", ".bwf"), "WAV"),
+    **dict.fromkeys((".oga", ".opus"), "OGG"),
+    **dict.fromkeys((".aif", ".aifc"), "AIFF"),
+    **dict.fromkeys((".mp1", ".mp2", ".mpga"), "MP3"),
+    ".snd": "AU",
+    ".sph": "NIST",
+    ".sf": "IRCAM",
+    ".8svx": "SVX",
+}
+NO_RECORDINGS = ("RAW", "MAT4", "MAT5", "SDS")  # samples without a header; matrices; what is filled up where it is cut
+FORMATS = {
+    suffix: name
+    for suffix, name in {
+        **{f".{name.lower()}": name for name in soundfile.available_formats()},
+        **OTHER_SUFFIXES,
+    }.items()
+    if name in soundfile.available_formats() and name not in NO_RECORDINGS
+}
+COMMON = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".au",
+    ".snd",
+    ".caf",
+    ".w64",
+    ".rf64",
+    ".sph",
+)
+OTHER_AUDIO = frozenset(
+    ".3g2 .3gp .aa .aac .aax .ac3 .adts .alac .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .g722 .gsm .m4a "
+    ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .sds .shn .spx .tta .weba .webm "
+    ".wma .wmv .wv".split()
+).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
+MOST_NAMED = 20  # files that were left out, in one message
+WRITTEN = tuple(suffix for suffix in COMMON if suffix in FORMATS and soundfile.check_format(FORMATS[suffix]))
+SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
+
+
+def load_audio(path: str | Path, sampling_rate: int, tell: Tell | None = None) -> Tensor:
+    """Read a recording to its end, as mono at the given rate; channels are averaged.
+
+    Args:
+        path: A file that libsndfile reads.
+        sampling_rate: Wanted rate in Hz; anything else is resampled by soxr at its best quality.
+        tell: Is told, in a sentence, what is odd about a recording that is read all the same, such as that it ends
+            before its header says; by default, that is logged as a warning.
+
+    Returns:
+        `(1, samples)`, float32, nominally in [-1, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        PermissionError: If it may not be read.
+        ValueError: If it is no file, no audio, holds none, or holds NaN.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no such recording: {path}")
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; a recording must be a file: save it to one first.")
+    return decode_audio(path, sampling_rate, str(path), tell)
+
+
+def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str, tell: Tell | None = None) -> Tensor:
+    """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
+    samples, _ = read_samples(file, name, sampling_rate, tell=tell)
+    if len(samples) == 0:
+        raise ValueError(f"{name} holds no audio.")
+    return torch.from_numpy(samples)[None]
+
+
+def read_audio(
+    file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf, tell: Tell | None = None
+) -> tuple[np.ndarray, int]:
+    """A recording as it is: mono samples, `(samples,)`, float32, and their rate in Hz.
+
+    Args:
+        file: A path, or a file that is open, or in memory.
+        name: What messages call it.
+        max_seconds: A longer one is refused, before it is decoded if its header tells.
+        tell: See `load_audio`.
+
+    Raises:
+        PermissionError: If it may not be read.
+        ValueError: If it is no audio, is damaged, or lasts longer.
+    """
+    return read_samples(file, name, max_seconds=max_seconds, tell=tell)
+
+
+def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: str = "the audio") -> Tensor:
+    """Mono samples, `(samples,)` at `source_rate` Hz, as a tensor `(1, samples)` at `sampling_rate` Hz.
+
+    Raises:
+        ValueError: If there are no samples or one is not finite; the message begins with `name`.
+    """
+    if len(samples) == 0:
+        raise ValueError(f"{name} holds no audio.")
+    check_finite(samples, name)
+    if source_rate != sampling_rate:
+        samples = soxr.resample(samples.astype(np.float32), source_rate, sampling_rate, quality="VHQ")
+    return torch.from_numpy(np.array(samples, dtype=np.float32))[None]  # a copy: the given may be read-only
+
+
+def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
+    """Write `(channels, samples)` as a recording; the suffix names the format. Whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; a full disk is named.
+        ValueError: If the suffix names no format that is written, or one that does not take this rate or channels.
+    """
+    path = Path(path)
+    kind = written_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with growing_file(path) as growing, open(growing, "wb", buffering=0) as file:
+        target = _Target(file)
+        try:
+            with soundfile.SoundFile(target, "w", sampling_rate, len(audio), **kind) as recording:
+                for block in audio.detach().split(BLOCK, dim=-1):
+                    recording.write(block.cpu().float().clamp(-1, 1).T.numpy())
+        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+            if target.error is not None:
+                raise target.error from error
+            raise ValueError(
+                f"{path} cannot be written at {sampling_rate} Hz with {len(audio)} channel(s) ({error}); choose "
+                "another format, such as .wav."
+            ) from error
+
+
+def written_format(path: Path) -> dict[str, str]:
+    """What `soundfile` is to be told for a recording of this name.
+
+    Raises:
+        ValueError: If the suffix names no format that is written; the message says which do.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(
+            f"{printable(path)} must end in a format that is written ({', '.join(WRITTEN)}), got {path.suffix!r}."
+        )
+    return {"format": FORMATS[suffix], **({"subtype": "OPUS"} if suffix == ".opus" else {})}
+
+
+class _Target:
+    # A file that libsndfile writes to. An exception would be lost on its way through C: it is kept.
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self.read = file.seek, file.tell, file.read
+        self._write = file.write
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        written = 0
+        try:
+            while written < len(content):
+                written += self._write(content[written:])
+        except OSError as error:
+            self.error = self.error or error
+        return written
+
+
+def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The recording itself, or every recording below a folder.
+
+    Links to folders are followed, but not back to a folder that they lie in. Hidden files and folders hold no
+    recordings. What a format cannot be read of is no loss if a recording of the same name lies beside it.
+
+    Returns:
+        The recordings, sorted by path; and what looks like one and cannot be used, each by its name in the folder, fit
+        to be printed, with the reason.
+
+    Raises:
+        FileNotFoundError: If there is no such path, or no recording below it; the message names what was left out.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path], []
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such recording or folder of recordings: {path}")
+    found: list[Path] = []
+    left_out: dict[Path, str] = {}
+    for file, problem in files_below(path):
+        suffix = file.suffix.lower()
+        if problem is None and suffix in (*FORMATS, *OTHER_AUDIO) and not _is_utf8(file.relative_to(path)):
+            problem = "its name is not UTF-8; rename it, or the folder that is called so"
+        if problem is None and suffix in FORMATS:
+            found.append(file)
+        elif problem is not None or suffix in OTHER_AUDIO:
+            left_out[file] = problem or f"libsndfile does not read {suffix} files; convert it to wav or flac"
+    readable = {file.with_suffix("") for file in found}
+    named = [
+        (printable(file.relative_to(path)), reason)
+        for file, reason in sorted(left_out.items())
+        if file.suffix.lower() not in OTHER_AUDIO or file.with_suffix("") not in readable
+    ]
+    if not found:
+        others = "; ".join(f"{name}: {reason}" for name, reason in named[:MOST_NAMED])
+        raise FileNotFoundError(f"no recording at {printable(path)}" + (f"; left out: {others}" if others else ""))
+    return sorted(found), named
+
+
+def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, str | None]]:
+    """Every file below a folder but hidden ones, and None; or a place that cannot be entered or followed, and why.
+
+    Args:
+        folder: Links in it are followed.
+        above: Device and number of each folder on the way, which no link may lead back to.
+    """
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"it cannot be opened ({error.strerror})"
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return  # a link back: all that is there is listed already
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not path.exists():
+            yield path, "it is a link that leads nowhere"
+        elif entry.is_dir():
+            yield from files_below(path, above | {here})
+        else:
+            yield path, None
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that can be printed and stored: bytes that are not UTF-8 are written in hexadecimal digits."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(path: Path) -> bool:
+    return printable(path) == str(path)
+
+
+def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
+    """Recordings of a file or folder, one after another, until there is enough.
+
+    Args:
+        path: A recording, or a folder of them.
+        sampling_rate: Hz.
+        seconds: Stop once there is so much; less is returned if there is no more.
+
+    Returns:
+        `(1, samples)`, at most `seconds` long.
+    """
+    pieces, wanted = [], round(seconds * sampling_rate)
+    for file in find_recordings(path)[0]:
+        pieces.append(load_audio(file, sampling_rate))
+        if sum(piece.shape[-1] for piece in pieces) >= wanted:
+            break
+    return torch.cat(pieces, dim=-1)[:, :wanted]

@@ -1,0 +1,202 @@
+"""A recording read to its end, block by block, and not as far as its header says.
+
+What is odd about it, such as an end before its header's, is told to whoever reads it.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from .parts import Part, parts_of
+from .sizes import SAYS_LESS
+
+BLOCK = 2**18  # samples read or written at once
+MOST_EXPECTED = 2**26  # samples that a header is believed before they are there
+UNKNOWN_FRAMES = 2**62  # and more: libsndfile cannot tell
+UNKNOWN_BYTES = 0x7FFFF000  # and more: written to a pipe, whose end nobody knew
+LEAST_BYTES = 1000  # of a file that holds something beside its header
+# In libsndfile's log, the size of the samples (or of the whole, if only that is said), and what it comes to.
+NAMES = r"data|SSND|Data Size|riff|Riff size|BODY|Data length"
+SIZES = re.compile(rf"^\s*(?:{NAMES})(?:\s*:)? (\d+) \(?should be (\d+)\)?$", re.MULTILINE)
+COUNT = re.compile(r"^  Frames\s*: (\d+)$", re.MULTILINE)  # of AVR and MPC2K
+CUT_OFF = "Seems to be a truncated file."  # a VOC
+NIST_COUNT = re.compile(rb"sample_count -i (\d+)")
+Tell = Callable[[str], object]
+logger = logging.getLogger(__name__)
+
+
+def read_samples(
+    file: str | Path | BinaryIO,
+    name: str,
+    sampling_rate: int | None = None,
+    max_seconds: float = math.inf,
+    tell: Tell | None = None,
+) -> tuple[np.ndarray, int]:
+    """Mono samples, `(samples,)`, float32, and their rate in Hz: the wanted one, or the recording's own.
+
+    Hours of audio are held once, as mono, at the rate that is wanted. Of several streams after one another, the later
+    ones are brought to the rate of the first.
+
+    Args:
+        file: A path, or a file that is open, or in memory.
+        name: What messages call it.
+        sampling_rate: Wanted rate in Hz; None leaves it.
+        max_seconds: A longer one is refused, before it is decoded if its header tells.
+        tell: Is told what is odd about it; by default, that is logged as a warning.
+
+    Raises:
+        PermissionError: If it may not be read.
+        ValueError: If it is no audio, is damaged, holds NaN, or lasts longer.
+    """
+    if isinstance(file, str | Path):
+        try:
+            with open(file, "rb") as opened:
+                return read_samples(opened, name, sampling_rate, max_seconds, tell)
+        except PermissionError as error:
+            raise PermissionError(f"{name} may not be read by this user.") from error
+    remarks: list[str | None] = []
+    sound, parts = _Sound(sampling_rate, max_seconds), parts_of(file)
+    for number, part in enumerate(parts):
+        try:
+            remarks += [sound.read(part, name), part.remark]
+        except soundfile.LibsndfileError as error:
+            what = error.error_string.rstrip(".") or f"its error {error.code}"
+            if number == 0:
+                raise ValueError(
+                    f"{name} is not audio that libsndfile reads ({what}); convert it to wav or flac."
+                ) from error
+            remarks.append(f"only {number} of its {len(parts)} parts can be read ({what})")
+            break
+    if sound.seconds == 0 and sum(part.size for part in parts) > LEAST_BYTES:
+        raise ValueError(
+            f"{name} holds no audio: its header says that it lasts 0 s, though the file is not empty; if its recorder "
+            "was stopped, repair the header, with ffmpeg or sox."
+        )
+    for remark in dict.fromkeys(remark for remark in remarks if remark is not None):
+        tell(remark) if tell is not None else logger.warning(f"{name}: {remark}")
+    return sound.samples.all(), sound.sampling_rate or 0
+
+
+@dataclass
+class _Sound:
+    # What is read so far, as mono at one rate; the first part's, if none is wanted.
+    sampling_rate: int | None
+    max_seconds: float
+    seconds: float = 0.0
+    samples: "_Growing" = field(default_factory=lambda: _Growing())
+
+    def read(self, part: Part, name: str) -> str | None:
+        """Read a part; returns what is short of it."""
+        with _OneWay(part) as recording:
+            rate = recording.samplerate
+            self.sampling_rate = self.sampling_rate or rate
+            num_expected = recording.frames if part.count_said is None else part.count_said
+            if num_expected < UNKNOWN_FRAMES:
+                self._refuse_longer(self.seconds + num_expected / rate)
+                self.samples.expect(num_expected * self.sampling_rate / rate)
+            stream = None
+            if rate != self.sampling_rate:
+                stream = soxr.ResampleStream(rate, self.sampling_rate, 1, dtype="float32", quality="VHQ")
+            num_read = 0
+            for block in _blocks(recording, part):
+                mono = block.mean(axis=1)
+                check_finite(mono, name)
+                self.samples.append(mono if stream is None else stream.resample_chunk(mono))
+                num_read += len(block)
+                self._refuse_longer(self.seconds + num_read / rate)
+            if stream is not None:
+                self.samples.append(stream.resample_chunk(np.empty(0, dtype=np.float32), last=True))
+            self.seconds += num_read / rate
+            return _what_is_short(recording, part, num_read)
+
+    def _refuse_longer(self, seconds: float) -> None:
+        if seconds > self.max_seconds:
+            raise ValueError(f"it lasts {seconds:.1f} s, but max_seconds is {self.max_seconds:g}")
+
+
+def _blocks(recording: soundfile.SoundFile, part: Part) -> Iterator[np.ndarray]:
+    # `(samples, channels)`. Some decoders raise at the end of a file that is cut off: what comes before is given, too.
+    buffer = np.empty((BLOCK, recording.channels), dtype=np.float32)
+    num_read = 0
+    while True:
+        buffer.fill(np.nan)
+        try:
+            block = recording.read(out=buffer)
+        except soundfile.LibsndfileError:
+            block = buffer[: np.count_nonzero(~np.isnan(buffer[:, 0]))]
+            num_read += len(block)
+            if part.count_said is None or num_read < part.count_said:  # else it is a tag that follows the samples
+                if part.tell() < part.size or num_read == 0:
+                    raise  # damaged, or cut off before there is anything
+                part.remark = part.remark or "it ends within a frame, so it may be cut short"
+            if len(block):
+                yield block
+            return
+        if len(block) == 0:
+            return
+        num_read += len(block)
+        yield block
+
+
+class _OneWay(soundfile.SoundFile):
+    # Reads from front to back only, for as long as something comes. Otherwise soundfile goes back to where it is after
+    # each block, which fails in a file that ends before its header says, or whose header does not say.
+    def seekable(self) -> bool:
+        return False
+
+
+def _what_is_short(recording: soundfile.SoundFile, part: Part, num_read: int) -> str | None:
+    # By the count in the header, or by its sizes, where libsndfile puts the count right.
+    told = recording.frames if part.count_said is None else part.count_said
+    if told >= UNKNOWN_FRAMES:
+        return None
+    if told < num_read:
+        part.remark = SAYS_LESS
+    log = recording.extra_info
+    if told <= num_read:
+        sizes = [tuple(map(int, found)) for found in SIZES.findall(log)]
+        shares = [said / found for said, found in sizes if 0 < found < said < UNKNOWN_BYTES]
+        told = max(round(num_read * max(part.share_said, *shares, 1.0)), *map(int, COUNT.findall(log)), 0)
+    if recording.format == "NIST":
+        told = max(told, *map(int, NIST_COUNT.findall(part.beginning())))
+    if told <= num_read:
+        return "it ends before its header says" if CUT_OFF in log else None
+    there, said = num_read / recording.samplerate, told / recording.samplerate
+    part.remark = None  # this says more
+    return f"it ends early: its header says {said:.2f} s, and {there:.2f} s are there"
+
+
+class _Growing:
+    # Samples in one array, which is made for as many as a header promises, and grows where it promises too few.
+    def __init__(self) -> None:
+        self._all, self._length = np.empty(0, dtype=np.float32), 0
+
+    def expect(self, count: float) -> None:
+        self._grow(self._length + int(min(count, MOST_EXPECTED)) + 64)
+
+    def append(self, samples: np.ndarray) -> None:
+        end = self._length + len(samples)
+        if end > len(self._all):
+            self._grow(max(end, len(self._all) * 5 // 4))
+        self._all[self._length : end] = samples
+        self._length = end
+
+    def _grow(self, size: int) -> None:
+        self._all.resize(size, refcheck=False)  # in place, where the system can
+
+    def all(self) -> np.ndarray:
+        return self._all[: self._length]
+
+
+def check_finite(samples: np.ndarray, name: str) -> None:
+    """Raise a `ValueError` that begins with the name, if a sample is not finite."""
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")

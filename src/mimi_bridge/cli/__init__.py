@@ -1,0 +1,1 @@
+"""The command `mimi-bridge`: one file a subcommand."""

@@ -1,0 +1,145 @@
+"""The command `mimi-bridge evaluate`: what a model is worth, on a folder of recordings."""
+
+import argparse
+import importlib
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..data.manifest import Utterance, list_recordings
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model: reconstruction, codes, what each head carries, swaps",
+        description="Measure a model on recordings beside the stock Mimi: reconstruction, codes, probes that say what "
+        "each head carries, and swapped heads. Prints tables; writes evaluation.json, sounds and a page. What each "
+        "number means: docs/evaluation.md.",
+    )
+    parser.add_argument("model", help="folder that the conversion or the training wrote, or an id on the Hub")
+    parser.add_argument("data", help="a folder of recordings, or a manifest (.jsonl, .csv, .tsv)")
+    parser.add_argument("-o", "--output", required=True, help="folder to write; one that was begun is finished")
+    parser.add_argument(
+        "--reference",
+        metavar="MIMI",
+        help="the stock Mimi, a folder or an id (default: what the model was converted from, as its report says)",
+    )
+    parser.add_argument("--asr", metavar="MODEL", help="a model of speech recognition for the word error")
+    parser.add_argument(
+        "--mos",
+        nargs=2,
+        metavar=("REPOSITORY", "ENTRY"),
+        help="a model of torch.hub that judges naturalness, such as UTMOS; its repository's code is run",
+    )
+    parser.add_argument(
+        "--max-recordings", type=int, metavar="N", help="take N recordings only, of as many speakers as can be"
+    )
+    parser.add_argument("--speakers", nargs="+", metavar="NAME", help="these speakers only; patterns such as 'p2*'")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="metrics and parts: mel, stoi, ..., codes, probes, swaps"
+    )
+    parser.add_argument("--examples", type=int, default=3, metavar="N", help="recordings to listen to (default: 3)")
+    parser.add_argument("--swaps", type=int, default=4, metavar="N", help="pairs to swap heads of (default: 4)")
+    parser.add_argument(
+        "--least-score",
+        type=_score,
+        metavar="X",
+        help="do not believe an alignment below it; 'none' believes all (default: the aligner's own limit)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the probes (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from fnmatch import fnmatch
+
+    from ..evaluation.evaluator import RESULT_FILE, evaluate
+    from ..evaluation.listeners import judge, recognizer
+    from ..evaluation.tables import markdown_tables
+    from .loading import load_model
+
+    for name in ("max_recordings", "examples", "swaps"):
+        value = getattr(options, name)
+        if value is not None and value < (1 if name == "max_recordings" else 0):
+            raise ValueError(f"--{name.replace('_', '-')} must not be below {1 if name == 'max_recordings' else 0}.")
+    listing = list_recordings(options.data)
+    utterances = listing.utterances
+    if options.speakers:
+        utterances = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in options.speakers)]
+        if not utterances:
+            raise ValueError(f"--speakers {' '.join(options.speakers)} names nobody in {options.data}.")
+    if options.max_recordings:
+        utterances = of_many_speakers(utterances, options.max_recordings)
+    listeners = {}
+    if options.asr:
+        listeners["word_error"] = recognizer(options.asr, options.device)
+    if options.mos:
+        repository, entry = options.mos
+        listeners["opinion"] = judge(repository, entry, options.device)
+    model = load_model(options.model, options.device)
+    output = Path(options.output)
+    result = evaluate(
+        model,
+        utterances,
+        output,
+        model_name=options.model,
+        reference=options.reference,
+        only=options.only,
+        listeners=listeners,
+        num_examples=options.examples,
+        num_swaps=options.swaps,
+        least_score=options.least_score,
+        seed=options.seed,
+        left_out=listing.left_out,
+        command=shlex.join(["mimi-bridge", *options.arguments]),
+        progress=_printer(),
+    )
+    for title, key, what in (("left out", "left_out", "reason"), ("kept", "remarks", "remark")):
+        for entry in result[key]:
+            print(f"{title}: {entry['id']}: {entry[what]}", file=sys.stderr)
+    print(markdown_tables(result))
+    print(f"\n{output / RESULT_FILE}")
+    try:
+        report = importlib.import_module("mimi_bridge.evaluation.report.page")
+    except ModuleNotFoundError:
+        return
+    print(report.write_report(output) or output / "report.html")
+
+
+def _score(text: str) -> float:
+    return -math.inf if text == "none" else float(text)
+
+
+def of_many_speakers(utterances: list[Utterance], count: int) -> list[Utterance]:
+    """So many recordings, in their order: the first of every speaker, then the second, and so on."""
+    rank: dict[str, int] = {}
+    rounds: dict[int, list[int]] = {}
+    for number, utterance in enumerate(utterances):
+        rank[utterance.speaker] = rank.get(utterance.speaker, -1) + 1
+        rounds.setdefault(rank[utterance.speaker], []).append(number)
+    chosen: list[int] = []
+    for numbers in rounds.values():
+        room = min(count - len(chosen), len(numbers))
+        chosen += [numbers[place * len(numbers) // room] for place in range(room)]
+    return [utterances[number] for number in sorted(chosen)]
+
+
+def _printer() -> Callable[[str], None]:
+    # A line when there is something to see, and not for each of a thousand short recordings.
+    last = 0.0
+
+    def show(message: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(message, file=sys.stderr, flush=True)
+
+    return show

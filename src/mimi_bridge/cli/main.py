@@ -1,0 +1,125 @@
+"""The command `mimi-bridge`: recordings to codes and back, data sets to latents, and a demonstration of it all."""
+
+import argparse
+import sys
+import traceback
+from io import TextIOWrapper
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from .. import __version__
+from ..audio.files import SPEECH_VARIABLE
+from ..weights import SMALL_CODEC
+from .encode import add_decode, add_encode
+from .evaluate import add_evaluate
+from .loading import add_model, load_model
+from .prepare import add_prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit status. Errors are a sentence on standard error, or a traceback if asked for."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
+    options = build_parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        options.run(options)
+    except (OSError, ValueError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
+        if options.traceback:
+            traceback.print_exc()
+            return 1
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
+        print(f"mimi-bridge: error: {sentence}{hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mimi-bridge: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="mimi-bridge", description="Speech to codes in three heads (content, prosody, acoustic), and back."
+    )
+    parser.add_argument("--version", action="version", version=f"mimi-bridge {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="convert a Mimi, encode and decode speech, fine-tune, report",
+        description="Convert a Mimi checkpoint, load the result, encode and decode speech, fine-tune it for a minute "
+        "on speech that is made, and report what each head carries.",
+    )
+    demo.add_argument(
+        "--source",
+        default=SMALL_CODEC,
+        help="a Mimi checkpoint: an id on the Hub (kyutai/mimi), a folder or a file (default: the small codec that "
+        "comes with the package)",
+    )
+    demo.add_argument(
+        "--speech", help=f"a recording or a folder of them (default: ${SPEECH_VARIABLE}, else made by espeak-ng)"
+    )
+    demo.add_argument("--no-training", action="store_true", help="stop after encoding and decoding")
+    demo.add_argument("--output", default="demo", help="folder for everything it writes (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    add_encode(commands)
+    add_decode(commands)
+
+    cache = commands.add_parser(
+        "cache",
+        help="a data set's latents, to train the heads without the codec",
+        description="Run a data set through the encoder once: writes one with the latents, and with what the original "
+        "Mimi's quantizer makes of them, in place of the audio.",
+    )
+    cache.add_argument("dataset", help="folder that `Dataset.save_to_disk` wrote")
+    cache.add_argument("-o", "--output", required=True, help="folder to write; must not exist")
+    add_model(cache)
+    cache.add_argument(
+        "--dtype", default="float16", choices=["float16", "float32"], help="of what is stored (default: %(default)s)"
+    )
+    cache.set_defaults(run=_cache)
+    add_evaluate(commands)
+    add_prepare(commands)
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import run_demo  # needs the extra `demo`, which the other commands do without
+
+    run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    try:
+        from datasets import load_from_disk
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "data sets need the package datasets; run pip install 'mimi-bridge[train]'."
+        ) from error
+    from ..data.latents import cache_latents
+
+    dataset = load_from_disk(options.dataset)
+    if not hasattr(dataset, "column_names") or isinstance(dataset.column_names, dict):
+        raise ValueError(f"{options.dataset} holds several splits; give the folder of one of them.")
+    model = load_model(options.model, options.device)
+    left_out: list[str] = []
+
+    def leave_out(name: str, reason: str) -> None:
+        left_out.append(name)
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+
+    num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype, leave_out)
+    more = f"; {len(left_out)} left out" if left_out else ""
+    print(f"{options.output}: {len(dataset) - len(left_out)} recordings, {num_frames} frames{more}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

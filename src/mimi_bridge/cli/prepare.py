@@ -1,0 +1,150 @@
+"""The command `mimi-bridge prepare`: its arguments, and what it says at the end."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..data.alignment.check import NO_SCORE
+from ..data.settings import AUDIO_CHOICES, COLUMNS, Settings
+
+MOST_NAMED = 20  # recordings, on the screen
+MOST_TAGS = 5  # kinds of them
+NEEDED = ("datasets", "accelerate")
+
+
+def add_prepare(commands: Any) -> None:
+    """Add it to a parser's commands."""
+    defaults = Settings(source="")
+    prepare = commands.add_parser(
+        "prepare",
+        help="recordings and transcripts to a data set to train on",
+        description="Make a data set of token states with their place in time and of speech features. A run that was "
+        "killed goes on when the same command is given again; under torchrun or accelerate launch, the processes "
+        "share the work.",
+    )
+    prepare.add_argument(
+        "source", help="a folder of recordings (transcripts beside them in .txt or .lab), a manifest, or a data set"
+    )
+    prepare.add_argument("-o", "--output", required=True, help="folder to write")
+    prepare.add_argument(
+        "--allow-outside", action="store_true", help="take what a manifest names outside its own folder"
+    )
+    source = prepare.add_argument_group("of a data set of `datasets`")
+    source.add_argument("--config", metavar="NAME", help="of a data set on the Hub that has several")
+    source.add_argument("--split", help="default: train")
+    source = prepare.add_argument_group("of a data set, or a manifest")
+    for what in COLUMNS:
+        source.add_argument(f"--{what}-column", metavar="NAME", help=f"which holds its {what}; default: a usual name")
+    text = prepare.add_argument_group("the language model")
+    text.add_argument("--text-teacher", default=defaults.text_teacher, help="or 'none' (default: %(default)s)")
+    text.add_argument("--text-layer", type=int, metavar="N", help="0 are the embeddings; default: the last")
+    text.add_argument("--no-final-norm", action="store_true", help="of the last layer, take what enters its norm")
+    speech = prepare.add_argument_group("the speech model")
+    speech.add_argument("--speech-teacher", default=defaults.speech_teacher, help="or 'none' (default: %(default)s)")
+    speech.add_argument("--speech-layer", metavar="N", help="or 'mean'; default: the model's output")
+    aligning = prepare.add_argument_group("words in time")
+    aligning.add_argument(
+        "--aligner",
+        default=defaults.aligner,
+        help="of what comes without an alignment: 'pocketsphinx' (English, offline), a CTC model of transformers, or "
+        "'given' for none (default: %(default)s)",
+    )
+    aligning.add_argument("--realign", action="store_true", help="align even what comes with an alignment")
+    aligning.add_argument(
+        "--least-score",
+        type=_score,
+        metavar="X",
+        help="do not believe an alignment below it; 'none' believes all; default: the aligner's own limit",
+    )
+    aligning.add_argument(
+        "--require-tokens",
+        action="store_true",
+        help="leave out recordings without transcript, of a low score, or that cannot be aligned (default: they are "
+        "kept without tokens, for their speech features, and listed)",
+    )
+    prepare.add_argument("--latents", metavar="MODEL", help="store this converted model's latents, too")
+    prepare.add_argument(
+        "--audio",
+        default=defaults.audio,
+        choices=AUDIO_CHOICES,
+        help="what is stored of it: 'path'; 'samples', 16 bits at 24 kHz; 'none', beside latents; 'auto': paths of "
+        "files, samples of a data set and of segments of files (default: %(default)s)",
+    )
+    prepare.add_argument(
+        "--min-seconds", type=float, metavar="S", default=defaults.min_seconds, help="(default: %(default)g)"
+    )
+    prepare.add_argument(
+        "--max-seconds", type=float, metavar="S", default=defaults.max_seconds, help="(default: %(default)g)"
+    )
+    prepare.add_argument("--num-proc", type=_positive, default=1, metavar="N", help="processes (default: 1)")
+    prepare.add_argument("--recordings-per-shard", type=_positive, default=defaults.recordings_per_shard, metavar="N")
+    prepare.add_argument("--device", help="default: a GPU if there is one")
+    prepare.add_argument("--dtype", default=defaults.dtype, help="that teachers compute in (default: %(default)s)")
+    prepare.set_defaults(run=_prepare)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _score(text: str) -> float:
+    return NO_SCORE if text == "none" else float(text)
+
+
+def _raise_if_not_installed() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"preparing data needs the package {missing[0]}; run pip install 'mimi-bridge[train,align]'."
+        )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    _raise_if_not_installed()
+    from ..data.prepare.run import prepare
+
+    layer = options.speech_layer
+    settings = Settings(
+        source=options.source,
+        config=options.config,
+        split=options.split,
+        columns={what: name for what in COLUMNS if (name := getattr(options, f"{what}_column")) is not None},
+        allow_outside=options.allow_outside,
+        text_teacher=None if options.text_teacher == "none" else options.text_teacher,
+        text_layer=options.text_layer,
+        final_norm=not options.no_final_norm,
+        speech_teacher=None if options.speech_teacher == "none" else options.speech_teacher,
+        speech_layer=int(layer) if layer is not None and layer.lstrip("-").isdigit() else layer,
+        aligner=options.aligner,
+        realign=options.realign,
+        least_score=options.least_score,
+        require_tokens=options.require_tokens,
+        latents_model=options.latents,
+        audio=options.audio,
+        dtype=options.dtype,
+        min_seconds=options.min_seconds,
+        max_seconds=options.max_seconds,
+        recordings_per_shard=options.recordings_per_shard,
+    )
+    report = prepare(settings, Path(options.output), options.num_proc, options.device)
+    if report is None:  # not the first process
+        return
+    for title, pairs in {"left out": report.dropped, "kept": report.remarks}.items():
+        for name, reason in pairs[:MOST_NAMED]:
+            print(f"{title}: {name}: {reason}", file=sys.stderr)
+        if len(pairs) > MOST_NAMED:
+            print(f"... and {len(pairs) - MOST_NAMED} more {title}; report.json has all", file=sys.stderr)
+    if report.tags:
+        most = sorted(report.tags.items(), key=lambda pair: -pair[1])[:MOST_TAGS]
+        named = ", ".join(f"{count} {tag}" for tag, count in most)
+        print(f"taken out of the texts: {sum(report.tags.values())} tags ({named})", file=sys.stderr)
+    with_tokens = "" if settings.text_teacher is None else f", {report.num_with_tokens} of them with tokens"
+    print(
+        f"{options.output}: {report.num_recordings} recordings{with_tokens}, {report.hours:.2f} hours; "
+        f"{len(report.dropped)} left out"
+    )

@@ -1,0 +1,112 @@
+"""A folder of recordings as one data set of their codes: shards that are there whole or not at all.
+
+A row is a recording: `id`, its name in the folder; `audio_codes`, `(codebooks, frames)`; `num_samples`, its length.
+The rate and the fingerprint of the codebooks are the data set's: `plan.json` beside the shards has them.
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..audio.files import find_recordings
+from ..data.prepare.shards import ShardedDataset, ShardNote
+from .folder import FolderReport, Processes, Tokeniser, in_batches, progress_bar
+
+RECORDINGS_PER_SHARD = 1000
+
+
+def encode_to_dataset(
+    tokeniser: Tokeniser,
+    folder: Path,
+    output: Path,
+    processes: Processes,
+    *,
+    batch_size: int = 1,
+    recordings_per_shard: int = RECORDINGS_PER_SHARD,
+) -> FolderReport | None:
+    """Write a data set of the codes of every recording below a folder; one that was begun goes on.
+
+    Args:
+        tokeniser: Encodes them.
+        folder: Of recordings.
+        output: Folder of the data set.
+        processes: That share the shards.
+        batch_size: Recordings encoded at once, of similar length.
+        recordings_per_shard: Of all but the last shard.
+
+    Returns:
+        None on all processes but the first.
+
+    Raises:
+        FileExistsError: If something else is at the output.
+        FileNotFoundError: If there is no recording.
+        ModuleNotFoundError: If the package datasets is not installed.
+        ValueError: If one was begun in another way, or no recording can be read.
+    """
+    try:
+        from datasets import Features, Sequence, Value
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "data sets need the package datasets; run pip install 'mimi-bridge[train]'."
+        ) from error
+    features = Features(
+        {"id": Value("string"), "audio_codes": Sequence(Sequence(Value("int32"))), "num_samples": Value("int64")}
+    )
+    paths, left_out = find_recordings(folder)
+    names = [str(path.relative_to(folder)) for path in paths]
+    plan = {
+        "recordings": sha256("\n".join(names).encode()).hexdigest(),
+        "recordings_per_shard": recordings_per_shard,
+        "codebooks_sha256": tokeniser.codebooks_sha256,
+        "num_quantizers": tokeniser.num_quantizers,
+        "sampling_rate": tokeniser.model.config.sampling_rate,
+    }
+    dataset = ShardedDataset(output, plan, -(-len(paths) // recordings_per_shard))
+    if not dataset.is_finished():
+        dataset.begin()
+        missing = dataset.missing()
+        processes.wait()  # so that all see the same
+        ours = missing[processes.index :: processes.count]
+        total = sum(len(_recordings_of(shard, paths, recordings_per_shard)) for shard in ours)
+        with progress_bar(total, 0, processes) as progress:
+            for shard in ours:
+                batches = in_batches(_recordings_of(shard, paths, recordings_per_shard), batch_size)
+                note = ShardNote()
+                dataset.write(shard, _rows(tokeniser, batches, folder, note, progress), features, note, {})
+        processes.wait()
+        if processes.index == 0:
+            _finish(dataset, folder, left_out)
+    if processes.index > 0:
+        return None
+    return FolderReport(**dataset.report())
+
+
+def _recordings_of(shard: int, paths: list[Path], recordings_per_shard: int) -> list[Path]:
+    return paths[shard * recordings_per_shard : (shard + 1) * recordings_per_shard]
+
+
+def _rows(
+    tokeniser: Tokeniser, batches: list[list[Path]], folder: Path, note: ShardNote, progress: Any
+) -> Iterator[dict[str, Any]]:
+    for path, codes in tokeniser.encode_files(batches):
+        name = str(path.relative_to(folder))
+        progress.update()
+        if isinstance(codes, Exception):
+            note.dropped.append((name, " ".join(str(codes).split())))
+            continue
+        note.seconds += codes.num_samples / codes.sampling_rate
+        if codes.remark is not None:
+            note.remarks.append((name, codes.remark))
+        yield {"id": name, "audio_codes": codes.audio_codes.cpu().tolist(), "num_samples": codes.num_samples}
+
+
+def _finish(dataset: ShardedDataset, folder: Path, left_out: list[tuple[str, str]]) -> None:
+    notes = dataset.notes()
+    failed = sorted([*left_out, *(pair for note in notes for pair in map(tuple, note.dropped))])
+    num_rows = sum(note.num_rows for note in notes)
+    if num_rows == 0:
+        raise ValueError(f"none of the {len(failed)} recordings of {folder} can be read; the first: {failed[0][1]}")
+    remarks = [pair for note in notes for pair in note.remarks]
+    seconds = sum(note.seconds for note in notes)
+    dataset.finish({"done": num_rows, "kept": 0, "seconds": seconds, "failed": failed, "remarks": remarks})

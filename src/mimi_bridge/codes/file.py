@@ -1,0 +1,112 @@
+"""Codes on disk: one safetensors file a recording, with what is needed to turn it back into sound.
+
+The file names the codebooks that made it by a fingerprint, so that codes are never decoded by another model's.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..atomic_files import write_whole
+from ..audio.files import printable
+from ..modeling_mimi_bridge import MimiBridgeModel
+from ..offloading import weights_at_hand
+
+FORMAT = "mimi-bridge-codes-1"
+
+
+@dataclass
+class Codes:
+    """One recording's codes.
+
+    Attributes:
+        audio_codes: `(codebooks, frames)`, int64, in the order content, prosody, acoustic.
+        num_samples: Length of the recording at `sampling_rate`.
+        sampling_rate: Hz, of the model.
+        codebooks_sha256: Fingerprint of the codebooks that made them, see `fingerprint`.
+        remark: What was odd about the recording, such as that it ends before its header says, or None.
+    """
+
+    audio_codes: Tensor
+    num_samples: int
+    sampling_rate: int
+    codebooks_sha256: str
+    remark: str | None = None
+
+
+def fingerprint(model: MimiBridgeModel) -> str:
+    """sha256 over all codebook entries of a model, content to acoustic."""
+    digest = hashlib.sha256()
+    quantizer = model.quantizer
+    for head in (quantizer.head_content, quantizer.head_prosody, quantizer.acoustic_residual):
+        with weights_at_hand(*head.read_modules):
+            for codebook in head.codebooks:
+                digest.update(codebook.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_codes(path: str | Path, codes: Codes) -> None:
+    """Write a recording's codes, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; a full disk is named.
+        ValueError: If its name is not UTF-8, which safetensors would not read again.
+    """
+    path = Path(path)
+    _refuse_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": FORMAT,
+        "num_samples": str(codes.num_samples),
+        "sampling_rate": str(codes.sampling_rate),
+        "codebooks_sha256": codes.codebooks_sha256,
+    }
+    if codes.remark is not None:
+        metadata["remark"] = codes.remark
+    write_whole(path, save({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, metadata))
+
+
+def _refuse_name(path: Path) -> None:
+    if printable(path) != str(path):
+        raise ValueError(
+            f"the name of {printable(path)} is not UTF-8, which files of codes must have; rename it, or its folders."
+        )
+
+
+def load_codes(path: str | Path) -> Codes:
+    """Read what `save_codes` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no whole codes file, or its name is not UTF-8.
+    """
+    _refuse_name(Path(path))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such codes file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is no codes file of this version (format {metadata.get('format')!r}, expected "
+                    f"{FORMAT!r}); make it with `mimi-bridge encode`."
+                )
+            audio_codes = file.get_tensor("audio_codes")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}); encode the recording again.") from error
+    try:
+        num_samples, sampling_rate = int(metadata["num_samples"]), int(metadata["sampling_rate"])
+        sha256 = metadata["codebooks_sha256"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not say what codes it holds ({error}); encode the recording again.") from error
+    if audio_codes.is_floating_point() or min(num_samples, sampling_rate) < 1:
+        raise ValueError(
+            f"{path} must hold integers, and the length and rate of a recording, got {audio_codes.dtype}, "
+            f"{num_samples} samples at {sampling_rate} Hz; encode the recording again."
+        )
+    return Codes(audio_codes.long(), num_samples, sampling_rate, sha256, metadata.get("remark"))

@@ -1,0 +1,175 @@
+"""A speech model as a teacher: 50 vectors a second, averaged to exactly one a frame of Mimi.
+
+A recording is resampled, normalised over its own samples if the model wants that, and padded with silence to whole
+frames of 80 ms, as Mimi itself pads it; a recording of `n` frames then has `4 n - 1` features, however short it is.
+Recordings share a forward pass where a mask makes them independent of each other; models whose first convolution is
+normalised over time (`feat_extract_norm="group"`, WavLM-base) see through no mask, so there only recordings of the
+same number of frames do.
+
+Source: Moshi technical report (arXiv:2410.00037), section 3.3.2: WavLM, averaged over windows of 8 features, 4 apart,
+that see the future, too.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoModel
+
+from ...audio.files import resample
+from ...frames import POOLING_STRIDE, mask_from_lengths, num_frames_for, pool_to_frames
+from .batching import batches_by_length
+
+MIMI_SAMPLING_RATE = 24_000  # Hz
+MIMI_FRAME_SIZE = 1_920  # samples at that rate
+FEATURE_RATE = 50  # Hz
+FRAME_RATE = FEATURE_RATE / POOLING_STRIDE  # Hz
+
+
+class WavLMTeacher:
+    """A speech model of 50 features a second: WavLM, HuBERT, or another of wav2vec 2.0's kind.
+
+    Args:
+        name: Of a model of transformers on the Hub with a feature extractor, or its folder.
+        layer: Whose features are taken: 0 is what enters the first transformer layer, `num_layers` what leaves the
+            last. Several are averaged; `"mean"` averages 1 to `num_layers`. None: the model's `last_hidden_state`,
+            which in WavLM-large is the last layer's after a final norm.
+        device: Where the model runs.
+        dtype: Its number format, as in `from_pretrained`; `"auto"` is the checkpoint's own (float32 for WavLM).
+        batch_seconds: What a forward pass may hold, padding included; a longer recording goes alone.
+        max_seconds: The longest recording that is taken. Attention's memory grows with the square of the length:
+            beside its weights WavLM-large takes 0.7 GiB for 30 s, 2.3 GiB for 60 s, 8.9 GiB for 120 s (float32, CPU).
+
+    Attributes:
+        dim: Size of the features.
+        num_layers: Transformer layers of the model.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If it does not give 50 features a second, or has no such layer.
+    """
+
+    def __init__(
+        self,
+        name: str = "microsoft/wavlm-large",
+        layer: int | Sequence[int] | Literal["mean"] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str = "auto",
+        batch_seconds: float = 120.0,
+        max_seconds: float = 60.0,
+    ):
+        self._extractor = AutoFeatureExtractor.from_pretrained(name)
+        self._model = AutoModel.from_pretrained(name, dtype=dtype).eval().to(device)
+        config = self._model.config
+        self.dim: int = config.hidden_size
+        self.num_layers: int = config.num_hidden_layers
+        self._rate: int = self._extractor.sampling_rate
+        samples_per_feature = math.prod(getattr(config, "conv_stride", [0]))
+        if samples_per_feature * FEATURE_RATE != self._rate or getattr(config, "add_adapter", False):
+            raise ValueError(f"{name} must give {FEATURE_RATE} features a second, as WavLM and HuBERT do.")
+        self._frame_size = samples_per_feature * POOLING_STRIDE  # samples at the model's rate
+        self._layers = self._checked(layer, name)
+        self._takes_mask = getattr(config, "feat_extract_norm", "group") == "layer" and not getattr(
+            config, "conv_pos_batch_norm", False
+        )
+        self._batch_frames = int(batch_seconds * FRAME_RATE)
+        self.max_seconds = max_seconds
+
+    def features(self, recordings: Sequence[Tensor | np.ndarray], sampling_rate: int) -> list[Tensor]:
+        """The features of each recording, as if it were alone; in the order given.
+
+        Args:
+            recordings: Mono samples, `(samples,)` or `(1, samples)` each, of any lengths, at least one sample.
+            sampling_rate: Of all of them, Hz.
+
+        Returns:
+            For each `(frames, dim)`, float32, on the CPU; as many frames as Mimi gives.
+
+        Raises:
+            ValueError: If a recording is empty, not mono, not finite, or longer than `max_seconds`; the message
+                names its place in `recordings`.
+        """
+        rows = [self._row(recording, sampling_rate, place) for place, recording in enumerate(recordings)]
+        num_frames = [self.num_frames(np.shape(recording)[-1], sampling_rate) for recording in recordings]
+        found: list[Tensor] = [torch.zeros(0, self.dim)] * len(rows)
+        for batch in batches_by_length(num_frames, self._batch_frames, equal=not self._takes_mask):
+            together = self._forward([rows[place] for place in batch], [num_frames[place] for place in batch]).cpu()
+            for place, pooled in zip(batch, together, strict=True):
+                found[place] = pooled[: num_frames[place]].clone()
+        return found
+
+    def batch_features(self, audio: Tensor, sampling_rate: int) -> Tensor:
+        """The features of a batch in which all recordings have one length, in one forward pass, on the device.
+
+        Args:
+            audio: `(batch, 1, samples)`, on any device.
+            sampling_rate: Hz.
+
+        Returns:
+            `(batch, frames, dim)`, float32, on the teacher's device; as many frames as Mimi gives.
+
+        Raises:
+            ValueError: As `features`.
+        """
+        rows = [self._row(samples, sampling_rate, place) for place, samples in enumerate(audio.detach().cpu())]
+        return self._forward(rows, [self.num_frames(audio.shape[-1], sampling_rate)] * len(rows))
+
+    @staticmethod
+    def num_frames(num_samples: int, sampling_rate: int) -> int:
+        """Frames of 80 ms that Mimi gives for a recording, after resampling to 24 kHz."""
+        at_mimis_rate = (2 * num_samples * MIMI_SAMPLING_RATE + sampling_rate) // (2 * sampling_rate)  # soxr rounds
+        return num_frames_for(max(1, at_mimis_rate), MIMI_FRAME_SIZE)
+
+    def _checked(self, layer: int | Sequence[int] | str | None, name: str) -> list[int] | None:
+        if layer is None:
+            return None
+        if layer == "mean":
+            return list(range(1, self.num_layers + 1))
+        layers = [layer] if isinstance(layer, int) else list(layer)
+        if not layers or not all(isinstance(one, int) and 0 <= one <= self.num_layers for one in layers):
+            raise ValueError(f'layer must be "mean", or some of 0 to {self.num_layers} for {name}, got {layer!r}.')
+        return layers  # type: ignore[return-value]
+
+    def _row(self, recording: Tensor | np.ndarray, sampling_rate: int, place: int) -> np.ndarray:
+        # Samples at the model's rate, normalised as its feature extractor does it.
+        name = f"recording {place}"
+        samples = recording.detach().cpu().float().numpy() if isinstance(recording, Tensor) else np.asarray(recording)
+        if samples.ndim == 2 and len(samples) == 1:
+            samples = samples[0]
+        if samples.ndim != 1:
+            raise ValueError(f"{name} must be mono, (samples,) or (1, samples), got shape {samples.shape}.")
+        if len(samples) > self.max_seconds * sampling_rate:
+            raise ValueError(
+                f"{name} lasts {len(samples) / sampling_rate:.1f} s, but max_seconds is {self.max_seconds:g}; divide "
+                "it, or raise max_seconds if there is memory for it."
+            )
+        resampled = resample(samples, sampling_rate, self._rate, name=name)[0].numpy()
+        if len(resampled) == 0:  # a sample or two at a higher rate
+            return resampled
+        return self._extractor(resampled, sampling_rate=self._rate)["input_values"][0]
+
+    @torch.no_grad()
+    def _forward(self, rows: list[np.ndarray], num_frames: list[int]) -> Tensor:
+        # Normalised rows to (rows, longest, dim) on the device, zero after a row's frames.
+        device, longest = self._model.device, max(num_frames) * self._frame_size
+        input_values = torch.full((len(rows), longest), float(self._extractor.padding_value))
+        for values, row in zip(input_values, rows, strict=True):
+            values[: len(row)] = torch.from_numpy(row[:longest])
+        lengths = torch.tensor(num_frames, device=device)
+        frame_mask = mask_from_lengths(lengths, max(num_frames))
+        inputs = {"input_values": input_values.to(device, self._model.dtype)}
+        if not bool(frame_mask.all()):
+            inputs["attention_mask"] = mask_from_lengths(lengths * self._frame_size, longest).long()
+        with warnings.catch_warnings():  # transformers' WavLM hands torch two kinds of mask
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+            output = self._model(**inputs, output_hidden_states=self._layers is not None)
+        if self._layers is None:
+            return pool_to_frames(output.last_hidden_state, frame_mask)
+        total = torch.zeros_like(output.last_hidden_state, dtype=torch.float32)
+        for layer in self._layers:
+            total += output.hidden_states[layer].float()
+        return pool_to_frames(total / len(self._layers), frame_mask)

@@ -1,0 +1,1 @@
+"""The page of an evaluation: tables, pictures and sounds in one file."""

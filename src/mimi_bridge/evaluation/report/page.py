@@ -1,0 +1,128 @@
+"""The report: an evaluation as one page that holds everything, sounds included, and asks nothing of any network.
+
+The page opens from disk, on a phone too, and works without its script. Every figure on it is looked up in
+evaluation.json and says where. `python -m mimi_bridge.evaluation.report.page FOLDER` draws it again.
+"""
+
+import json
+import sys
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ... import __version__
+from ...atomic_files import write_whole
+from .listening import PITCH_RATE, prepare_listening
+from .pictures import HEAD_COLOURS, RANGE_DB
+from .tables import Tables
+from .values import Values
+
+FORMAT = "mimi_bridge_evaluation/1"
+MAX_MEGABYTES = 16  # a phone opens it
+PAGE = PackageLoader("mimi_bridge.evaluation.report", "templates")
+PROBE_NAMES = {"linear": "Linear probe", "mlp": "Small network (MLP)"}
+SCORE_NAMES = {"accuracy": "accuracy", "r2": "R²"}
+BAND_NAMES = {
+    "full_band": "Full-band recordings",
+    "narrow_band": "Narrow-band recordings (16 kHz or less)",
+    "all": "All recordings",
+}
+NUMBER_NAMES = {
+    "words kept before": "words kept before the swap",
+    "f0 content hz": "F0 of the content, Hz",
+    "f0 voice hz": "F0 of the voice, Hz",
+    "f0 swapped hz": "F0 swapped, Hz",
+    "f0 follows voice": "F0 follows the voice",
+    "f0 contour correlation": "F0 contour, correlation with the content’s",
+    "timbre follows voice": "timbre follows the voice",
+}
+
+
+def write_report(folder: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Path:
+    """Draw the page of an evaluation, `report.html` in its folder, whole or not at all.
+
+    Args:
+        folder: Holds `evaluation.json` and the sounds it names.
+        max_megabytes: What the examples' sounds and pictures may weigh; those after are named, not embedded. Swaps may
+            weigh a third of it on top.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FileNotFoundError: If there is no `evaluation.json`.
+        ValueError: If it is no evaluation of this format, or a sound in it lies elsewhere.
+    """
+    folder = Path(folder)
+    page = render_report(folder, read_evaluation(folder / "evaluation.json"), max_megabytes)
+    path = folder / "report.html"
+    write_whole(path, page.encode(errors="replace"))  # a lone surrogate has no bytes
+    return path
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """An evaluation's json, of the format this page knows."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no evaluation at {path}; run mimi-bridge evaluate first.")
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no json ({error}); run mimi-bridge evaluate again.") from error
+    found = evaluation.get("format") if isinstance(evaluation, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} must be of the format {FORMAT!r}, got {found!r}; run mimi-bridge evaluate again.")
+    return evaluation
+
+
+def render_report(folder: Path, evaluation: dict[str, Any], max_megabytes: float) -> str:
+    """The page as text; all that comes from the evaluation is escaped."""
+    values = Values(evaluation)
+    environment = Environment(
+        loader=PAGE, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = PAGE.get_source(environment, "page.js")[0]
+    listening = prepare_listening(folder, values, round(max_megabytes * 1e6))
+    environment.globals.update(
+        get=values.get,
+        figure=values.figure,
+        number=values.number,
+        interval=values.interval,
+        tables=Tables(values),
+        listening=listening,
+        megabytes=f"{sum(figure.num_bytes for figure in listening.examples + listening.swaps) / 1e6:.1f}",
+        max_megabytes=f"{max_megabytes:g}",
+        script=Markup(script),
+        script_hash=Markup("sha256-" + b64encode(sha256(script.encode()).digest()).decode()),
+        version=__version__,
+        range_db=round(RANGE_DB),
+        pitch_rate=PITCH_RATE,
+        heads=tuple(HEAD_COLOURS),
+        probe_names=PROBE_NAMES,
+        score_names=SCORE_NAMES,
+        band_names=BAND_NAMES,
+        number_names=NUMBER_NAMES,
+    )
+    return environment.get_template("page.html").render()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw the page of the folder given; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: python -m mimi_bridge.evaluation.report.page FOLDER", file=sys.stderr)
+        return 2
+    try:
+        path = write_report(arguments[0])
+    except (OSError, ValueError) as error:
+        print(f"report: error: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

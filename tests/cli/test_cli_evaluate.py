@@ -1,0 +1,73 @@
+"""The command `mimi-bridge evaluate`."""
+
+import json
+
+import pytest
+
+from mimi_bridge.audio.files import save_audio
+from mimi_bridge.cli.evaluate import of_many_speakers
+from mimi_bridge.cli.main import main
+from mimi_bridge.data.manifest import Utterance
+
+
+@pytest.fixture(scope="module")
+def model_folder(_tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "model"
+    _tiny_model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def recordings(tmp_path, speech):
+    for number, speaker in enumerate(("ann", "ann", "bob")):
+        audio = speech[:, number * 100_000 : number * 100_000 + 30_000]
+        save_audio(tmp_path / "speech" / speaker / f"{number}.wav", audio, 24_000)
+    return str(tmp_path / "speech")
+
+
+def test_tables_are_printed_and_the_folder_holds_all(tmp_path, model_folder, recordings, capsys):
+    output = tmp_path / "out"
+    arguments = ["evaluate", model_folder, recordings, "-o", str(output), "--only", "mel", "codes", "--examples", "1"]
+    assert main([*arguments, "--max-recordings", "2"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((output / "evaluation.json").read_text())
+    assert result["num_recordings"] == result["num_speakers"] == 2
+    assert result["command"].startswith("mimi-bridge evaluate ") and "--max-recordings 2" in result["command"]
+    assert f"| {result['reconstruction']['all']['bridge_9']['mel']['mean']:.3f} (" in printed
+    assert str(output / "evaluation.json") in printed
+    assert (output / "report.html").is_file()
+    assert len(list((output / "audio").glob("*.wav"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--speakers", "nobody"], "--speakers nobody names nobody"),
+        (["--max-recordings", "0"], "--max-recordings must not be below 1"),
+        (["--least-score", "-30", "--only", "beauty"], "only must name some of"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, model_folder, recordings, capsys, arguments, message):
+    assert main(["evaluate", model_folder, recordings, "-o", str(tmp_path / "out"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("mimi-bridge: error:")
+
+
+def test_recordings_are_taken_of_as_many_speakers_as_can_be(tmp_path):
+    utterances = [Utterance(str(n), tmp_path, speaker) for n, speaker in enumerate("aaaabbcd")]
+
+    def chosen(count):
+        return "".join(utterance.speaker for utterance in of_many_speakers(utterances, count))
+
+    assert [chosen(count) for count in (2, 4, 6, 50)] == ["ac", "abcd", "aabbcd", "aaaabbcd"]
+
+
+def test_what_is_left_out_is_named_one_by_one(tmp_path, model_folder, recordings, capsys):
+    (tmp_path / "speech" / "ann" / "x.m4a").write_bytes(b"...")
+    for name in ("one", "two"):
+        (tmp_path / "speech" / "ann" / f"{name}.wav").write_text("no audio")
+    arguments = ["evaluate", model_folder, recordings, "-o", str(tmp_path / "out"), "--only", "mel", "--examples", "0"]
+    assert main(arguments) == 0
+    error = capsys.readouterr().err
+    assert all(f"left out: ann/{name}: " in error for name in ("x.m4a", "one.wav", "two.wav"))
+    assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]) == 3
