@@ -9,8 +9,8 @@ READY = $(VENV)/.ready
 
 TRANSFORMERS_TESTS = .venv-newest/transformers-tests
 # What touches transformers: the model, its Hub files, conversion, training, streams, and transformers' own tests.
-TOUCHES_TRANSFORMERS = tests/newest tests/conversion tests/training tests/test_checkpoint.py tests/test_decoder_cache.py \
-  tests/weights tests/test_hub_files.py tests/test_modeling_mimi_bridge.py tests/test_streaming.py
+TOUCHES_TRANSFORMERS = tests/newest tests/conversion tests/training tests/test_checkpoint.py \
+  tests/weights tests/test_hub_files.py tests/test_modeling_mimi_bridge.py tests/runtime
 
 .PHONY: demo test bench lint types pytest test-lowest test-newest test-newest-transformers newest setup clean
 

@@ -58,7 +58,6 @@ def prove(source: MimiModel, folder: Path, speech: Tensor, speech_name: str) -> 
     source_audio = source.decode(source_codes).audio_values
     default = _Run.of(result, audio, source_codes)
     result.use_fast_path = False
-    result.quantizer.like_transformers = True
     reference = _Run.of(result, audio, source_codes)
 
     names = ["prosody"] + [f"acoustic {i}" for i in range(1, num_carried)]

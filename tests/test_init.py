@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import mimi_bridge
+
 
 def test_torchaudio_that_does_not_fit_torch_is_named_with_its_remedy(tmp_path):
     pytest.importorskip("torchaudio")  # transformers asks for the installed version before it imports
@@ -23,3 +25,17 @@ def test_torchaudio_that_does_not_fit_torch_is_named_with_its_remedy(tmp_path):
     assert result.returncode == 1
     assert "ImportError: transformers imports torchaudio where it is installed" in result.stderr
     assert "pip uninstall torchaudio" in result.stderr.splitlines()[-1]
+
+
+def test_what_trains_is_imported_only_when_asked_for():
+    program = (
+        "import sys, mimi_bridge; assert 'mimi_bridge.training' not in sys.modules; "
+        "from mimi_bridge import MimiBridgeTrainer, MimiBridgeTrainingArguments, MimiBridgeCollator; "
+        "assert mimi_bridge.EvaluationCallback.__module__.startswith('mimi_bridge.training')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_name_that_is_none_of_the_package_s_is_refused():
+    with pytest.raises(AttributeError, match="has no attribute 'MimiBridgeTrainr'"):
+        mimi_bridge.MimiBridgeTrainr  # noqa: B018

@@ -159,7 +159,7 @@ def test_keyword_that_would_have_no_effect_is_refused(tiny_model, voiced_audio, 
         getattr(tiny_model, method)(given, **{keyword: torch.ones(1)})
 
 
-@pytest.mark.parametrize("keyword", ["use_streaming", "padding_cache", "decoder_padding_cache"])
+@pytest.mark.parametrize("keyword", ["use_streaming", "padding_cache"])
 def test_forward_refuses_what_only_streams_know(tiny_model, voiced_audio, keyword):
     with pytest.raises(TypeError, match=f"takes no '{keyword}'"):
         tiny_model(voiced_audio, **{keyword: True})

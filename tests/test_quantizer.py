@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mimi_bridge import CausalBridgeQuantizer, bridges, heads
-from mimi_bridge.codebook_learning import CodebookLearner
+from mimi_bridge import CausalBridgeQuantizer, bridges
+from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.frames import mask_from_lengths, pool_to_frames
 
 CODEC_DIM, QWEN_DIM, WAVLM_DIM, CODEBOOK_SIZE = 16, 12, 10, 32
@@ -731,19 +731,9 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def elsewhere(monkeypatch) -> None:
-    """The search as on a GPU: on a CPU it looks at its numbers on the way."""
-
-    def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-        return torch.cdist(vectors.reshape(-1, vectors.shape[-1]), codebook).argmin(dim=-1).view(vectors.shape[:-1])
-
-    monkeypatch.setattr(heads, "nearest_entries", nearest)
-
-
 @pytest.mark.parametrize("update", [None, "ema", "gradient"], ids=["in each forward", "ema", "gradient"])
 @pytest.mark.parametrize("by_spans", [False, True], ids=["durations", "spans"])
-def test_training_forward_waits_for_a_gpu_twice_at_most(quantizer, batch, elsewhere, update, by_spans):
+def test_training_forward_waits_for_a_gpu_twice_at_most(quantizer, batch, update, by_spans):
     if by_spans:
         batch["token_spans"] = spans_of(batch.pop("durations"))
     batch["wavlm_features"] = batch["wavlm_features"].repeat_interleave(4, dim=1)  # at 50 Hz
@@ -755,9 +745,7 @@ def test_training_forward_waits_for_a_gpu_twice_at_most(quantizer, batch, elsewh
     assert len(waits.names) <= 2, waits.names
 
 
-def test_training_forward_waits_for_a_gpu_once_without_a_teacher_and_never_without_padding(
-    quantizer, batch, elsewhere
-):
+def test_training_forward_waits_for_a_gpu_once_without_a_teacher_and_never_without_padding(quantizer, batch):
     quantizer.train()
     with Waits() as padded:
         quantizer(batch["x"], frame_mask=batch["frame_mask"])
@@ -820,7 +808,7 @@ def test_autocast_changes_no_code_and_no_loss(quantizer, batch, training, by_spa
     }
 
 
-def test_no_float64_is_made_in_a_training_forward_but_of_the_targets_sums(quantizer, batch, elsewhere, monkeypatch):
+def test_no_float64_is_made_in_a_training_forward_but_of_the_targets_sums(quantizer, batch, monkeypatch):
     monkeypatch.setattr(bridges, "target_sums", lambda *given: torch.zeros(1))
     batch["token_spans"] = spans_of(batch.pop("durations"))
     dtypes = set()

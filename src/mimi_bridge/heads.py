@@ -1,15 +1,15 @@
 """One head: project the latents in, look them up in one codebook or a residual chain of them, project out.
 
 The codebooks are those of vector-quantize-pytorch: its modules hold the entries and their running counts and sums, and
-its arithmetic moves them in training. The lookup is direct (see `lookup`), in inference and in training, so both give
-the same codes and, to the bit, the same quantized latents: gradients pass the lookup by an identity that adds exactly
-zero to its value. The projections stay outside the library's class and are Mimi's: bias-free, kernel 1. Autocast
-casts nothing down here, so that a training under it gives the codes of inference.
+its arithmetic moves them in training. The lookup is transformers' (see `codebook`), in inference and in training, so
+both give the same codes and, to the bit, the same quantized latents: gradients pass the lookup by an identity that
+adds exactly zero to its value. The projections stay outside the library's class and are Mimi's: bias-free, kernel 1.
+Autocast casts nothing down here, so that a training under it gives the codes of inference.
 
 A head knows no padding: it is given real frames alone (see `frames.RealFrames`).
 
 Codebooks move at the end of each training forward, or, where a trainer gives the head a `learner`, once an optimizer
-step (see `codebook_learning`).
+step (see `codebook`).
 
 Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow transformers' `models/mimi`.
 """
@@ -17,15 +17,13 @@ Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow tran
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-from .codebook_learning import CodebookLearner, learn_from
-from .linear_map import row_by_row_linear
-from .lookup import LookupTable, nearest_entries, nearest_like_transformers
+from .codebook import CodebookLearner, learn_from, nearest_entries
 from .offloading import brings_weights
 
 
@@ -76,14 +74,6 @@ class QuantizerHead(nn.Module):
         for store in self.stores:
             store.float()  # a model may be built in half precision; its codebooks may not
         self.learner: CodebookLearner | None = None  # None: every training forward moves the codebooks
-        self.like_transformers = False  # True: the very operations of transformers' Mimi, for proofs to the bit
-        self._tables = [LookupTable() for _ in self.layers]
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; what inference keeps of the codebooks is forgotten, since training moves them."""
-        for table in self._tables:
-            table.forget()
-        return super().train(mode)
 
     @property
     def layers(self) -> list[VectorQuantize]:
@@ -145,7 +135,7 @@ class QuantizerHead(nn.Module):
             inputs = self._project_in(latents)
             codes, codebooks = [], self.codebooks[:num_codebooks]
             for level, codebook in enumerate(codebooks):
-                codes.append(self._nearest(level, inputs, codebook))
+                codes.append(nearest_entries(inputs, codebook))
                 if level + 1 < len(codebooks):
                     inputs = inputs - nn.functional.embedding(codes[-1], codebook)
         return torch.stack(codes, dim=1)
@@ -163,7 +153,7 @@ class QuantizerHead(nn.Module):
         residual, chosen, codes = inputs, [], []
         commitments, attractions = [], []
         for level, codebook in enumerate(self.codebooks[:num_codebooks]):
-            indices = self._nearest(level, residual, codebook)
+            indices = nearest_entries(residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
             if with_commitment:
                 commitments.append(_mean_square(residual - entries.detach()))
@@ -182,22 +172,11 @@ class QuantizerHead(nn.Module):
         )
         return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment, attraction
 
-    def _nearest(self, level: int, vectors: Tensor, codebook: Tensor) -> Tensor:
-        if self.like_transformers:
-            return nearest_like_transformers(vectors, codebook)
-        return nearest_entries(vectors, codebook) if self.training else self._tables[level].nearest(vectors, codebook)
-
     def _project_in(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.project_in.weight.dtype)
-        if self.like_transformers:
-            return self.project_in(latents.transpose(1, 2)).transpose(1, 2).float()
-        return row_by_row_linear(latents, self.project_in.weight[:, :, 0]).float()
+        return self.project_in(latents.to(self.project_in.weight.dtype).transpose(1, 2)).transpose(1, 2).float()
 
     def _project_out(self, entries: Tensor) -> Tensor:
-        entries = entries.to(self.project_out.weight.dtype)
-        if self.like_transformers:
-            return self.project_out(entries.transpose(1, 2)).transpose(1, 2)
-        return row_by_row_linear(entries, self.project_out.weight[:, :, 0])
+        return self.project_out(entries.to(self.project_out.weight.dtype).transpose(1, 2)).transpose(1, 2)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:

@@ -7,7 +7,7 @@ every recording the codes it gets alone.
 Source: transformers `models/mimi/modeling_mimi.py`; moshi `models/compression.py` for the padding.
 """
 
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
 from .bridges import TeacherBridge
@@ -33,15 +33,24 @@ from .checkpoint import (
     raise_on_wrong_keys,
 )
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .decoder_cache import MimiBridgeDecoderPaddingCache, decode_with_caches
-from .fast_path import asks_for_gradients, decode_recordings, encode_recordings, fast_half
 from .frames import check_tensor, frame_mask_from_padding_mask
 from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
-from .packing import PackedHalves
 from .quantizer import CausalBridgeQuantizer
-from .streaming import MimiBridgeStream
 from .swapping import swap_heads
 from .waveform import checked_audio, silence_padding, whole_frames
+
+try:  # without the package a checkpoint runs transformers' own modules, and cannot stream
+    from mimi_bridge import runtime
+except ImportError:
+    runtime = None  # type: ignore[assignment]
+
+RUNTIME_VERSION = 1
+if runtime is not None and runtime.VERSION != RUNTIME_VERSION:
+    logging.get_logger(__name__).warning(
+        f"this checkpoint's files fit version {RUNTIME_VERSION} of mimi_bridge.runtime, but version {runtime.VERSION} "
+        "is installed; encode and decode run transformers' own modules, and stream() is not available."
+    )
+    runtime = None  # type: ignore[assignment]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 RECORDED = ("output_hidden_states", "output_attentions")  # what transformers' halves return besides, if asked
@@ -83,7 +92,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         config.validate_architecture()  # fields that were set one by one, by `from_pretrained` too, were not
         super().__init__(config)
         self.quantizer: CausalBridgeQuantizer = CausalBridgeQuantizer.from_config(config)  # type: ignore[assignment]
-        self.packed_halves = PackedHalves()
+        self.packed = None if runtime is None else runtime.PackedModel()
         self.post_init()
         # The halves bring patterns that hide foreign keys, the other half's and the quantizer's among them.
         self._keys_to_ignore_on_load_unexpected = []
@@ -146,12 +155,12 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             ValueError: As in `encode`.
         """
         encoder = self._require("encoder")
-        half = None if asks_for_gradients(encoder, input_values) else self._fast_half("encoder", input_values)
-        if half is None:
+        packed = self._packed_parts(input_values, "encoder")
+        if packed is None:
             audio, _ = self._whole_frames(input_values, padding_mask)
             return encoder(audio).latents.transpose(1, 2)
         audio, _ = checked_audio(input_values, padding_mask, self.config.audio_channels, self.config.frame_size)
-        return torch.cat(list(half.in_chunks(audio)), dim=1)
+        return torch.cat(list(packed[0].in_chunks(audio)), dim=1)
 
     def get_quantized(self, audio_codes: Tensor) -> Tensor:
         """Latents for the decoder from codes: `(batch, codebooks, frames)` -> `(batch, frames, hidden_size)`."""
@@ -208,11 +217,13 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         streaming = use_streaming or padding_cache is not None
         is_plain = not (streaming or encoder_cache is not None or any(kwargs.values()))
         encoder = self._require("encoder")
-        half = self._fast_half("encoder", input_values) if is_plain else None  # codes have no gradient to ask for
-        if half is not None:
+        packed = self._packed_parts(input_values, "encoder", "quantizer") if is_plain else None
+        if packed is not None:
+            number = self.quantizer.check_num_quantizers(num_quantizers)
             sizes = self.config.audio_channels, self.config.frame_size
             audio, audio_codes_mask = checked_audio(input_values, padding_mask, *sizes)
-            codes = encode_recordings(half, self.quantizer, audio, audio_codes_mask, num_quantizers)
+            half, quantizer = packed
+            codes = runtime.encode_recordings(half, quantizer, audio, audio_codes_mask, number)
             return MimiBridgeEncoderOutput(audio_codes=codes, audio_codes_mask=audio_codes_mask)
         audio, audio_codes_mask = self._whole_frames(input_values, padding_mask, must_be_whole=streaming)
         is_padded = not bool(audio_codes_mask.all())
@@ -237,8 +248,6 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         audio_codes: Tensor,
         padding_mask: Tensor | None = None,
         decoder_cache: Cache | None = None,
-        decoder_padding_cache: MimiBridgeDecoderPaddingCache | None = None,
-        use_streaming: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MimiBridgeDecoderOutput:
         """Codes to audio, from the first 1 to all codebooks.
@@ -246,58 +255,38 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         Args:
             audio_codes: `(batch, codebooks, frames)`, integers.
             padding_mask: The mask the audio was encoded with; the result is cut to its length, and silent in padding.
-            decoder_cache: Cache of the decoder transformer from the call before; streaming. Alone, without
-                `decoder_padding_cache`, it does what it does in transformers: chunks do not fit together. Its name
-                before transformers 5.24, `decoder_past_key_values`, is taken, too.
-            decoder_padding_cache: Cache of the convolutions from the call before; streaming.
-            use_streaming: Keep both caches and return them, without gradients; the config's, if left out. A cache of
-                the convolutions does that, too.
+            decoder_cache: Cache of the decoder transformer from the call before, which is all that transformers
+                remembers: its convolutions begin anew at each chunk, so chunks do not fit together; `stream()` decodes
+                them as the whole. Its name before transformers 5.24, `decoder_past_key_values`, is taken, too.
             **kwargs: `output_hidden_states`, `output_attentions`, of the decoder transformer; `return_dict`.
 
         Returns:
-            `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the caches.
+            `audio_values`, `(batch, channels, frames * frame_size)` or as long as `padding_mask`, and the cache.
 
         Raises:
-            ValueError: If the codes are not integers, out of range, or of a wrong shape; if the caches do not fit each
-                other or the codes; if a stream is asked for hidden states or attentions.
+            ValueError: If the codes are not integers, out of range, or of a wrong shape.
             TypeError: If a keyword is unknown.
         """
         decoder_cache = cache_from(decoder_cache, kwargs, "decoder")
         raise_on_unknown(kwargs, "decode", RECORDED)
-        is_plain = not any(kwargs.values())
-        decoder, audio = self._require("decoder"), None
-        use_streaming = self.config.use_streaming if use_streaming is None else use_streaming
-        if use_streaming or decoder_padding_cache is not None:
-            if not is_plain:
-                raise ValueError(
-                    f"decoding a stream by caches gives no hidden states or attentions, got {kwargs}; leave them out, "
-                    "or decode the whole recording."
-                )
-            cache = MimiBridgeDecoderPaddingCache() if decoder_padding_cache is None else decoder_padding_cache
-            latents, half = self.quantizer.decode(audio_codes), self.packed_halves.require("decoder", decoder)
-            audio, decoder_cache = decode_with_caches(half, decoder, latents, decoder_cache, cache)
-            decoder_padding_cache = cache
-        elif decoder_cache is None and is_plain and not asks_for_gradients(decoder, self.quantizer):
-            half = self._fast_half("decoder", audio_codes)
-            audio = None if half is None else decode_recordings(half, self.quantizer, audio_codes)
-        if audio is None:
-            latents = self.quantizer.decode(audio_codes).transpose(1, 2)
-            decoded, decoder_cache = call_with_cache(decoder, latents, cache=decoder_cache, **kwargs)
-            return MimiBridgeDecoderOutput(
-                audio_values=silence_padding(decoded.audio_values, padding_mask),
-                decoder_cache=decoder_cache,
-                hidden_states=decoded.hidden_states,
-                attentions=decoded.attentions,
-            )
+        decoder = self._require("decoder")
+        is_plain = decoder_cache is None and not any(kwargs.values())
+        packed = self._packed_parts(audio_codes, "decoder", "quantizer") if is_plain else None
+        if packed is not None:
+            self.quantizer.check_codes(audio_codes)
+            half, quantizer = packed
+            audio = runtime.decode_recordings(half, quantizer, audio_codes)
+            return MimiBridgeDecoderOutput(audio_values=silence_padding(audio, padding_mask))
+        latents = self.quantizer.decode(audio_codes).transpose(1, 2)
+        decoded, decoder_cache = call_with_cache(decoder, latents, cache=decoder_cache, **kwargs)
         return MimiBridgeDecoderOutput(
-            audio_values=silence_padding(audio, padding_mask),
+            audio_values=silence_padding(decoded.audio_values, padding_mask),
             decoder_cache=decoder_cache,
-            padding_cache=decoder_padding_cache,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
         )
 
-    def stream(
-        self, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False
-    ) -> MimiBridgeStream:
+    def stream(self, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False) -> Any:
         """Open a live codec: whole frames out of chunks of any length, exactly as from the whole recording.
 
         Example:
@@ -321,8 +310,17 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
 
         Raises:
             ValueError: If the model cannot stream, a number makes no sense, or there is no GPU to record on.
+            ImportError: If the package is not installed.
+
+        Returns:
+            A `mimi_bridge.runtime.MimiBridgeStream`.
         """
-        return MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs)
+        if runtime is None:
+            raise ImportError(
+                "stream() needs the package mimi-bridge beside the files of this checkpoint, of a version that fits "
+                "them; pip install it, or encode and decode whole recordings."
+            )
+        return runtime.MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs)
 
     @can_return_tuple
     def forward(
@@ -384,8 +382,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         if audio_codes is not None:
             others = teachers | of_latents | {"encoder_cache": encoder_cache, "num_quantizers": num_quantizers}
             raise_on_ignored("where audio_codes are decoded", others)
-            whole = {"use_streaming": False, "return_dict": True}
-            decoded = self.decode(audio_codes, padding_mask, decoder_cache, **whole, **kwargs)
+            decoded = self.decode(audio_codes, padding_mask, decoder_cache, return_dict=True, **kwargs)
             return MimiBridgeOutput(
                 audio_codes=audio_codes,
                 audio_values=decoded.audio_values,
@@ -465,14 +462,21 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         padded = [torch.nn.functional.pad(codes, (0, num_frames - codes.shape[-1])) for codes in rows]
         return MimiBridgeEncoderOutput(audio_codes=torch.stack(padded), audio_codes_mask=audio_codes_mask)
 
-    def _fast_half(self, name: str, given: Tensor) -> Any:
-        if not isinstance(given, Tensor):
-            return None  # is refused later
-        return fast_half(self, name, given.device, given.dtype if given.is_floating_point() else None)
+    def _packed_parts(self, given: Tensor, *names: str) -> Any:
+        return None if runtime is None else runtime.packed_parts(self, given, *names)
 
     def _apply(self, fn, recurse=True):
-        self.packed_halves.clear()  # moved or cast weights would otherwise be kept beside the new ones
+        self._forget_packed()  # moved or cast weights would otherwise be kept beside the new ones
         return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; packed weights are made anew, whatever wrote to the model's."""
+        self._forget_packed()
+        return super().train(mode)
+
+    def _forget_packed(self) -> None:
+        if getattr(self, "packed", None) is not None:
+            self.packed.clear()
 
     def _whole_frames(
         self, input_values: Tensor, padding_mask: Tensor | None, must_be_whole: bool = False

@@ -11,7 +11,6 @@ from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
 from transformers.utils import ModelOutput
 
 from .bridges import TeacherDistance
-from .decoder_cache import MimiBridgeDecoderPaddingCache
 
 
 @dataclass
@@ -123,11 +122,9 @@ class MimiBridgeDecoderOutput(_OlderCacheNames, ModelOutput):
         decoder_cache: The decoder transformer's cache, if one is kept; `decoder_past_key_values` reads it, too.
         hidden_states: Of the decoder transformer, if asked for.
         attentions: Of the decoder transformer, if asked for.
-        padding_cache: To pass on as `decoder_padding_cache`; None if the call kept none.
     """
 
     audio_values: Tensor | None = None
     decoder_cache: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    padding_cache: MimiBridgeDecoderPaddingCache | None = None

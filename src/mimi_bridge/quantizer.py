@@ -107,20 +107,6 @@ class CausalBridgeQuantizer(nn.Module):
     def loss_weights(self, weights: Mapping[str, float]) -> None:
         LossWeights(self.settings).update(weights)
 
-    @property
-    def like_transformers(self) -> bool:
-        """Whether all heads run the very operations of transformers' Mimi; False, the default, is faster.
-
-        Either way the codes are the same, but for latents that rounding puts as near to one entry as to another, and
-        the quantized latents up to rounding. Set it to True where equal must mean equal to the bit.
-        """
-        return all(head.like_transformers for head in self.heads.values())
-
-    @like_transformers.setter
-    def like_transformers(self, value: bool) -> None:
-        for head in self.heads.values():
-            head.like_transformers = value
-
     @classmethod
     def from_config(cls, config: MimiBridgeConfig) -> CausalBridgeQuantizer:
         """The quantizer that a model of this configuration has; the config owns its settings."""

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exact import ExactSource
-from mimi_bridge import fast_path
-from mimi_bridge.quantizer import CausalBridgeQuantizer
+from mimi_bridge import runtime
+from mimi_bridge.runtime.quantizer import PackedQuantizer
 from proof import SAME_SOUND, TIE, prove
 from source import ConversionError
 
@@ -155,15 +155,14 @@ def test_proof_holds_the_default_path_to_the_source_too(tiny_mimi, converted, sh
 
 
 def test_proof_fails_for_a_default_path_that_gives_another_code(tiny_mimi, converted, short_speech, monkeypatch):
-    encode = CausalBridgeQuantizer.encode
+    encode = PackedQuantizer.encode
 
     def wrong(self, *given):
         codes = encode(self, *given)
-        if not self.like_transformers:
-            codes[0, 4, 7] = (codes[0, 4, 7] + 1) % 64
+        codes[0, 4, 7] = (codes[0, 4, 7] + 1) % 64
         return codes
 
-    monkeypatch.setattr(CausalBridgeQuantizer, "encode", wrong)
+    monkeypatch.setattr(PackedQuantizer, "encode", wrong)
     proof = prove(tiny_mimi, converted.folder, short_speech, "synthetic speech")
     assert set(proof["codes_equal"].values()) == {1.0}
     assert proof["default_path"]["codes_differing"] == 1
@@ -172,10 +171,8 @@ def test_proof_fails_for_a_default_path_that_gives_another_code(tiny_mimi, conve
 
 
 def test_proof_fails_for_a_default_path_that_sounds_otherwise(tiny_mimi, converted, short_speech, monkeypatch):
-    decode = fast_path.decode_recordings
-    monkeypatch.setattr(
-        "mimi_bridge.modeling_mimi_bridge.decode_recordings", lambda *given: decode(*given) * (1 + 3 * SAME_SOUND)
-    )
+    decode = runtime.decode_recordings
+    monkeypatch.setattr("mimi_bridge.runtime.decode_recordings", lambda *given: decode(*given) * (1 + 3 * SAME_SOUND))
     failures = prove(tiny_mimi, converted.folder, short_speech, "synthetic speech")["failures"]
     assert [failure.split(" differs by")[0] for failure in failures] == [
         "on the default path the waveform of the source's codes"

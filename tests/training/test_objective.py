@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.codebook_learning import CodebookLearner
+from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.losses.reconstruction import NUM_MELS, log_mel
 from mimi_bridge.outputs import MimiBridgeOutput

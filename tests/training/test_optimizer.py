@@ -8,7 +8,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.codebook_learning import CodebookLearner
+from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.training.optimizer import (
     PARTS,
     freeze,

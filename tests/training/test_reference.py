@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.codebook_learning import CodebookLearner
+from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.codebooks import set_entries
 from mimi_bridge.training.reference import Reference, is_fresh

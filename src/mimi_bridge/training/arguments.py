@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from ..codebook_learning import CODEBOOK_UPDATES
+from ..codebook import CODEBOOK_UPDATES
 from .optimizer import learning_rates
 
 CONTENT_INITS = ("k-means", "least-squares", "none")

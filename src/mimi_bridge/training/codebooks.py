@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..codebook import nearest_entries
 from ..heads import QuantizerHead
-from ..lookup import nearest_entries
 
 
 @torch.no_grad()

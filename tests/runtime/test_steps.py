@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mimi_bridge import stream_steps
+from mimi_bridge.runtime import steps as stream_steps
 
 FRAME = 1920
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mimi_bridge import linear_map
-from mimi_bridge.linear_map import LinearMap, row_by_row_linear
+from mimi_bridge.runtime import linear as linear_map
+from mimi_bridge.runtime.linear import LinearMap, row_by_row_linear
 
 LARGE, SMALL = (128, 320), (12, 20)  # out and in: one is put into blocks, one is not
 

@@ -5,7 +5,7 @@ import torch
 from transformers import MimiModel
 
 from mimi_bridge import small_codec
-from mimi_bridge.packing import PackedHalves
+from mimi_bridge.runtime.packing import PackedModel
 
 FRAME = 1920
 
@@ -18,7 +18,7 @@ def codec():
 @pytest.mark.parametrize("num_frames", [1, 5, 75])
 @torch.no_grad()
 def test_chunks_give_the_codes_of_the_whole_and_its_audio_within_a_millionth(codec, speech, num_frames):
-    audio, halves = speech[None, :, : 75 * FRAME], PackedHalves()  # 150 steps, almost five windows
+    audio, halves = speech[None, :, : 75 * FRAME], PackedModel()  # 150 steps, almost five windows
     encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
     codes = codec.encode(audio).audio_codes
     state, latents = None, []
@@ -37,7 +37,7 @@ def test_chunks_give_the_codes_of_the_whole_and_its_audio_within_a_millionth(cod
 @pytest.mark.usefixtures("_row_by_row")
 @pytest.mark.parametrize("num_frames", [1, 2, 5, 16, 40])
 def test_chunks_give_the_latents_and_the_audio_of_the_whole_to_the_bit(codec, speech, num_frames):
-    audio, halves = speech[None, :, : 75 * FRAME], PackedHalves()
+    audio, halves = speech[None, :, : 75 * FRAME], PackedModel()
     encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
     latents = encoder(None, audio)[0]
     for half, whole, chunks in (
@@ -54,7 +54,7 @@ def test_chunks_give_the_latents_and_the_audio_of_the_whole_to_the_bit(codec, sp
 @pytest.mark.usefixtures("_row_by_row")
 @pytest.mark.parametrize("num_frames", [1, 40])
 def test_a_row_of_a_batch_is_the_row_alone_to_the_bit(codec, speech, num_frames):
-    audio, halves = torch.stack([speech[:, start:][:, : 40 * FRAME] for start in (0, 7_000, 90_001)]), PackedHalves()
+    audio, halves = torch.stack([speech[:, start:][:, : 40 * FRAME] for start in (0, 7_000, 90_001)]), PackedModel()
     encoder, decoder = halves.require("encoder", codec.encoder), halves.require("decoder", codec.decoder)
 
     def run(rows):
@@ -71,7 +71,7 @@ def test_a_row_of_a_batch_is_the_row_alone_to_the_bit(codec, speech, num_frames)
 
 
 def test_state_is_not_changed_by_a_call_that_takes_it(codec):
-    encoder = PackedHalves().require("encoder", codec.encoder)
+    encoder = PackedModel().require("encoder", codec.encoder)
     _, state = encoder(None, torch.randn(1, 1, 3 * FRAME))
     before = {name: state[name].clone() for name in ("tails", "positions")}
     encoder(state, torch.randn(1, 1, FRAME))

@@ -1,4 +1,6 @@
-"""How a head's codebooks move while it trains: at the end of each forward, or when a trainer decides.
+"""One codebook: the nearest entry, and how the entries move in training. vector-quantize-pytorch's objects hold it.
+
+They move at the end of each forward, or when a trainer decides.
 
 Counts and sums by entry take the place of the library's one-hot rows, which are `frames x codebook_size` numbers.
 
@@ -16,7 +18,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MAX_ROWS = 4096  # of a table of distances: more vectors take several
+
 CODEBOOK_UPDATES = ("ema", "gradient")
+
+
+@torch.no_grad()
+def nearest_entries(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the entry nearest to each vector, the first of several, in float32.
+
+    Args:
+        vectors: `(batch, frames, codebook_dim)`, or any other leading axes.
+        codebook: `(codebook_size, codebook_dim)`.
+
+    Returns:
+        `(batch, frames)`, int64; those of transformers' Mimi, to the bit.
+
+    Source: transformers `MimiEuclideanCodebook.quantize`.
+    """
+    flat, entries = vectors.reshape(-1, vectors.shape[-1]).float(), codebook.float()
+    blocks = [flat] if torch.compiler.is_compiling() else flat.split(MAX_ROWS)
+    codes = [torch.cdist(block[None], entries[None], p=2)[0].argmin(dim=-1) for block in blocks]
+    return torch.cat(codes).view(vectors.shape[:-1])
 
 
 class CodebookLearner:

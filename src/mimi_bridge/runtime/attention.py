@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .linear_map import LinearMap, filled, has_too_few_rows
+from .linear import LinearMap, filled, has_too_few_rows
 
 SPARE_SLOTS = 16  # queries at a time, at least: what fits beside the window
 SLOT_MULTIPLE = 16  # attention kernels like round numbers

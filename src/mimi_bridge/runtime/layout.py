@@ -11,8 +11,9 @@ from torch import nn
 from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d, MimiResnetBlock
 
 from .attention import Transformer, TransformerLayer
-from .inference import DecoderHalf, EncoderHalf, for_inference
-from .linear_map import LinearMap
+from .codec import DecoderHalf, EncoderHalf, for_inference
+from .invalidation import Unsupported
+from .linear import LinearMap
 from .time_major import (
     Convolution,
     Layer,
@@ -23,7 +24,6 @@ from .time_major import (
     transposed_convolution_weight,
     with_offsets,
 )
-from .watch import Unsupported
 
 MIN_STEPS_IN_PIECES = 64  # steps of a frame from which on a layer runs in pieces: fewer would waste its weights
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .frames import check_tensor
-from .inference import EncoderHalf, Half, State, for_inference
-from .stream_steps import StreamSteps
-from .waveform import is_finite
+from ..frames import check_tensor
+from ..waveform import is_finite
+from .codec import EncoderHalf, Half, State, for_inference
+from .quantizer import PackedQuantizer
+from .steps import StreamSteps
 
 NO_CODE = -1  # in codes: this row has no such frame
 HALVES = ("encoder", "decoder")
@@ -64,9 +65,10 @@ class MimiBridgeStream:
         self._state: dict[str, State] = {}
         for name in HALVES:
             if getattr(model, name) is not None:
-                half = model.packed_halves.require(name, getattr(model, name))
+                half = model.packed.require(name, getattr(model, name))
                 self._state[name] = half.new_state(batch_size)
                 self._like = half.like.new_empty(0)
+        model.packed.require("quantizer", model.quantizer)
         if cuda_graphs and self._like.device.type != "cuda":
             raise ValueError(
                 f"cuda_graphs needs the model on a GPU, but it is on {self._like.device}; move it there, or leave "
@@ -179,7 +181,7 @@ class MimiBridgeStream:
         for start, end, is_active in segments:
             codes = audio_codes[..., start:end].to(self.device)
             is_active = None if is_active is None else is_active.to(self.device)
-            decoded, state = self._steps.decode(half, self._model.quantizer, state, codes, is_active)
+            decoded, state = self._steps.decode(half, self._quantizer(), state, codes, is_active)
             audio[..., start * self._frame_size : end * self._frame_size] = decoded
         self._state["decoder"] = state
         return audio
@@ -276,7 +278,7 @@ class MimiBridgeStream:
         for start, end, is_active in segments:
             piece = audio[..., start * self._frame_size : end * self._frame_size]
             is_active = None if is_active is None else is_active.to(self.device)
-            found, state = self._steps.encode(half, self._model.quantizer, state, piece, is_active)
+            found, state = self._steps.encode(half, self._quantizer(), state, piece, is_active)
             codes[..., start:end] = found
         return codes, state
 
@@ -292,13 +294,16 @@ class MimiBridgeStream:
         self._check_open()
         if name not in self._state:
             raise ValueError(f"this model was loaded without its {name} ({name}_config=None); load it whole for this.")
-        half = self._model.packed_halves.require(name, getattr(self._model, name), thoroughly=False)
+        half = self._model.packed.require(name, getattr(self._model, name))
         if half.like.device != self.device or half.like.dtype != self._waiting.dtype:
             raise ValueError(
                 f"the model must be {self._waiting.dtype} on {self.device} as when the stream began, but now it is "
                 f"{half.like.dtype} on {half.like.device}; move the stream with stream.to(device), or open another."
             )
         return half
+
+    def _quantizer(self) -> PackedQuantizer:
+        return self._model.packed.require("quantizer", self._model.quantizer)
 
     def _active_rows(self, exec_mask: Tensor | None) -> list[int]:
         if exec_mask is None:

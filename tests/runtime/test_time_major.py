@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mimi_bridge import linear_map
-from mimi_bridge.time_major import (
+from mimi_bridge.runtime import linear as linear_map
+from mimi_bridge.runtime.time_major import (
     Convolution,
     Residual,
     Upsampling,

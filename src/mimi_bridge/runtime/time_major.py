@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .linear_map import LinearMap
+from .linear import LinearMap
 
 MIN_COLUMNS_OF_A_SUM = 16  # of a part's input, from which on a sum of products is faster than one product of a copy
 LOG2_E = math.log2(math.e)

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 import torch
 
-from mimi_bridge.export import STATE, DecodeStep, EncodeStep, export_decode_step, export_encode_step
+from mimi_bridge.runtime.export import STATE, DecodeStep, EncodeStep, export_decode_step, export_encode_step
 
 FRAME = 1920
 NUM_FRAMES = 20  # 40 steps: beyond the tiny model's window

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .inference import DecoderHalf, EncoderHalf, State, for_inference
-from .offloading import is_hooked
-from .quantizer import CausalBridgeQuantizer
+from .codec import DecoderHalf, EncoderHalf, State, for_inference
+from .quantizer import PackedQuantizer
 
 Step = Callable[..., tuple[Tensor, State]]
 WARM_UP_RUNS = 3  # before a recording, so that libraries have chosen their kernels; as PyTorch's documentation does
@@ -37,7 +36,7 @@ class StreamSteps:
     def encode(
         self,
         half: EncoderHalf,
-        quantizer: CausalBridgeQuantizer,
+        quantizer: PackedQuantizer,
         state: State,
         audio: Tensor,
         is_active: Tensor | None,
@@ -46,7 +45,7 @@ class StreamSteps:
 
         Args:
             half: The encoder.
-            quantizer: The model's.
+            quantizer: The packed quantizer.
             state: See `inference`; it is used up.
             audio: `(batch, channels, frames * frame_size)`.
             is_active: False on rows that pause, `(batch,)`; None if there is none.
@@ -54,7 +53,7 @@ class StreamSteps:
 
         def step(state: State, audio: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
             latents, state = half(state, audio, is_active)
-            codes = quantizer.encode(latents, None, self.num_quantizers)
+            codes = quantizer.encode(latents, self.num_quantizers)
             return codes if is_active is None else codes.masked_fill(~is_active[:, None, None], self.silent), state
 
         if not self.records or audio.shape[-1] != half.frame_size:
@@ -64,7 +63,7 @@ class StreamSteps:
     def decode(
         self,
         half: DecoderHalf,
-        quantizer: CausalBridgeQuantizer,
+        quantizer: PackedQuantizer,
         state: State,
         codes: Tensor,
         is_active: Tensor | None,
@@ -73,7 +72,7 @@ class StreamSteps:
 
         Args:
             half: The decoder.
-            quantizer: The model's.
+            quantizer: The packed quantizer.
             state: See `inference`; it is used up.
             codes: `(batch, codebooks, frames)`, in range in active rows.
             is_active: As in `encode`; other rows get silence.
@@ -81,9 +80,9 @@ class StreamSteps:
 
         def step(state: State, codes: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
             if is_active is None:
-                return half(state, quantizer.latents_of(codes))
+                return half(state, quantizer.decode(codes))
             pauses = ~is_active[:, None, None]
-            audio, state = half(state, quantizer.latents_of(codes.masked_fill(pauses, 0)), is_active)
+            audio, state = half(state, quantizer.decode(codes.masked_fill(pauses, 0)), is_active)
             return audio.masked_fill(pauses, 0), state
 
         if not self.records or codes.shape[-1] != 1:
@@ -95,7 +94,7 @@ class StreamSteps:
         name: str,
         num_codebooks: int,
         step: Step,
-        made_of: tuple[Any, CausalBridgeQuantizer],
+        made_of: tuple[Any, PackedQuantizer],
         state: State,
         given: Tensor,
         is_active: Tensor | None,
@@ -103,16 +102,10 @@ class StreamSteps:
         if is_active is None:
             is_active = given.new_ones(len(given), dtype=torch.bool)
         half, quantizer = made_of
-        rules = quantizer.residual_weight, quantizer.like_transformers, quantizer.training, given.device
-        addresses = [tensor.data_ptr() for tensor in (*quantizer.parameters(), *quantizer.buffers())]
+        rules = quantizer.residual_weight, given.device
         kept = self._recorded.get((name, num_codebooks))
-        if kept is None or kept.half is not half or kept.rules != (rules, addresses):
-            if is_hooked(*quantizer.modules()):
-                raise ValueError(
-                    "cuda_graphs need the quantizer's weights on the GPU, but accelerate's hooks bring them at each "
-                    "call; load the quantizer whole, or leave cuda_graphs out."
-                )
-            kept = Recording(half, (rules, addresses), RecordedStep(step, state, (given, is_active)))
+        if kept is None or kept.half is not half or kept.quantizer is not quantizer or kept.rules != rules:
+            kept = Recording(half, quantizer, rules, RecordedStep(step, state, (given, is_active)))
             self._recorded[name, num_codebooks] = kept
         return kept.step(state, given, is_active)
 
@@ -122,6 +115,7 @@ class Recording:
     """A recorded step and what it was made with."""
 
     half: Any
+    quantizer: PackedQuantizer
     rules: tuple
     step: "RecordedStep"
 

@@ -7,9 +7,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mimi_bridge import packing
-from mimi_bridge.lookup import LookupTable, nearest_entries
-from mimi_bridge.streaming import NO_CODE
+from mimi_bridge.runtime import packing
+from mimi_bridge.runtime.stream import NO_CODE
 
 FRAME = 1920
 NUM_THREADS = 4
@@ -53,33 +52,6 @@ def at_once(*calls):
 # One model
 
 
-def test_first_lookups_of_several_threads_give_the_nearest_entries():
-    generator = torch.Generator().manual_seed(0)
-    codebook, vectors = torch.randn(256, 32, generator=generator), torch.randn(1, 1, 32, generator=generator)
-    expected = nearest_entries(vectors, codebook)
-    for _ in range(1000):
-        table = LookupTable()
-        found = at_once(*[lambda table=table: table.nearest(vectors, codebook)] * NUM_THREADS)
-        assert all(torch.equal(codes, expected) for codes in found)
-
-
-def test_a_table_may_be_forgotten_while_other_threads_look_up():
-    codebook, vectors, table = torch.randn(256, 32), torch.randn(1, 1, 32), LookupTable()
-    expected, ended = nearest_entries(vectors, codebook), threading.Event()
-
-    def forget():
-        while not ended.is_set():
-            table.forget()
-
-    def look_up():
-        try:
-            assert all(torch.equal(table.nearest(vectors, codebook), expected) for _ in range(2000))
-        finally:
-            ended.set()
-
-    at_once(forget, look_up)
-
-
 def check_first_calls(model, sound, rounds):
     model.requires_grad_(False)  # gradients are switched off by thread
     audio = sound[:1, :, : 2 * FRAME]
@@ -93,7 +65,7 @@ def check_first_calls(model, sound, rounds):
     )
     for _ in range(rounds):
         model.train().eval()
-        model.packed_halves.clear()
+        model.packed.clear()
         found = at_once(*calls)
         for result, expected in zip(found, (codes, heard, latents, codes), strict=True):
             assert torch.equal(result, expected)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 
-from .inference import DecoderHalf, EncoderHalf, Half, State
-from .modeling_mimi_bridge import MimiBridgeModel
-from .offloading import is_hooked
-from .packing import PackedHalves
+from ..modeling_mimi_bridge import MimiBridgeModel
+from ..offloading import is_hooked
+from .codec import DecoderHalf, EncoderHalf, Half, State
+from .packing import PackedModel
 
 STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
 
@@ -25,13 +25,15 @@ class EncodeStep(nn.Module):
 
     def __init__(self, model: Any, num_quantizers: int | None = None):
         super().__init__()
-        self.half: EncoderHalf = PackedHalves(plain=True).require("encoder", model.encoder)
-        self.quantizer, self.num_quantizers = model.quantizer, num_quantizers
+        packed = PackedModel(plain=True)
+        self.half: EncoderHalf = packed.require("encoder", model.encoder)
+        self.quantizer = packed.require("quantizer", model.quantizer)
+        self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
 
     def forward(self, chunk: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Encode one frame."""
         latents, state = self.half(_owned(tails, keys_values, positions), chunk)
-        return self.quantizer.encode(latents, None, self.num_quantizers), *(state[name] for name in STATE)
+        return self.quantizer.encode(latents, self.num_quantizers), *(state[name] for name in STATE)
 
 
 class DecodeStep(nn.Module):
@@ -39,8 +41,9 @@ class DecodeStep(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.half: DecoderHalf = PackedHalves(plain=True).require("decoder", model.decoder)
-        self.quantizer = model.quantizer
+        packed = PackedModel(plain=True)
+        self.half: DecoderHalf = packed.require("decoder", model.decoder)
+        self.quantizer = packed.require("quantizer", model.quantizer)
 
     def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Decode one frame."""
@@ -80,7 +83,7 @@ def export_decode_step(
         ValueError: If the model cannot stream, or weights of it are offloaded.
     """
     step = DecodeStep(_frozen_copy(model))
-    num_quantizers = num_quantizers or step.quantizer.num_quantizers
+    num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
     codes = step.half.like.new_zeros(batch_size, num_quantizers, 1).long()
     return _export(step, step.half, codes, batch_size)
 

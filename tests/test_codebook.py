@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mimi_bridge.codebook_learning import CodebookLearner, learn_from
+from mimi_bridge.codebook import CodebookLearner, learn_from
 from mimi_bridge.heads import QuantizerHead
 
 DIM, SIZE, DECAY, NUM_FRAMES = 3, 12, 0.9, 5

@@ -5,9 +5,9 @@ import torch
 from transformers import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiTransformerModel
 
-from mimi_bridge import linear_map
-from mimi_bridge.attention import window_bias
-from mimi_bridge.layout import _transformer
+from mimi_bridge.runtime import linear as linear_map
+from mimi_bridge.runtime.attention import window_bias
+from mimi_bridge.runtime.layout import _transformer
 from tiny import TINY
 
 SIZES = {**TINY, "num_quantizers": 9}
