@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
+from mimi_bridge.alignment_targets import lay_out_tokens
 from mimi_bridge.data.alignment.tokens import token_spans
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.manifest import Utterance, read_manifest, read_phones, read_words
 from mimi_bridge.data.segments import load_recording
 from mimi_bridge.data.teachers.speech import WavLMTeacher
 from mimi_bridge.data.teachers.text import QwenTeacher
-from mimi_bridge.frames import lay_out_tokens
 from mimi_bridge.training.beginning import ridge_regression
 
 

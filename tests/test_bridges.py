@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mimi_bridge.bridges import TeacherBridge, TeacherDistance
+from mimi_bridge.distillation import TeacherBridge, TeacherDistance
 
 CODEC_DIM, TEACHER_DIM = 4, 3
 MEAN, STD = torch.tensor([100.0, -2.0, 0.5]), torch.tensor([50.0, 0.1, 2.0])

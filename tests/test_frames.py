@@ -2,17 +2,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimi_bridge.frames import (
-    RealFrames,
+from mimi_bridge.alignment_targets import (
     durations_to_token_index,
-    frame_mask_from_padding_mask,
     lay_out_tokens,
-    mask_from_lengths,
-    num_frames_for,
     pool_to_frames,
-    right_padded_lengths,
     spans_to_durations,
     spans_to_frame_weights,
+)
+from mimi_bridge.frames import (
+    RealFrames,
+    frame_mask_from_padding_mask,
+    mask_from_lengths,
+    num_frames_for,
+    right_padded_lengths,
 )
 
 FRAME_RATE = 12.5  # Hz: a frame lasts 0.08 s

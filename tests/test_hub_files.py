@@ -17,17 +17,14 @@ PACKAGE = Path(mimi_bridge.__file__).parent
 HUB_FILES = (  # each may import only those before it
     "configuration_mimi_bridge",
     "frames",
-    "waveform",
+    "alignment_targets",
     "offloading",
     "distillation",
-    "quantizer_settings",
-    "bridges",
     "codebook",
     "heads",
     "checkpoint",
     "outputs",
     "quantizer",
-    "swapping",
     "modeling_mimi_bridge",
 )
 ALLOWED = {

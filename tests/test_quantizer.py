@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mimi_bridge import CausalBridgeQuantizer, bridges
+from mimi_bridge import CausalBridgeQuantizer, distillation
+from mimi_bridge.alignment_targets import pool_to_frames
 from mimi_bridge.codebook import CodebookLearner
-from mimi_bridge.frames import mask_from_lengths, pool_to_frames
+from mimi_bridge.frames import mask_from_lengths
 
 CODEC_DIM, QWEN_DIM, WAVLM_DIM, CODEBOOK_SIZE = 16, 12, 10, 32
 HEADS = ("head_content", "head_prosody", "acoustic_residual")
@@ -809,7 +810,7 @@ def test_autocast_changes_no_code_and_no_loss(quantizer, batch, training, by_spa
 
 
 def test_no_float64_is_made_in_a_training_forward_but_of_the_targets_sums(quantizer, batch, monkeypatch):
-    monkeypatch.setattr(bridges, "target_sums", lambda *given: torch.zeros(1))
+    monkeypatch.setattr(distillation, "target_sums", lambda *given: torch.zeros(1))
     batch["token_spans"] = spans_of(batch.pop("durations"))
     dtypes = set()
 

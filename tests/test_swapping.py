@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimi_bridge.swapping import swap_heads
+from mimi_bridge.quantizer import swap_heads
 
 HEADS = {"content": 1, "prosody": 1, "acoustic": 2}
 

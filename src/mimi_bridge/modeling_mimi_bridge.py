@@ -21,7 +21,6 @@ from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-from .bridges import TeacherBridge
 from .checkpoint import (
     accept_flat_keys,
     cache_from,
@@ -33,11 +32,10 @@ from .checkpoint import (
     raise_on_wrong_keys,
 )
 from .configuration_mimi_bridge import MimiBridgeConfig
-from .frames import check_tensor, frame_mask_from_padding_mask
+from .distillation import TeacherBridge
+from .frames import check_tensor, checked_audio, frame_mask_from_padding_mask, silence_padding, whole_frames
 from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
-from .quantizer import CausalBridgeQuantizer
-from .swapping import swap_heads
-from .waveform import checked_audio, silence_padding, whole_frames
+from .quantizer import CausalBridgeQuantizer, swap_heads
 
 try:  # without the package a checkpoint runs transformers' own modules, and cannot stream
     from mimi_bridge import runtime

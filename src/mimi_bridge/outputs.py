@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
 from transformers.utils import ModelOutput
 
-from .bridges import TeacherDistance
+from .distillation import TeacherDistance
 
 
 @dataclass

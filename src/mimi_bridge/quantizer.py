@@ -14,7 +14,7 @@ Source: the specification's `CausalBridgeQuantizer`; Mimi's split quantizer is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 from operator import index
 from types import SimpleNamespace
@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bridges import TeacherBridge, TeacherDistance
-from .configuration_mimi_bridge import MimiBridgeConfig
-from .frames import RealFrames, check_tensor, lay_out_tokens, pool_to_frames
+from .alignment_targets import lay_out_tokens, pool_to_frames
+from .configuration_mimi_bridge import LOSSES, LossWeights, MimiBridgeConfig, Setting
+from .distillation import TeacherBridge, TeacherDistance
+from .frames import RealFrames, check_tensor
 from .heads import HeadOutput, QuantizerHead, without_autocast
 from .outputs import CausalBridgeQuantizerOutput
-from .quantizer_settings import LOSSES, LossWeights, Setting
 
 
 class CausalBridgeQuantizer(nn.Module):
@@ -385,3 +385,44 @@ class CausalBridgeQuantizer(nn.Module):
                 f"{name} must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "
                 "with other codebooks?"
             )
+
+
+def swap_heads(
+    audio_codes: Tensor, other_codes: Tensor, num_codebooks: Mapping[str, int], heads: Collection[str] = ("acoustic",)
+) -> Tensor:
+    """Codes of one recording with some heads of another.
+
+    The result is as long as the first: the other's codes are cut, or start again where they end.
+
+    Args:
+        audio_codes: `(batch, codebooks, frames)`, all codebooks.
+        other_codes: `(batch, codebooks, other frames)`; the heads named are taken from here.
+        num_codebooks: Codebooks of each head, in the order of the codes.
+        heads: Names among `content`, `prosody` and `acoustic`, or one of them.
+
+    Returns:
+        `(batch, codebooks, frames)`.
+
+    Raises:
+        ValueError: If a head is unknown, or the codes are not all of a model's codebooks for one batch.
+        TypeError: If codes are no tensor.
+    """
+    heads = heads if isinstance(heads, Collection) and not isinstance(heads, str) else (heads,)
+    unknown = [head for head in heads if head not in num_codebooks]
+    if unknown:
+        raise ValueError(f"heads must be among {', '.join(num_codebooks)}, got {', '.join(map(str, unknown))}.")
+    total = sum(num_codebooks.values())
+    for name, codes in (("audio_codes", audio_codes), ("other_codes", other_codes)):
+        check_tensor(codes, name, "pass encode(...).audio_codes")
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"{name} must be integers, got {codes.dtype}; pass what encode returned.")
+        if codes.ndim != 3 or codes.shape[1] != total or codes.shape[2] == 0 or len(codes) != len(audio_codes):
+            raise ValueError(
+                f"{name} must be ({len(audio_codes)}, {total}, frames), got {tuple(codes.shape)}; pass what encode "
+                "returned, of both recordings."
+            )
+    frames = audio_codes.shape[2]
+    other = other_codes.repeat(1, 1, -(-frames // other_codes.shape[2]))[:, :, :frames]
+    sizes = list(num_codebooks.values())
+    blocks = zip(num_codebooks, audio_codes.split(sizes, dim=1), other.split(sizes, dim=1), strict=True)
+    return torch.cat([theirs if name in heads else ours for name, ours, theirs in blocks], dim=1)

@@ -11,9 +11,10 @@ import torch
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
+from mimi_bridge.alignment_targets import lay_out_tokens, pool_to_frames
 from mimi_bridge.audio.files import load_audio, resample, save_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.frames import lay_out_tokens, num_frames_for, pool_to_frames
+from mimi_bridge.frames import num_frames_for
 
 RATE, FRAME = 100, 8  # Hz and samples: 12.5 frames a second, as Mimi has
 DIM, QWEN_DIM, WAVLM_DIM = 4, 3, 2

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+from mimi_bridge.alignment_targets import pool_to_frames
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.teachers.statistics import RunningStatistics
-from mimi_bridge.frames import pool_to_frames
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.beginning import (
     FIRST_SHARE,

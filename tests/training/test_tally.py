@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimi_bridge.bridges import TeacherDistance
-from mimi_bridge.distillation import target_sums
+from mimi_bridge.distillation import TeacherDistance, target_sums
 from mimi_bridge.outputs import MimiBridgeOutput
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.objective import LOSSES, Term

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..alignment_targets import pool_to_frames
 from ..audio.files import decode_audio, load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
-from ..frames import num_frames_for, pool_to_frames
+from ..frames import num_frames_for
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
 MOST_CHANNELS = 16
@@ -188,7 +189,7 @@ class MimiBridgeCollator:
                     f"audio of {name} holds neither array, bytes nor path, only {sorted(given)}; drop the row, or "
                     "give it its recording."
                 )
-        if not isinstance(rate, Real) or rate <= 0 or rate != int(rate):
+        if not isinstance(rate, Real) or rate <= 0 or rate != int(float(rate)):
             raise ValueError(
                 f"audio of {name} needs its sampling_rate in Hz, a whole number, beside its array, got {rate!r}; for "
                 f"samples at {self.sampling_rate} Hz, give them as input_values."
@@ -198,7 +199,7 @@ class MimiBridgeCollator:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:
             raise ValueError(f"audio of {name} must be samples, (samples,) or (channels, samples), got {audio.shape}.")
-        return resample(audio, int(rate), self.sampling_rate, name=f"audio of {name}")[0]
+        return resample(audio, int(float(rate)), self.sampling_rate, name=f"audio of {name}")[0]
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
         name = parsed.name

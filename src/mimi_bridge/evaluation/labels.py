@@ -12,10 +12,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..alignment_targets import spans_to_frame_weights
 from ..data.alignment.files import given_alignment
 from ..data.alignment.types import Aligner
 from ..data.manifest import Span, Utterance
-from ..frames import spans_to_frame_weights
 from .sound import PITCH_RATE, Sound
 
 LEAST_COVER = 0.5  # of a frame, by all phones (or words) together

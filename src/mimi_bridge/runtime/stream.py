@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..frames import check_tensor
-from ..waveform import is_finite
+from ..frames import check_tensor, is_finite
 from .codec import EncoderHalf, Half, State, for_inference
 from .quantizer import PackedQuantizer
 from .steps import StreamSteps
@@ -197,7 +196,7 @@ class MimiBridgeStream:
             ValueError: If there is no such row.
         """
         self._check_open()
-        rows = range(self.batch_size) if rows is None else rows
+        rows = list(range(self.batch_size)) if rows is None else rows
         rows = rows.tolist() if isinstance(rows, Tensor) else rows
         if not isinstance(rows, list | tuple | range) or any(type(row) is not int for row in rows):
             raise ValueError(

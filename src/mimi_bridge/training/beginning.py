@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bridges import TeacherBridge
+from ..alignment_targets import lay_out_tokens, pool_to_frames
 from ..data.teachers.statistics import RunningStatistics
-from ..distillation import WITHOUT_FLOAT64
-from ..frames import lay_out_tokens, pool_to_frames
+from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..quantizer import CausalBridgeQuantizer
 from .codebooks import fill_from_data

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..frames import frame_mask_from_padding_mask, lay_out_tokens
+from ..alignment_targets import lay_out_tokens
+from ..frames import frame_mask_from_padding_mask, silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
-from ..waveform import silence_padding
 
 COUNTED = ("frames", "qwen", "wavlm")  # what a loss may be a mean over
 LOSSES = {  # by name, what it is a mean over

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mimi_bridge.alignment_targets import spans_to_durations
 from mimi_bridge.data.alignment.check import check_alignment, check_durations, check_spans
 from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.data.manifest import Span
-from mimi_bridge.frames import spans_to_durations
 
 TEXT = "Hello, dear 42!"
 WORDS = [Span("hello", 0.2, 0.6), Span("dear", 0.6, 0.9), Span("forty two", 1.0, 1.5)]

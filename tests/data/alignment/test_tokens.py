@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from mimi_bridge.alignment_targets import spans_to_durations, spans_to_frame_weights
 from mimi_bridge.audio.espeak import SENTENCES
 from mimi_bridge.data.alignment.tokens import spoken_share, token_spans
 from mimi_bridge.data.manifest import Span
-from mimi_bridge.frames import num_frames_for, spans_to_durations, spans_to_frame_weights
+from mimi_bridge.frames import num_frames_for
 from spoken_words import speak_words
 from tiny_teachers import write_tiny_qwen
 

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer, EncodecFeatureExtractor
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from commands import start_command
+from mimi_bridge.alignment_targets import lay_out_tokens, pool_to_frames
 from mimi_bridge.audio.espeak import VOICES, synthesize
 from mimi_bridge.audio.files import load_audio
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
@@ -22,7 +23,6 @@ from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.prepare.run import Report, prepare
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.teachers.statistics import RunningStatistics
-from mimi_bridge.frames import lay_out_tokens, pool_to_frames
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 TEXTS = (

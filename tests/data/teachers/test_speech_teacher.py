@@ -6,9 +6,9 @@ import soxr
 import torch
 from transformers import AutoModel, Wav2Vec2FeatureExtractor, WavLMModel
 
+from mimi_bridge.alignment_targets import pool_to_frames
 from mimi_bridge.audio.files import resample
 from mimi_bridge.data.teachers.speech import WavLMTeacher
-from mimi_bridge.frames import pool_to_frames
 from tiny_teachers import write_tiny_hubert, write_tiny_wavlm
 
 LONGEST = 200_000

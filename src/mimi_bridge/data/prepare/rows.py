@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
+from ...alignment_targets import lay_out_tokens
 from ...configuration_mimi_bridge import MimiBridgeConfig
-from ...frames import lay_out_tokens, num_frames_for
+from ...frames import num_frames_for
 from ...modeling_mimi_bridge import MimiBridgeModel
 from ..alignment.check import NO_SCORE, check_alignment
 from ..alignment.files import given_alignment

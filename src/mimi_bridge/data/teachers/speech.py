@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel
 
+from ...alignment_targets import POOLING_STRIDE, pool_to_frames
 from ...audio.files import resample
-from ...frames import POOLING_STRIDE, mask_from_lengths, num_frames_for, pool_to_frames
+from ...frames import mask_from_lengths, num_frames_for
 from .batching import batches_by_length
 
 MIMI_SAMPLING_RATE = 24_000  # Hz
