@@ -107,7 +107,7 @@ def test_traceback_is_shown_where_it_is_asked_for(tmp_path, model_folder, capsys
     arguments = ["encode", str(tmp_path / "nothing.wav"), "-o", str(tmp_path / "c.safetensors"), "-m", model_folder]
     assert main([*arguments, "--traceback"]) == 1
     error = capsys.readouterr().err
-    assert "Traceback" in error and "no such recording" in error and "audio.py" in error
+    assert "Traceback" in error and "no such recording" in error and "audio/files.py" in error
 
 
 def test_an_error_of_a_library_says_how_to_see_where(tmp_path, model_folder, recording, monkeypatch, capsys):

@@ -606,3 +606,11 @@ def test_crop_without_a_frame_is_refused(crop_seconds):
 def test_row_without_tokens_is_a_row_without_text():
     row = {"latents": torch.zeros(4, 5), "qwen_hidden": [], "token_spans": []}
     assert "qwen_hidden" not in MimiBridgeCollator(24_000, 1920)([row])
+
+
+def test_rate_may_be_a_number_of_a_data_set_in_numpy_s_format():
+    batches = [
+        MimiBridgeCollator(10, 100)([{"audio": {"array": SOUND, "sampling_rate": rate}}])["input_values"]
+        for rate in (100, np.array(100), torch.tensor(100))
+    ]
+    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])

@@ -1,9 +1,5 @@
 """Two processes do together what one does alone, as `torchrun` starts them."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,15 +22,8 @@ from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.training import MimiBridgeTrainer, trainer
+from two_processes import run_in_two_processes
 
-SCRIPT = """
-import sys
-
-sys.path[:0] = {path}
-from test_trainer_processes import train_all_cases
-
-train_all_cases(sys.argv[1])
-"""
 SGD = {**OPTIMIZERS["sgd"], "learning_rate": 0.1}
 CASES: dict[str, dict[str, Any]] = {
     "moving averages, revived entries": {**SGD, "codebook_update": "ema", "revive_every": 1},
@@ -135,21 +124,7 @@ def train_all_cases(output: str) -> None:
 def two(tmp_path_factory) -> Callable[[str], tuple[dict, dict]]:
     """What both processes ended with, by case."""
     output = tmp_path_factory.mktemp("two")
-    tests = Path(__file__).parents[1]
-    script = output / "train.py"
-    script.write_text(SCRIPT.format(path=[str(tests), str(tests / "training")]))
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    process = subprocess.run(
-        [sys.executable, *torchrun, str(script), str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    run_in_two_processes(train_all_cases, output)
 
     def load(case: str) -> tuple[dict, dict]:
         ours, theirs = (torch.load(output / f"{case} {rank}.pt", weights_only=True) for rank in range(2))

@@ -189,6 +189,9 @@ class MimiBridgeCollator:
                     f"audio of {name} holds neither array, bytes nor path, only {sorted(given)}; drop the row, or "
                     "give it its recording."
                 )
+        rate = (
+            rate.item() if getattr(rate, "shape", None) == () else rate
+        )  # of a data set in numpy's or torch's format
         if not isinstance(rate, Real) or rate <= 0 or rate != int(float(rate)):
             raise ValueError(
                 f"audio of {name} needs its sampling_rate in Hz, a whole number, beside its array, got {rate!r}; for "
