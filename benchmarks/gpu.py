@@ -541,7 +541,7 @@ def run_tests(lab: Lab) -> None:
         lab.leave_out("pytest -m gpu", f"no {missing[0]}" if missing else "no CUDA")
         return
     left = max(5.0, lab.deadline - time.monotonic() - 3)
-    files = ["tests/test_streaming.py", "tests/test_stream_steps.py"]
+    files = ["tests/runtime/test_stream.py", "tests/runtime/test_steps.py"]
     command = [sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "-p", "no:cacheprovider", "--no-header"]
     root = Path(__file__).parents[1]
     try:
