@@ -514,7 +514,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             init.ones_(module.std)
 
     def swap_heads(self, audio_codes: Tensor, other_codes: Tensor, heads: tuple[str, ...] = ("acoustic",)) -> Tensor:
-        """The first codes with some heads of the other's, as long as the first; see `swapping.swap_heads`.
+        """The first codes with some heads of the other's, as long as the first; see `quantizer.swap_heads`.
 
         Raises:
             ValueError: As there; and if codes are out of range.

@@ -50,7 +50,7 @@ class CausalBridgeQuantizer(nn.Module):
 
     Attributes:
         settings: The owner of λ, decay, weights and distances, which may be changed at any time: the config of the
-            model that the quantizer belongs to, or an object of its own; see `quantizer_settings`.
+            model that the quantizer belongs to, or an object of its own; see `configuration_mimi_bridge`.
 
     Raises:
         ValueError: If one of the last four breaks a rule of `MimiBridgeConfig`, or has an unknown name.
@@ -250,10 +250,6 @@ class CausalBridgeQuantizer(nn.Module):
             ValueError: If the codes are not integers, out of range, or of a wrong shape.
         """
         self.check_codes(codes)
-        return self.latents_of(codes)
-
-    def latents_of(self, codes: Tensor) -> Tensor:
-        """As `decode`, of codes that are known to be right; nothing is looked at, so a GPU need not wait."""
         total = self.head_content.decode(codes[:, :1])
         if codes.shape[1] > 1:
             total = total + self.head_prosody.decode(codes[:, 1:2])

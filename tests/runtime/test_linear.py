@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from mimi_bridge.runtime import linear as linear_map
-from mimi_bridge.runtime.linear import LinearMap, row_by_row_linear
+from mimi_bridge.runtime.linear import LinearMap
 
 LARGE, SMALL = (128, 320), (12, 20)  # out and in: one is put into blocks, one is not
 
@@ -74,18 +74,3 @@ def test_a_row_s_product_is_the_same_to_the_bit_in_any_company(sizes):
         assert torch.equal(linear(x[:num_rows]), together[:num_rows])
         last = slice(300 - num_rows, 300)
         assert torch.equal(linear(x[last], added[last].clone()), linear(x, added.clone())[last])
-
-
-@pytest.mark.usefixtures("_row_by_row")
-def test_row_by_row_linear_is_torch_s_for_many_rows_and_the_same_to_the_bit_for_few():
-    x, weight = torch.randn(2, 30, 64), torch.randn(48, 64)
-    together = row_by_row_linear(x, weight)
-    assert torch.equal(together, functional.linear(x, weight))
-    assert torch.equal(torch.cat([row_by_row_linear(step, weight) for step in x.split(1, dim=1)], dim=1), together)
-
-
-def test_row_by_row_linear_passes_gradients():
-    with torch.enable_grad():
-        x, weight = torch.randn(1, 1, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
-        row_by_row_linear(x, weight).sum().backward()
-    assert close(x.grad, weight.sum(dim=0).expand(1, 1, 8)) and close(weight.grad, x[0].expand(4, 8))

@@ -1,7 +1,7 @@
 """How a written word is said, in the phones of the English dictionary: asked of espeak-ng, which reads anything.
 
 espeak-ng answers in the phonetic alphabet; a table makes ARPAbet of it. It runs as a program of its own, as in
-`synthesis`. Needs `espeakng-loader`, of the extras `align` and `demo`.
+`espeak`. Needs `espeakng-loader`, of the extras `align` and `demo`.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""What a prepared data set is made of; see `preparation`."""
+"""What a prepared data set is made of; see `prepare`."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Transformers' modules of a half laid out for inference: the one place that knows both.
 
-Laid out anew are the convolutions and, where oneDNN's blocks are faster (see `linear_map`), the transformer's maps.
+Laid out anew are the convolutions and, where oneDNN's blocks are faster (see `linear`), the transformer's maps.
 """
 
 from collections.abc import Iterable, Sequence

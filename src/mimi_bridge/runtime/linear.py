@@ -65,22 +65,6 @@ class LinearMap:
         return add.addmm_(x, self.weight.T) if self.bias is None else add.add_(self.bias).addmm_(x, self.weight.T)
 
 
-def row_by_row_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`torch.nn.functional.linear`, on a CPU a row's result the same to the bit whatever rows stand beside it.
-
-    Args:
-        x: `(batch, steps, in)`.
-        weight: `(out, in)`.
-
-    Returns:
-        `(batch, steps, out)`.
-    """
-    flat = x.reshape(-1, x.shape[-1])
-    if not has_too_few_rows(flat):
-        return functional.linear(x, weight)
-    return functional.linear(filled(flat), weight)[: len(flat)].view(*x.shape[:-1], -1)
-
-
 def has_too_few_rows(x: Tensor) -> bool:
     """Whether the libraries would sum the product of these rows, `(..., rows, size)`, in another order than more."""
     return x.shape[-2] < MIN_ROWS and x.device.type == "cpu" and not torch.compiler.is_compiling()

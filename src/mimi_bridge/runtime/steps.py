@@ -46,7 +46,7 @@ class StreamSteps:
         Args:
             half: The encoder.
             quantizer: The packed quantizer.
-            state: See `inference`; it is used up.
+            state: See `codec`; it is used up.
             audio: `(batch, channels, frames * frame_size)`.
             is_active: False on rows that pause, `(batch,)`; None if there is none.
         """
@@ -73,7 +73,7 @@ class StreamSteps:
         Args:
             half: The decoder.
             quantizer: The packed quantizer.
-            state: See `inference`; it is used up.
+            state: See `codec`; it is used up.
             codes: `(batch, codebooks, frames)`, in range in active rows.
             is_active: As in `encode`; other rows get silence.
         """

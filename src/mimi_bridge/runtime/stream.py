@@ -8,7 +8,7 @@ call may complete a frame in some rows and none in others: a row's missing frame
 Everything is checked before anything changes: a call that raises has not happened. Calls from several threads, one for
 each row perhaps, run one after the other.
 
-Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `inference`.
+Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `codec`.
 """
 
 from collections.abc import Callable, Mapping
@@ -176,11 +176,11 @@ class MimiBridgeStream:
         num_frames = audio_codes.shape[-1]
         audio = self._waiting.new_zeros(self.batch_size, self._channels, num_frames * self._frame_size)
         segments = _segments(has_frame, half.chunk_frames(self.batch_size))
-        state = self._ready(half, self._state["decoder"], segments)
+        state, quantizer = self._ready(half, self._state["decoder"], segments), self._quantizer()
         for start, end, is_active in segments:
             codes = audio_codes[..., start:end].to(self.device)
             is_active = None if is_active is None else is_active.to(self.device)
-            decoded, state = self._steps.decode(half, self._quantizer(), state, codes, is_active)
+            decoded, state = self._steps.decode(half, quantizer, state, codes, is_active)
             audio[..., start * self._frame_size : end * self._frame_size] = decoded
         self._state["decoder"] = state
         return audio
@@ -273,11 +273,11 @@ class MimiBridgeStream:
         frames = torch.arange(max(counts))
         segments = _segments(frames < torch.tensor(counts)[:, None], half.chunk_frames(self.batch_size))
         codes = torch.full((self.batch_size, self.num_quantizers, max(counts)), NO_CODE, device=self.device)
-        state = self._ready(half, self._state["encoder"], segments)
+        state, quantizer = self._ready(half, self._state["encoder"], segments), self._quantizer()
         for start, end, is_active in segments:
             piece = audio[..., start * self._frame_size : end * self._frame_size]
             is_active = None if is_active is None else is_active.to(self.device)
-            found, state = self._steps.encode(half, self._quantizer(), state, piece, is_active)
+            found, state = self._steps.encode(half, quantizer, state, piece, is_active)
             codes[..., start:end] = found
         return codes, state
 
