@@ -94,6 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", help="speech model instead of phones: openai/whisper-base, microsoft/wavlm-large")
     parser.add_argument("--align", action="store_true", help="find the phones of texts that come without alignment")
     parser.add_argument("--initial", help="begin with this codec instead of random weights; see small_codec()")
+    parser.add_argument("--judges", type=Path, help="and with the judges.pt that was written beside that codec")
     parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
     parser.add_argument("--reconstruction-steps", type=int, default=2200)
     parser.add_argument("--codebook-steps", type=int, default=1600)
@@ -142,6 +143,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         judged_seconds=arguments.judged_seconds,
         num_workers=arguments.workers,
     )
+    if arguments.judges:
+        training.load_judges(torch.load(arguments.judges, map_location="cpu", weights_only=True))
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
@@ -176,6 +179,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
             return
     bar.close()
     if accelerator.is_main_process:
+        torch.save(training.judges(), arguments.output / "judges.pt")
         save_codec(training, arguments.output / "mimi")
         print(f"the codec: {arguments.output / 'mimi'}")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, Dataset
 from transformers import MimiConfig, MimiModel
 
@@ -116,6 +117,7 @@ class CodecTraining:
         self.pitch_reader = PitchReader(config.hidden_size).to(accelerator.device)
         self.discriminator = NarrowDiscriminator(discriminator_filters).to(accelerator.device)
         self.phase_number = self.phase_step = self.step = 0
+        self.head_start_steps = HEAD_START_STEPS
         self._begin_phase()
 
     @property
@@ -147,6 +149,7 @@ class CodecTraining:
             "phase_step": self.phase_step,
             "step": self.step,
             "has_codebooks": self.has_codebooks,
+            "head_start_steps": self.head_start_steps,
             "model": self.model.state_dict(),
             "pitch_reader": self.pitch_reader.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -158,7 +161,7 @@ class CodecTraining:
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
-        self.has_codebooks = state["has_codebooks"]
+        self.has_codebooks, self.head_start_steps = state["has_codebooks"], state["head_start_steps"]
         self.model.load_state_dict(state["model"])
         self.pitch_reader.load_state_dict(state["pitch_reader"])
         self.discriminator.load_state_dict(state["discriminator"])
@@ -167,16 +170,32 @@ class CodecTraining:
         self.schedule.load_state_dict(state["schedule"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
+    def judges(self) -> dict:
+        """What hears the codec without being part of it: discriminator, pitch reader, readout of the labels."""
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "pitch_reader": self.pitch_reader.state_dict(),
+            "readout": self.model.readout.state_dict(),
+        }
+
+    def load_judges(self, judges: dict) -> None:
+        """Begin with those of another run, which was trained on the same labels; they need no head start."""
+        self.discriminator.load_state_dict(judges["discriminator"])
+        self.pitch_reader.load_state_dict(judges["pitch_reader"])
+        self.model.readout.load_state_dict(judges["readout"])
+        self.head_start_steps = 0
+
     def _begin_phase(self, fill: bool = True) -> None:
         model, phase = self.model, self.phase
         for projection in (model.semantic.project_out, model.acoustic.project_in, model.acoustic.project_out):
             projection.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
         learning = [*model.parameters(), *self.pitch_reader.parameters()]
         self.parameters = [parameter for parameter in learning if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS)
+        fused = self.accelerator.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS, fused=fused)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
         self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=DISCRIMINATOR_LEARNING_RATE, betas=BETAS
+            self.discriminator.parameters(), lr=DISCRIMINATOR_LEARNING_RATE, betas=BETAS, fused=fused
         )
         if fill and phase.name != "reconstruction" and not self.has_codebooks:
             self._fill_codebooks()
@@ -260,14 +279,15 @@ class CodecTraining:
         first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
         loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
         rows = math.ceil(self.judged_share * len(audio))
-        real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
+        with parametrize.cached():  # both hear the same weights
+            real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
             "distance": _weighted(losses),
             "adversarial": adversarial_loss(fake),
             "features": feature_matching_loss(real, fake),
         }
-        weighted = {"distance": balanced["distance"]} if self.phase_step < HEAD_START_STEPS else balanced
+        weighted = {"distance": balanced["distance"]} if self.phase_step < self.head_start_steps else balanced
         gradient = balanced_gradient(weighted, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
         losses |= {name: balanced[name] for name in ("adversarial", "features")}
         losses["discriminator"] = discriminator_loss(real, fake)
