@@ -9,7 +9,7 @@ from transformers import HfArgumentParser
 
 from mimi_bridge.training import MimiBridgeTrainingArguments
 
-DEFAULT_RATES = {"content": 1e-4, "prosody": 1e-4, "bridges": 1e-4, "acoustic": 1e-5, "codec": 0.0}
+DEFAULT_RATES = {"content": 1e-4, "prosody": 1e-4, "bridges": 1e-4, "acoustic": 1e-5, "encoder": 0.0, "decoder": 0.0}
 OTHER_RATES = {"acoustic": 0, "codec": 1e-6}
 
 
@@ -33,20 +33,20 @@ def test_rates_and_optimizer_are_the_specifications_by_default(tmp_path):
 
 def test_rates_follow_the_learning_rate(tmp_path):
     rates = arguments(tmp_path, learning_rate=3e-3).rates
-    assert rates == pytest.approx({"content": 3e-3, "prosody": 3e-3, "bridges": 3e-3, "acoustic": 3e-4, "codec": 0.0})
+    assert rates == pytest.approx(DEFAULT_RATES | {name: 30 * rate for name, rate in DEFAULT_RATES.items()})
 
 
 @pytest.mark.parametrize("given", [OTHER_RATES, json.dumps(OTHER_RATES)], ids=["dict", "json"])
 def test_rates_by_name_replace_those_they_name_and_no_others(tmp_path, given):
     args = arguments(tmp_path, learning_rate=2e-4, head_learning_rates=given)
     assert args.rates == pytest.approx(
-        {"content": 2e-4, "prosody": 2e-4, "bridges": 2e-4, "acoustic": 0.0, "codec": 1e-6}
+        {"content": 2e-4, "prosody": 2e-4, "bridges": 2e-4, "acoustic": 0.0, "encoder": 1e-6, "decoder": 1e-6}
     )
 
 
 @pytest.mark.parametrize("given", [{"acustic": 1e-5}, '{"acustic": 1e-5}'], ids=["dict", "json"])
 def test_misspelt_part_is_refused_beside_those_that_there_are(tmp_path, given):
-    message = r"names acustic, but the parts are content, prosody, bridges, acoustic, codec\."
+    message = r"names acustic, but the parts are content, prosody, bridges, acoustic, encoder, decoder, "
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, head_learning_rates=given)
 

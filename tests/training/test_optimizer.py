@@ -20,13 +20,14 @@ from mimi_bridge.training.optimizer import (
 )
 from tiny import TINY, TINY_TEACHERS
 
-RATES = {"content": 1e-3, "prosody": 5e-4, "bridges": 2e-3, "acoustic": 1e-4, "codec": 1e-6}
+RATES = {"content": 1e-3, "prosody": 5e-4, "bridges": 2e-3, "acoustic": 1e-4, "encoder": 1e-6, "decoder": 3e-6}
 OF_PART = {  # the modules of each part, by hand
     "content": ["quantizer.head_content"],
     "prosody": ["quantizer.head_prosody"],
     "bridges": ["quantizer.proj_qwen", "quantizer.proj_wavlm"],
     "acoustic": ["quantizer.acoustic_residual"],
-    "codec": ["encoder", "decoder"],
+    "encoder": ["encoder"],
+    "decoder": ["decoder"],
 }
 WEIGHTS = {  # one of each part
     "content": "quantizer.head_content.project_in.weight",
@@ -76,13 +77,28 @@ def modules_of(model: nn.Module, part: str) -> list[nn.Module]:
 
 
 def test_rates_are_shares_of_the_learning_rate_unless_given():
-    expected = {"content": 2.0, "prosody": 2.0, "bridges": 7.0, "acoustic": 0.2, "codec": 0.0}
+    expected = {"content": 2.0, "prosody": 2.0, "bridges": 7.0, "acoustic": 0.2, "encoder": 0.0, "decoder": 0.0}
     assert learning_rates(2.0, {"bridges": 7.0}) == pytest.approx(expected)
 
 
 def test_every_unknown_part_is_named():
-    with pytest.raises(ValueError, match=r"head_learning_rates names acustic, encoder, but the parts are content, "):
-        learning_rates(1.0, {"encoder": 1.0, "content": 1.0, "acustic": 1.0})
+    with pytest.raises(ValueError, match=r"head_learning_rates names acustic, vocoder, but the parts are content, "):
+        learning_rates(1.0, {"vocoder": 1.0, "content": 1.0, "acustic": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "encoder", "decoder"),
+    [
+        ({"codec": 3.0}, 3.0, 3.0),
+        ({"encoder": 3.0}, 3.0, 0.0),
+        ({"decoder": 3.0}, 0.0, 3.0),
+        ({"codec": 3.0, "encoder": 0.0}, 0.0, 3.0),
+        ({"decoder": 5.0, "codec": 3.0}, 3.0, 5.0),
+    ],
+)
+def test_codec_is_the_rate_of_both_halves_and_a_half_that_is_named_has_its_own(given, encoder, decoder):
+    rates = learning_rates(1.0, given)
+    assert (rates["encoder"], rates["decoder"]) == (encoder, decoder) and "codec" not in rates
 
 
 # --- groups ---
@@ -215,7 +231,7 @@ def test_rates_in_an_optimizer_are_its_fastest_groups_and_0_for_what_it_does_not
         {"params": [*model.quantizer.proj_qwen.parameters()], "lr": 3.0},
     ]
     found = rates_in(torch.optim.SGD(groups, lr=1.0), model)
-    assert found == {"content": 2.0, "prosody": 0.0, "bridges": 3.0, "acoustic": 0.0, "codec": 0.0}
+    assert found == {"content": 2.0, "prosody": 0.0, "bridges": 3.0, "acoustic": 0.0, "encoder": 0.0, "decoder": 0.0}
 
 
 # --- refusals ---
@@ -223,10 +239,12 @@ def test_rates_in_an_optimizer_are_its_fastest_groups_and_0_for_what_it_does_not
 
 def test_part_without_a_trainable_parameter_is_refused_with_its_rate(model):
     model.encoder = model.decoder = None
-    message = r"no trainable parameter starts with encoder\. or decoder\., but codec has the learning rate 1e-06; "
+    message = r"no trainable parameter starts with encoder\., but encoder has the learning rate 1e-06; "
     with pytest.raises(ValueError, match=message):
         groups_of(model, RATES)
-    assert {group["name"] for group in groups_of(model, RATES | {"codec": 0.0})} == set(PARTS) - {"codec"}
+    assert {group["name"] for group in groups_of(model, RATES | {"encoder": 0.0, "decoder": 0.0})} == {
+        *("content", "prosody", "bridges", "acoustic")
+    }
 
 
 def test_part_that_was_frozen_elsewhere_is_refused(model):
@@ -237,7 +255,9 @@ def test_part_that_was_frozen_elsewhere_is_refused(model):
 
 def test_half_a_codec_learns_where_the_other_half_is_missing(model):
     model.encoder = None
-    assert ids_in([group for group in groups_of(model, RATES) if group["name"] == "codec"]) == ids_of(model.decoder)
+    assert ids_in([group for group in groups_of(model, RATES) if group["name"] in ("encoder", "decoder")]) == ids_of(
+        model.decoder
+    )
 
 
 def test_nothing_to_learn_at_all_is_refused(model):

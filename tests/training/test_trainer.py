@@ -432,7 +432,7 @@ def test_ratios_of_the_rates_hold_under_a_schedule_with_warmup(tmp_path, schedul
         head_learning_rates={"prosody": 5e-4, "codec": 1e-6},
         callbacks=[recorder],
     )
-    expected = {"content": 1.0, "prosody": 0.5, "bridges": 1.0, "acoustic": 0.1, "codec": 1e-3}
+    expected = {"content": 1.0, "prosody": 0.5, "bridges": 1.0, "acoustic": 0.1, "encoder": 1e-3, "decoder": 1e-3}
     assert len({rates["content"] for rates in recorder.rates}) > 4  # it does move
     for rates in recorder.rates[1:]:
         assert {name: rate / rates["content"] for name, rate in rates.items()} == pytest.approx(expected)

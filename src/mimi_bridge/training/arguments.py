@@ -35,8 +35,9 @@ class MimiBridgeTrainingArguments(TrainingArguments):
 
     Args:
         learning_rate: Of content and prosody head and bridges; the acoustic head's is a tenth, the codec's 0.
-        head_learning_rates: Other rates, by name: `content`, `prosody`, `bridges`, `acoustic`, `codec` (encoder and
-            decoder). 0 freezes. On a command line, a json object.
+        head_learning_rates: Other rates, by name: `content`, `prosody`, `bridges`, `acoustic`, `encoder`, `decoder`;
+            `codec` is for the last two, of which one that is named itself has its own. 0 freezes. On a command line,
+            a json object.
         codebook_update: `"ema"`: moving averages, once an optimizer step. `"gradient"`: parameters of their head's
             group.
         codebook_decay: Of the averages of a head that learns at `learning_rate`; one that learns at a tenth of it
@@ -50,7 +51,8 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             trained before, from its own as training begins, where the data set does not hold the original's.
         adversarial_weight: Weight of the adversarial loss of the decoded audio and, twice, of feature matching; needs
             audio and the decoder. 0 does without a discriminator.
-        residual_weight_end: λ at the end.
+        residual_weight_end: λ at the end. Left out, 1; the model's own where neither the encoder nor a head learns, so
+            that codes stay what they are.
         residual_weight_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
         content_init: Where a content head that is new begins: `"k-means"` of what it gets to see; `"least-squares"`,
             the directions in which latents tell the teacher, and k-means there; or `"none"`.
@@ -80,7 +82,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     mel_weight: float | None = field(default=None, metadata={"help": "mel distance of the decoded audio"})
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
     adversarial_weight: float = field(default=0.0, metadata={"help": "a discriminator's opinion"})
-    residual_weight_end: float = field(default=1.0, metadata={"help": "lambda at the end"})
+    residual_weight_end: float | None = field(default=None, metadata={"help": "lambda at the end"})
     residual_weight_ratio: float = field(default=0.6, metadata={"help": "share of the steps over which it moves"})
     content_init: str = field(default="k-means", metadata={"help": "k-means, least-squares or none"})
     init_frames: int = field(default=60_000, metadata={"help": "frames looked at before the first step"})
@@ -108,8 +110,9 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         for name in ("residual_weight_end", "residual_weight_ratio", "revive_below", "collapse_below"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         if self.codebook_decay is not None and not 0 < self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
 

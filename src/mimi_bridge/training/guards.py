@@ -6,6 +6,7 @@ What was saved before stays sound.
 import math
 
 import torch
+from torch import Tensor
 
 from .objective import BLAME, Term
 from .tally import Tally
@@ -32,6 +33,21 @@ def raise_if_not_finite(terms: dict[str, Term], step: int) -> None:
         f"step {step}: the loss {name} of the {BLAME.get(name, 'whole model')} is not finite. Lower the learning "
         f"rate, or look for broken recordings or teachers; {STILL_SOUND}"
     )
+
+
+def raise_if_nothing_learns(loss: Tensor, rates: dict[str, float]) -> None:
+    """Refuse a batch whose losses reach nothing that learns, such as latents where the decoder alone does.
+
+    Raises:
+        ValueError: Naming the parts that have a rate.
+    """
+    if not loss.requires_grad:
+        learning = ", ".join(part for part, rate in rates.items() if rate > 0)
+        raise ValueError(
+            f"no loss of this batch reaches what learns ({learning}); the decoder learns from audio, where mel_weight "
+            "or adversarial_weight has a weight. Use a data set of audio, or give other parts a rate in "
+            "head_learning_rates."
+        )
 
 
 def raise_if_gradient_not_finite(norm: float, step: int) -> None:

@@ -15,9 +15,11 @@ PARTS = {
     "prosody": ("quantizer.head_prosody.",),
     "bridges": ("quantizer.proj_qwen.", "quantizer.proj_wavlm."),
     "acoustic": ("quantizer.acoustic_residual.",),
-    "codec": ("encoder.", "decoder."),
+    "encoder": ("encoder.",),
+    "decoder": ("decoder.",),
 }
-SHARES = {"content": 1.0, "prosody": 1.0, "bridges": 1.0, "acoustic": 0.1, "codec": 0.0}  # of the learning rate
+CODEC = ("encoder", "decoder")  # what `codec` names, where neither is named itself
+SHARES = {"content": 1.0, "prosody": 1.0, "bridges": 1.0, "acoustic": 0.1, "encoder": 0.0, "decoder": 0.0}
 UNDECAYED = ("_codebook.embed", ".bias", "_scale.scale")
 
 
@@ -26,16 +28,21 @@ def learning_rates(learning_rate: float, other: dict[str, float]) -> dict[str, f
 
     Args:
         learning_rate: Of content, prosody and bridges; the acoustic head's is a tenth of it, the codec's 0.
-        other: Rates that are not so, by part.
+        other: Rates that are not so, by part; `codec` is that of encoder and decoder, unless they have their own.
 
     Raises:
         ValueError: If there is no such part, or a rate is no number, negative or infinite.
     """
-    unknown = sorted(set(other) - set(PARTS))
+    unknown = sorted(set(other) - {*PARTS, "codec"})
     if unknown:
-        raise ValueError(f"head_learning_rates names {', '.join(unknown)}, but the parts are {', '.join(PARTS)}.")
-    rates = {part: other.get(part, share * learning_rate) for part, share in SHARES.items()}
-    for part, rate in rates.items():
+        raise ValueError(
+            f"head_learning_rates names {', '.join(unknown)}, but the parts are {', '.join(PARTS)}, and codec for the "
+            "last two."
+        )
+    named = dict.fromkeys(CODEC, other["codec"]) if "codec" in other else {}
+    named |= {part: rate for part, rate in other.items() if part != "codec"}
+    rates = {part: named.get(part, share * learning_rate) for part, share in SHARES.items()}
+    for part, rate in (other | rates).items():
         if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
             raise ValueError(f"the learning rate of {part} must be at least 0, got {rate!r}; 0 freezes it.")
     return {part: float(rate) for part, rate in rates.items()}
@@ -118,6 +125,8 @@ def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: fl
         if rates[part] == 0:
             continue
         named = [(n, p) for n, p in model.named_parameters() if n.startswith(prefixes) and p.requires_grad]
+        if part in CODEC and getattr(model, part) is None and any(getattr(model, half) is not None for half in CODEC):
+            continue  # the other half learns; `check_model` has refused a missing half that was named
         if not named:
             raise ValueError(
                 f"no trainable parameter starts with {' or '.join(prefixes)}, but {part} has the learning rate "

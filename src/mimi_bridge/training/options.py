@@ -11,6 +11,7 @@ from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
 from .arguments import MimiBridgeTrainingArguments
 from .beginning import bridges_of
+from .optimizer import CODEC
 
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
 
@@ -103,6 +104,13 @@ def check_model(args: MimiBridgeTrainingArguments, model: nn.Module) -> None:
             raise ValueError(
                 f"{name}={getattr(args, name)} needs the decoder, but the model was loaded without it; load it whole, "
                 f"or set {name} to 0."
+            )
+    for half in CODEC:
+        rate = (args.head_learning_rates or {}).get(half, 0)  # type: ignore[union-attr]  # parsed by now
+        if rate and getattr(model, half, None) is None:
+            raise ValueError(
+                f"{half} has the learning rate {rate}, but the model was loaded without it; load it whole, or leave "
+                f"{half} out of head_learning_rates."
             )
     for head in model.quantizer.heads.values():  # type: ignore[union-attr, operator]
         dtype = head.codebooks[0].dtype

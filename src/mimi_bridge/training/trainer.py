@@ -34,7 +34,12 @@ from .beginning import (
 )
 from .codebooks import revive_unused_from
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
-from .guards import raise_if_collapsed, raise_if_gradient_not_finite, raise_if_not_finite
+from .guards import (
+    raise_if_collapsed,
+    raise_if_gradient_not_finite,
+    raise_if_not_finite,
+    raise_if_nothing_learns,
+)
 from .objective import Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
 from .optimizer import freeze, frozen_by_hand, hold_frozen_parts_still, parameter_groups, rates_in
 from .options import check_data_set, check_model, check_options, check_statistics
@@ -46,6 +51,7 @@ logger = logging.get_logger(__name__)
 STATE_NAME = "bridge_training.pt"
 DISCRIMINATOR_FILTERS = 32
 MAX_NAMED = 5
+MAKE_CODES = ("encoder", "content", "prosody", "acoustic")  # the parts of the model that codes depend on
 
 
 class MimiBridgeTrainer(Trainer):
@@ -214,6 +220,7 @@ class MimiBridgeTrainer(Trainer):
             terms |= self._audio_terms(outputs, inputs, totals, uses_adversary)
         loss = weighted_sum(terms, self.weights, totals)
         if model.training:
+            raise_if_nothing_learns(loss, self.rates)
             raise_if_not_finite(terms, self.state.global_step + 1)
             self._train_tally.add(terms, outputs)
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
@@ -384,8 +391,10 @@ class MimiBridgeTrainer(Trainer):
         args = self.bridge_args
         steps = args.residual_weight_ratio * self.state.max_steps
         share = min(1.0, self.state.global_step / steps) if steps else 1.0
-        start = self.residual_weight_start
-        self.bridge_model.set_residual_weight(start + share * (args.residual_weight_end - start))
+        start, end = self.residual_weight_start, args.residual_weight_end
+        if end is None:
+            end = 1.0 if any(self.rates[part] > 0 for part in MAKE_CODES) else start
+        self.bridge_model.set_residual_weight(start + share * (end - start))
 
     def move_codebooks(self) -> None:
         """Move every codebook that learns by what the step asked of it, on all processes."""
