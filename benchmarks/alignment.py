@@ -98,14 +98,14 @@ def main() -> None:
         spoken = {voice: _speak(voice, TEXTS[: arguments.texts]) for voice in arguments.voices}
     else:
         spoken = {"real": _read(arguments.speech, arguments.every)}
-    results, least_scores = {}, {}
+    results, min_scores = {}, {}
     for name, make in aligners.items():
         aligner = make()
-        least_scores[name] = aligner.least_score
+        min_scores[name] = aligner.min_score
         results[name] = {voice: measure(aligner, recordings) for voice, recordings in spoken.items()}
     if arguments.speech is None:
         print_errors(results)
-    print_scores(results, least_scores)
+    print_scores(results, min_scores)
 
 
 def _pocketsphinx() -> Aligner:
@@ -170,11 +170,11 @@ def print_errors(results: dict[str, dict[str, Result]]) -> None:
     print()
 
 
-def print_scores(results: dict[str, dict[str, Result]], least_scores: dict[str, float]) -> None:
+def print_scores(results: dict[str, dict[str, Result]], min_scores: dict[str, float]) -> None:
     """Whether scores tell right texts from wrong ones, by aligner, in markdown."""
     print("| aligner | score of right texts: median, lowest | of wrong ones: median, highest | no way for |", end="")
     print(" least score | right kept | wrong kept |\n|---|---|---|---|---|---|---|")
-    for name, least in least_scores.items():
+    for name, least in min_scores.items():
         total = _together(results[name])
         right, wrong = ([s for s in scores if s is not None] for scores in (total.scores, total.wrong_scores))
         kept = [sum(score >= least for score in scores) / len(total.scores) for scores in (right, wrong)]

@@ -58,7 +58,7 @@ SMALL = {  # for --quick
     "upsample_groups": 64,
 }
 FRAME_MS = 80.0
-LEAST_EQUAL = 0.99  # share of codes that must be the CPU's, in float32: rounding moves ties only
+MIN_EQUAL = 0.99  # share of codes that must be the CPU's, in float32: rounding moves ties only
 LARGEST_LOSS_DIFFERENCE = 1e-3
 ENOUGH_S = 0.3  # of a measurement, after its warm-up
 
@@ -231,7 +231,7 @@ def check_precisions(lab: Lab, model: MimiBridgeModel) -> None:
             worst = min(equal_share(*pair) for pair in zip(found[0], codes[0], strict=True))
             differs = difference(there.decode(codes.to(lab.device)).audio_values, expected)
             lab.row(name, f"{share:.4f}", f"{worst:.4f}", f"{differs:.1e}")
-            lab.judge(f"equal codes, {name}", share, share >= LEAST_EQUAL or name != "float32")
+            lab.judge(f"equal codes, {name}", share, share >= MIN_EQUAL or name != "float32")
 
 
 def check_streams(lab: Lab, model: MimiBridgeModel) -> None:
@@ -256,11 +256,11 @@ def check_streams(lab: Lab, model: MimiBridgeModel) -> None:
                     sound = torch.cat([stream.decode(piece) for piece in codes.split(frames, dim=-1)], dim=-1)
                 share = equal_share(found[..., : codes.shape[-1]], codes)
                 lab.row(name, f"{share:.4f}", f"{difference(sound, expected):.1e}")
-                lab.judge(f"equal codes, stream, {name}", share, share >= LEAST_EQUAL)
+                lab.judge(f"equal codes, stream, {name}", share, share >= MIN_EQUAL)
         with lab.attempt(f"stream with a row that pauses, graphs {graphs}"):
             share = _pausing(there, audio[..., : 40 * FRAME], codes, graphs)
             lab.row(f"a row pauses every other call{', CUDA graphs' if graphs else ''}", f"{share:.4f}", "")
-            lab.judge(f"equal codes, pausing row, graphs {graphs}", share, share >= LEAST_EQUAL)
+            lab.judge(f"equal codes, pausing row, graphs {graphs}", share, share >= MIN_EQUAL)
 
 
 def _pausing(model: MimiBridgeModel, audio: Tensor, codes: Tensor, graphs: bool) -> float:
@@ -298,7 +298,7 @@ def check_batches_and_files(lab: Lab, model: MimiBridgeModel) -> None:
             sound = there.decode(together.audio_codes[row : row + 1, :, :count]).audio_values
             differences.append(difference(audio[row : row + 1, :, :length], sound[..., :length]))
         lab.row("padded batch, of each alone", f"{min(shares):.4f}", f"{max(differences):.1e}")
-        lab.judge("equal codes, padded batch", min(shares), min(shares) >= LEAST_EQUAL)
+        lab.judge("equal codes, padded batch", min(shares), min(shares) >= MIN_EQUAL)
     with lab.attempt("saved on the device"), torch.no_grad():
         there.save_pretrained(lab.folder / "saved")
         again = MimiBridgeModel.from_pretrained(lab.folder / "saved").eval().to(lab.device)

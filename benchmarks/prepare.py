@@ -91,7 +91,7 @@ def _measure(clips: int, teachers: list[str], options: argparse.Namespace, folde
     source, output = folder / f"clips{clips}", folder / f"data{clips}"
     seconds = _make_clips(source, clips)
     command = [sys.executable, "-m", "mimi_bridge.cli.main", "prepare", str(source), "-o", str(output), *teachers]
-    command += ["--audio", options.audio, "--num-proc", str(options.num_proc), "--least-score", "none"]
+    command += ["--audio", options.audio, "--num-proc", str(options.num_proc), "--min-score", "none"]
     command += ["--aligner", "given"] * options.given
     command += ["--latents", options.latents] * (options.latents is not None)
     cpu, peak = _cost(command)

@@ -1,8 +1,8 @@
-"""The small codec on speakers it never heard: python benchmarks/small_codec.py --speech FOLDER
+"""The small codec on speakers outside its training data: python benchmarks/small_codec.py --speech FOLDER
 
-Prints tables in markdown: how near decoded speech comes to the original, whether its voice is there, what its latents
-tell, which codes are used, and how many recordings are still understood. Needs the extras `eval` and `align`; with the
-package speechmos DNSMOS is measured, with `--recognizer` the word error. Without a folder of speech it does nothing.
+Prints tables in markdown: reconstruction metrics, pitch and voicing, probes of the latents, codebook usage, and
+intelligibility. Needs the extras `eval` and `align`; with the package speechmos DNSMOS is measured, with
+`--recognizer` the word error. Without a folder of speech it does nothing.
 """
 
 import argparse
@@ -33,15 +33,14 @@ from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labe
 from mimi_bridge.evaluation.listeners import spoken_words, word_error
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
 from mimi_bridge.evaluation.probe_matrix import ProbedRecording, probe_matrix
-from mimi_bridge.evaluation.sound import TELEPHONE_RATE, Sound
+from mimi_bridge.evaluation.sound import WIDEBAND_RATE, Sound  # at or below, recordings have nothing above 8 kHz
 
 ALL_CODES = "8 codebooks"
 FEWER_CODEBOOKS = (4, 2, 1)
-NEVER_TRAINED_ON = ["LJ", "jenny", "libri-*[05]"]  # where its own speech lies; of other speech it heard nobody
+NEVER_TRAINED_ON = ["LJ", "jenny", "libri-*[05]"]  # of its own training corpus; of other corpora, every speaker
 QUICK = 6  # recordings
-TOKENS_PER_SECOND = 8  # at most, that a recognizer may write: on noise it would go on for ever
-PICTURE_SECONDS, PICTURE_HZ = 3, 4000  # so that harmonics are told apart
-NARROW = 16_000  # Hz: recordings at or below have nothing above 8 kHz
+TOKENS_PER_SECOND = 8  # limit of a recognizer's output: on noise it might never stop
+PICTURE_SECONDS, PICTURE_HZ = 3, 4000  # so that harmonics can be distinguished
 _state: dict = {}
 
 
@@ -79,13 +78,13 @@ def main() -> None:
     ) as pool:
         results = list(pool.map(_measure, held_out))
         listened = [utterance for utterance in held_out if utterance.text][: arguments.listen]
-        opinions = list(pool.map(_listen, listened))
+        scores = list(pool.map(_listen, listened))
     model = MimiModel.from_pretrained(arguments.codec)
     print(f"{len(held_out)} recordings, {sum(r['seconds'] for r in results) / 60:.1f} minutes, ", end="")
     print(f"{len({u.speaker for u in held_out})} speakers.\n")
     _print_reconstruction(results)
-    _print_voice(results, opinions)
-    _print_told(results, model.config.frame_rate)
+    _print_voice(results, scores)
+    _print_probes(results, model.config.frame_rate)
     _print_usage(torch.cat([result["codes"] for result in results], dim=1), model.config.codebook_size)
     if arguments.transcripts:
         _print_understood(results, arguments.transcripts)
@@ -94,9 +93,9 @@ def main() -> None:
 
 
 def _held_out(utterances: list[Utterance], patterns: list[str] | None) -> list[Utterance]:
-    # Those of the speakers asked for; else of those that the codec was not trained on.
-    asked = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in patterns or NEVER_TRAINED_ON)]
-    return asked if asked or patterns else utterances
+    # Recordings of the speakers named; else of those that the codec was not trained on.
+    chosen = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in patterns or NEVER_TRAINED_ON)]
+    return chosen if chosen or patterns else utterances
 
 
 def _start(codec: str, transcripts: list[str], choices: int, recognizer: str | None) -> None:
@@ -113,7 +112,7 @@ def _start(codec: str, transcripts: list[str], choices: int, recognizer: str | N
 
 @torch.inference_mode()
 def _decode(utterance: Utterance) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    # The recording, its latents, its codes, and what is decoded from all of them.
+    # The recording, its latents, its codes, and the audio decoded from all of them.
     model = _state["model"]
     audio = load_recording(utterance, model.config.sampling_rate)
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % model.config.frame_size))[None]
@@ -135,7 +134,7 @@ def _measure(utterance: Utterance) -> dict:
     labels = _labels(utterance, audio, rate, len(latents))
     result = {
         "seconds": audio.shape[-1] / rate,
-        "band": "16 kHz" if _own_rate(utterance.path) <= NARROW else "full band",
+        "band": "16 kHz" if _own_rate(utterance.path) <= WIDEBAND_RATE else "full band",
         "codes": codes[0],
         "f0": {name: Sound(sound, rate).f0_hz for name, sound in sounds.items()},
         "probed": ProbedRecording(utterance.speaker, labels, {"latents": latents}),
@@ -167,32 +166,32 @@ def _labels(utterance: Utterance, audio: Tensor, rate: int, num_frames: int) -> 
 
 
 def _listen(utterance: Utterance) -> dict[str, dict[str, float]]:
-    # Of the original and the decoding: words wrong, words said, and DNSMOS.
+    # For the original and the decoded audio: word errors, words said, and DNSMOS.
     audio, _, _, decoded = _decode(utterance)
-    opinions = {}
+    scores = {}
     for name, sound in {"original": audio, **decoded}.items():
-        telephone = Sound(sound, _state["model"].config.sampling_rate).telephone
-        opinions[name] = {}
+        wideband = Sound(sound, _state["model"].config.sampling_rate).wideband
+        scores[name] = {}
         if find_spec("speechmos"):
             from speechmos import dnsmos
 
-            opinions[name]["dnsmos"] = dnsmos.run(telephone.clip(-1, 1), sr=TELEPHONE_RATE)["ovrl_mos"]
+            scores[name]["dnsmos"] = dnsmos.run(wideband.clip(-1, 1), sr=WIDEBAND_RATE)["ovrl_mos"]
         if _state["recognize"]:
-            tokens = 8 + round(TOKENS_PER_SECOND * len(telephone) / TELEPHONE_RATE)
-            heard = _state["recognize"](
-                {"raw": telephone, "sampling_rate": TELEPHONE_RATE},
+            tokens = 8 + round(TOKENS_PER_SECOND * len(wideband) / WIDEBAND_RATE)
+            recognized = _state["recognize"](
+                {"raw": wideband, "sampling_rate": WIDEBAND_RATE},
                 generate_kwargs={"max_new_tokens": tokens, "language": "en", "task": "transcribe"},
             )["text"]
             words = len(spoken_words(utterance.text))
-            opinions[name] |= {"wrong": word_error(heard, utterance.text) * words, "words": words}
-    return opinions
+            scores[name] |= {"wrong": word_error(recognized, utterance.text) * words, "words": words}
+    return scores
 
 
 @torch.inference_mode()
 def decode_unquantized(model: MimiModel, audio: Tensor) -> Tensor:
-    """What the decoder makes of the latents when acoustic codebooks are left out: `(batch, 1, samples)`.
+    """Decode without the acoustic codebooks: `(batch, 1, samples)`.
 
-    The semantic codebook stays, as the decoder knows it; the acoustic latents pass their projections only.
+    The semantic codebook still quantizes, as the decoder was trained with it; acoustic latents are only projected.
     """
     latents = model.encoder(audio).latents
     acoustic = model.quantizer.acoustic_residual_vector_quantizer
@@ -230,8 +229,8 @@ def _print_reconstruction(results: list[dict]) -> None:
     print()
 
 
-def _print_voice(results: list[dict], opinions: list[dict]) -> None:
-    listened = f"{len(opinions)} recordings"
+def _print_voice(results: list[dict], scores: list[dict]) -> None:
+    listened = f"{len(scores)} recordings"
     print(f"| | log F0, correlation | voicing error | voiced share | DNSMOS, {listened} | word error, {listened} |")
     print("|---" * 6 + "|")
     original = torch.cat([result["f0"]["original"] for result in results])
@@ -240,21 +239,21 @@ def _print_voice(results: list[dict], opinions: list[dict]) -> None:
         both = (f0 > 0) & (original > 0)
         likeness = torch.corrcoef(torch.stack([f0[both], original[both]]).log())[0, 1]
         wrong = ((f0 > 0) != (original > 0)).float().mean()
-        heard = [opinion[name] for opinion in opinions if name in opinion]
+        scored = [by_name[name] for by_name in scores if name in by_name]
         dnsmos, errors = nan, nan
-        if heard and "dnsmos" in heard[0]:
-            dnsmos = mean(h["dnsmos"] for h in heard)
-        if heard and "words" in heard[0]:
-            errors = sum(h["wrong"] for h in heard) / sum(h["words"] for h in heard)
+        if scored and "dnsmos" in scored[0]:
+            dnsmos = mean(score["dnsmos"] for score in scored)
+        if scored and "words" in scored[0]:
+            errors = sum(score["wrong"] for score in scored) / sum(score["words"] for score in scored)
         share = both.sum() / (original > 0).sum()
-        said = f"| {dnsmos:.2f} | {100 * errors:.1f} % |".replace("nan %", "-").replace("nan", "-")
-        print(f"| {name} | {likeness:.3f} | {wrong:.3f} | {share:.3f} {said}")
+        cells = f"| {dnsmos:.2f} | {100 * errors:.1f} % |".replace("nan %", "-").replace("nan", "-")
+        print(f"| {name} | {likeness:.3f} | {wrong:.3f} | {share:.3f} {cells}")
     print()
 
 
-def _print_told(results: list[dict], frame_rate: float) -> None:
+def _print_probes(results: list[dict], frame_rate: float) -> None:
     matrix, _ = probe_matrix([result["probed"] for result in results], {"latents": "latents"}, frame_rate)
-    print("| told from the latents, speakers never heard | linear | one hidden layer | chance |\n|---|---|---|---|")
+    print("| predicted from the latents, unseen speakers | linear | one hidden layer | chance |\n|---|---|---|---|")
     for name, scores in matrix["scores"]["latents"].items():
         about = matrix["attributes"][name]
         figures = (scores["linear"]["mean"], scores["mlp"]["mean"], about["chance"])

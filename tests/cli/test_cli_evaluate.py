@@ -44,7 +44,7 @@ def test_tables_are_printed_and_the_folder_holds_all(tmp_path, model_folder, rec
     [
         (["--speakers", "nobody"], "--speakers nobody names nobody"),
         (["--max-recordings", "0"], "--max-recordings must not be below 1"),
-        (["--least-score", "-30", "--only", "beauty"], "only must name some of"),
+        (["--min-score", "-30", "--only", "beauty"], "only must name some of"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, model_folder, recordings, capsys, arguments, message):

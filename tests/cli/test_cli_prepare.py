@@ -14,11 +14,11 @@ from datasets import load_from_disk
 from commands import start_command
 from mimi_bridge.audio.espeak import SENTENCES, synthesize
 from mimi_bridge.cli.main import main
-from mimi_bridge.cli.prepare import MOST_NAMED
+from mimi_bridge.cli.prepare import MAX_NAMED
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 KILLS = 10
-LEAST_SCORE = -40  # espeak-ng speaks less clearly than people
+MIN_SCORE = -40  # espeak-ng speaks less clearly than people
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ WITHOUT_TOKENS = {
 def test_whatever_is_wrong_with_a_recording_is_named_and_stops_no_other(
     bad_input, qwen, wavlm, tmp_path, capsys, require_tokens
 ):
-    arguments = ["prepare", str(bad_input), "-o", str(tmp_path / "data"), "--least-score", str(LEAST_SCORE)]
+    arguments = ["prepare", str(bad_input), "-o", str(tmp_path / "data"), "--min-score", str(MIN_SCORE)]
     arguments += ["--text-teacher", qwen, "--speech-teacher", wavlm, *["--require-tokens"] * require_tokens]
     assert main(arguments) == 0
     report = json.loads((tmp_path / "data/report.json").read_text())
@@ -243,7 +243,7 @@ def test_every_row_of_a_manifest_is_in_the_data_set_or_named(qwen, wavlm, tmp_pa
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     arguments = ["prepare", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "data"), "--text-teacher", qwen]
-    assert main([*arguments, "--speech-teacher", wavlm, "--least-score", "none"]) == 0
+    assert main([*arguments, "--speech-teacher", wavlm, "--min-score", "none"]) == 0
     report = json.loads((tmp_path / "data/report.json").read_text())
     rows = load_from_disk(str(tmp_path / "data"))
     assert [row["id"] for row in rows] == ["a.wav#0.2-0.9", "a.wav#0.9-1.5", "whole"]
@@ -290,14 +290,14 @@ def test_file_whose_name_or_transcript_is_not_utf_8_is_named_and_the_rest_is_don
 
 
 def test_screen_names_the_first_that_are_left_out_and_the_report_all(wavlm, tmp_path, capsys):
-    for number in range(MOST_NAMED + 3):
+    for number in range(MAX_NAMED + 3):
         (tmp_path / f"{number:02d}.wav").write_text("no audio")
     soundfile.write(tmp_path / "good.wav", np.full(16_000, 0.1), 16_000)
     arguments = ["prepare", str(tmp_path), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
     assert main([*arguments, "--speech-teacher", wavlm]) == 0
     said = capsys.readouterr().err
-    assert said.count("left out: ") == MOST_NAMED and "... and 3 more left out; report.json has all" in said
-    assert len(json.loads((tmp_path / "data/report.json").read_text())["dropped"]) == MOST_NAMED + 3
+    assert said.count("left out: ") == MAX_NAMED and "... and 3 more left out; report.json has all" in said
+    assert len(json.loads((tmp_path / "data/report.json").read_text())["dropped"]) == MAX_NAMED + 3
 
 
 @pytest.mark.parametrize(

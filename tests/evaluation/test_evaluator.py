@@ -11,7 +11,7 @@ from mimi_bridge.data.manifest import Utterance
 from mimi_bridge.evaluation import evaluator, parts
 from mimi_bridge.evaluation.evaluator import evaluate
 from mimi_bridge.evaluation.metrics import METRICS, Metric
-from mimi_bridge.evaluation.recordings import Workbench
+from mimi_bridge.evaluation.recordings import RecordingEvaluator
 from mimi_bridge.evaluation.tables import flat_metrics, markdown_tables
 
 FAST = ["mel", "stoi", "codes", "probes", "swaps"]
@@ -23,7 +23,7 @@ def found(_tiny_model, spoken_utterances, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     model = _tiny_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mimi_bridge.evaluation.probes.MOST_STEPS", 20)
+        patch.setattr("mimi_bridge.evaluation.probes.MAX_STEPS", 20)
         patch.setattr(evaluator, "_aligner", lambda *arguments: None)  # a random model's noise takes it long
         result = evaluate(model, spoken_utterances, folder, only=FAST, reference="small", num_examples=2, num_swaps=2)
     return result, folder
@@ -32,7 +32,7 @@ def found(_tiny_model, spoken_utterances, tmp_path_factory):
 def test_json_on_disk_is_what_is_returned_and_in_the_contracts_form(found):
     result, folder = found
     assert json.loads((folder / "evaluation.json").read_text()) == result
-    assert result["format"] == "mimi_bridge_evaluation/1"
+    assert result["format"] == "mimi_bridge_evaluation/2"
     assert (result["num_recordings"], result["num_speakers"], result["reference"]) == (6, 3, "small")
     names = [system["name"] for system in result["systems"]]
     assert names == ["original", "mimi_8", "bridge_9", "bridge_1", "bridge_2"]
@@ -92,7 +92,7 @@ def test_killed_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
     tiny_model, spoken_utterances, tmp_path, monkeypatch
 ):
     chosen = {"only": ["mel", "codes"], "num_examples": 1}
-    measure, measured = Workbench.measure, []
+    measure, measured = RecordingEvaluator.measure, []
 
     def counted(self, utterance, folder=None):
         measured.append(utterance.id)
@@ -100,13 +100,13 @@ def test_killed_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
             raise Killed
         return measure(self, utterance, folder)
 
-    monkeypatch.setattr(Workbench, "measure", counted)
+    monkeypatch.setattr(RecordingEvaluator, "measure", counted)
     with pytest.raises(Killed):
         evaluate(tiny_model, spoken_utterances, tmp_path / "killed", **chosen)
     assert not (tmp_path / "killed" / "evaluation.json").exists()
     result = evaluate(tiny_model, spoken_utterances, tmp_path / "killed", **chosen)
     assert len(measured) == 4 + 3  # three were on disk
-    monkeypatch.setattr(Workbench, "measure", measure)
+    monkeypatch.setattr(RecordingEvaluator, "measure", measure)
     assert result == evaluate(tiny_model, spoken_utterances, tmp_path / "whole", **chosen)
 
 
@@ -199,5 +199,5 @@ def test_examples_are_of_many_speakers(spoken_utterances):
 
 
 def test_alignments_are_believed_as_far_as_the_user_says():
-    assert evaluator._aligner({}, None).least_score == -22
-    assert evaluator._aligner({}, -30.0).least_score == -30
+    assert evaluator._aligner({}, None).min_score == -22
+    assert evaluator._aligner({}, -30.0).min_score == -30

@@ -22,7 +22,7 @@ SECOND = Sound(torch.zeros(1, 24_000), 24_000)
 
 
 class ScriptedAligner:
-    least_score = -22.0
+    min_score = -22.0
 
     def __init__(self, score):
         self.score = score

@@ -5,7 +5,7 @@ import torch
 
 from mimi_bridge.evaluation import listeners
 from mimi_bridge.evaluation.intervals import mean_with_interval
-from mimi_bridge.evaluation.listeners import judge, recognizer, word_error
+from mimi_bridge.evaluation.listeners import mos_predictor, recognizer, word_error
 from mimi_bridge.evaluation.sound import Sound
 
 SILENCE = torch.zeros(1, 24_000)
@@ -37,12 +37,12 @@ def test_recognizer_hears_the_decoded_sound_at_16_khz(monkeypatch):
     assert not metric.higher_is_better
 
 
-def test_judge_is_loaded_from_a_repository_and_gives_its_score(tmp_path):
+def test_mos_predictor_is_loaded_from_a_repository_and_gives_its_score(tmp_path):
     (tmp_path / "hubconf.py").write_text(
-        "import torch\n\nclass Judge(torch.nn.Module):\n    def forward(self, audio, rate):\n"
-        "        return audio.shape[-1] / rate + audio.mean(dim=-1)\n\ndef judge():\n    return Judge()\n"
+        "import torch\n\nclass Predictor(torch.nn.Module):\n    def forward(self, audio, rate):\n"
+        "        return audio.shape[-1] / rate + audio.mean(dim=-1)\n\ndef utmos():\n    return Predictor()\n"
     )
-    metric = judge(str(tmp_path), "judge")
+    metric = mos_predictor(str(tmp_path), "utmos")
     assert metric.measure(Sound(SILENCE + 0.5, 24_000), Sound(SILENCE, 24_000)) == pytest.approx(1.5, abs=0.02)
     assert metric.higher_is_better
 

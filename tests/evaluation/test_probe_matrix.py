@@ -44,7 +44,7 @@ def found():
 @pytest.fixture
 def hardly_trained(monkeypatch):
     """For tests that ask nothing of the probes' answers."""
-    monkeypatch.setattr("mimi_bridge.evaluation.probes.MOST_STEPS", 1)
+    monkeypatch.setattr("mimi_bridge.evaluation.probes.MAX_STEPS", 1)
 
 
 def test_code_that_determines_the_phone_tells_it_and_an_independent_one_is_at_chance(found):

@@ -9,7 +9,7 @@ FRAMES, GROUPS, CLASSES = 900, 5, 6
 
 
 @pytest.fixture(scope="module")
-def told():
+def data():
     """Classes and numbers, each in the features with noise, or not there at all."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(CLASSES, (FRAMES,), generator=generator)
@@ -32,47 +32,47 @@ def groups():
 
 
 @pytest.fixture(scope="module", params=[None, 16], ids=["linear", "hidden"])
-def answers(request, told, groups):
-    features, attributes = told
+def answers(request, data, groups):
+    features, attributes = data
     return cross_validate(features, torch.arange(FRAMES) // 60, groups, attributes, request.param)
 
 
-def test_class_that_the_features_hold_is_told(answers, told):
-    right = answers["there"].told.argmax(dim=1) == told[1]["there"].values
+def test_class_that_the_features_hold_is_predicted(answers, data):
+    right = answers["there"].predicted.argmax(dim=1) == data[1]["there"].values
     assert right.float().mean() > 0.95
 
 
-def test_number_that_the_features_hold_is_told_in_its_own_unit(answers, told):
-    assert (answers["number"].told - told[1]["number"].values).square().mean() < 0.1
+def test_number_that_the_features_hold_is_predicted_in_its_own_unit(answers, data):
+    assert (answers["number"].predicted - data[1]["number"].values).square().mean() < 0.1
 
 
-def test_class_that_is_absent_is_guessed(answers, told):
-    right = answers["absent"].told.argmax(dim=1) == told[1]["absent"].values
+def test_class_that_is_absent_is_guessed(answers, data):
+    right = answers["absent"].predicted.argmax(dim=1) == data[1]["absent"].values
     assert abs(right.float().mean() - 1 / CLASSES) < 0.05
 
 
-def test_number_that_is_absent_is_no_better_and_hardly_worse_than_its_mean(answers, told):
-    values = told[1]["absent_number"].values
-    error = (answers["absent_number"].told - values).square().mean()
+def test_number_that_is_absent_is_no_better_and_hardly_worse_than_its_mean(answers, data):
+    values = data[1]["absent_number"].values
+    error = (answers["absent_number"].predicted - values).square().mean()
     assert 0.95 < error / (answers["absent_number"].constant - values).square().mean() < 1.1
 
 
-def test_no_fold_learns_from_the_group_that_it_is_tested_on(told, groups):
-    features, _ = told
+def test_no_fold_learns_from_the_group_that_it_is_tested_on(data, groups):
+    features, _ = data
     lone = Attribute(torch.where(groups == 2, 1, 0), 2)  # a class that only group 2 has
     answers = cross_validate(features, groups, groups, {"lone": lone})["lone"]
-    assert not (answers.told[groups == 2].argmax(dim=1) == 1).any()
+    assert not (answers.predicted[groups == 2].argmax(dim=1) == 1).any()
     assert (answers.constant == 0).all()
 
 
-def test_frames_of_no_group_are_neither_trained_on_nor_told(told, groups):
-    features, attributes = told
+def test_frames_of_no_group_are_neither_trained_on_nor_predicted(data, groups):
+    features, attributes = data
     left_out = torch.where(torch.arange(FRAMES) % 7 == 0, -1, groups)
     spoiled = attributes["there"].values.clone()
     spoiled[left_out == -1] = 0
     answers = cross_validate(features, groups, left_out, {"there": Attribute(spoiled, CLASSES)})["there"]
-    assert answers.told[left_out == -1].isnan().all()
-    assert (answers.told.argmax(dim=1) == spoiled)[left_out >= 0].float().mean() > 0.95
+    assert answers.predicted[left_out == -1].isnan().all()
+    assert (answers.predicted.argmax(dim=1) == spoiled)[left_out >= 0].float().mean() > 0.95
 
 
 def test_frames_before_and_after_help_within_a_recording_only(groups):
@@ -80,29 +80,29 @@ def test_frames_before_and_after_help_within_a_recording_only(groups):
     before = torch.randint(4, (FRAMES,), generator=generator)
     features = torch.nn.functional.one_hot(before, 4).float()
     shifted = Attribute(torch.cat([before[:1], before[:-1]]), 4)
-    together = cross_validate(features, torch.zeros(FRAMES).long(), groups, {"a": shifted})["a"].told
-    apart = cross_validate(features, torch.arange(FRAMES), groups, {"a": shifted})["a"].told
+    together = cross_validate(features, torch.zeros(FRAMES).long(), groups, {"a": shifted})["a"].predicted
+    apart = cross_validate(features, torch.arange(FRAMES), groups, {"a": shifted})["a"].predicted
     assert (together.argmax(dim=1) == shifted.values).float().mean() > 0.95
     assert (apart.argmax(dim=1) == shifted.values).float().mean() < 0.4
 
 
-def test_the_same_seed_gives_the_same_answers(told, groups):
-    features, attributes = told
+def test_the_same_seed_gives_the_same_answers(data, groups):
+    features, attributes = data
     chosen = {"number": attributes["number"]}
-    first, again = (cross_validate(features, groups, groups, chosen, 8, seed=3)["number"].told for _ in range(2))
+    first, again = (cross_validate(features, groups, groups, chosen, 8, seed=3)["number"].predicted for _ in range(2))
     assert torch.equal(first, again)
 
 
-def test_attribute_unknown_in_all_training_groups_is_not_told(told, groups):
-    features, _ = told
+def test_attribute_unknown_in_all_training_groups_is_not_predicted(data, groups):
+    features, _ = data
     known = torch.where(groups == 0, 1.0, torch.nan)
     answers = cross_validate(features, groups, groups, {"a": Attribute(known)})["a"]
-    assert answers.told[groups == 0].isnan().all()
+    assert answers.predicted[groups == 0].isnan().all()
 
 
-def test_fewer_than_three_groups_are_refused(told):
+def test_fewer_than_three_groups_are_refused(data):
     with pytest.raises(ValueError, match="need 3 groups or more, got 2"):
-        cross_validate(told[0], torch.zeros(FRAMES).long(), torch.arange(FRAMES) % 2, told[1])
+        cross_validate(data[0], torch.zeros(FRAMES).long(), torch.arange(FRAMES) % 2, data[1])
 
 
 def test_groups_are_of_like_size_and_keep_a_speaker_together():

@@ -152,7 +152,7 @@ def test_table_of_all_recordings_is_left_out_when_they_are_of_one_band(short):
     bands = evaluation["reconstruction"]
     evaluation["reconstruction"] = {"full_band": bands["full_band"], "all": bands["full_band"]}
     assert "All recordings" not in report(folder, evaluation).text
-    evaluation["reconstruction"] = {"full_band": bands["full_band"], "all": bands["narrow_band"]}
+    evaluation["reconstruction"] = {"full_band": bands["full_band"], "all": bands["wideband"]}
     assert "All recordings" in report(folder, evaluation).text
 
 
@@ -214,7 +214,7 @@ def test_folder_without_an_evaluation_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "mimi_bridge_evaluation/2"})])
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "mimi_bridge_evaluation/1"})])
 def test_other_json_is_refused(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(ValueError, match="run mimi-bridge evaluate again"):

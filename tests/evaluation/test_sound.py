@@ -23,7 +23,7 @@ def test_noise_has_hardly_any_pitch():
 
 
 def test_telephone_samples_are_at_16_khz(voiced_audio):
-    assert Sound(voiced_audio[0], 24_000).telephone.shape == (32_000,)
+    assert Sound(voiced_audio[0], 24_000).wideband.shape == (32_000,)
 
 
 def test_sound_too_short_for_a_pitch_says_so():

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text()
 TINY = {  # what the documentation's commands get besides, so that they need no network and little time
     "conversion/convert_kyutai.py": "--source small --qwen-dim 16 --wavlm-dim 16",
-    "prepare": "--text-teacher teachers/qwen --speech-teacher teachers/wavlm --least-score none",
+    "prepare": "--text-teacher teachers/qwen --speech-teacher teachers/wavlm --min-score none",
     "examples/finetune.py": "--max_steps 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 "
     "--use_cpu --report_to none --save_strategy no --mel_weight 0",
 }

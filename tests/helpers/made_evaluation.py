@@ -56,7 +56,7 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
         return {"mean": mean, "low": mean - lot(0.005, 0.03), "high": mean + lot(0.005, 0.03), "count": 48}
 
     evaluation = {
-        "format": "mimi_bridge_evaluation/1",
+        "format": "mimi_bridge_evaluation/2",
         "model": "mimi-bridge",
         "reference": "small codec",
         "command": "mimi-bridge evaluate mimi-bridge made-speech --output evaluation",
@@ -76,7 +76,7 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
                 }
                 for system in SYSTEMS
             }
-            for band in ("full_band", "narrow_band")
+            for band in ("full_band", "wideband")
         },
         "not_run": NOT_RUN,
         "codes": {

@@ -59,7 +59,7 @@ OTHER_AUDIO = frozenset(
     ".m4b .m4r .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ogv .pcm .qcp .ra .raw .rm .sds .shn .spx .tta .weba .webm "
     ".wma .wmv .wv".split()
 ).union(OTHER_SUFFIXES, (".mp3", ".flac", ".ogg"))  # sound, or perhaps, that no or not every libsndfile reads
-MOST_NAMED = 20  # files that were left out, in one message
+MAX_NAMED = 20  # files that were left out, in one message
 WRITTEN = tuple(suffix for suffix in COMMON if suffix in FORMATS and soundfile.check_format(FORMATS[suffix]))
 SPEECH_VARIABLE = "MIMI_BRIDGE_SPEECH"  # a recording or a folder of them, instead of speech made on the spot
 
@@ -219,7 +219,7 @@ def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]
         if file.suffix.lower() not in OTHER_AUDIO or file.with_suffix("") not in readable
     ]
     if not found:
-        others = "; ".join(f"{name}: {reason}" for name, reason in named[:MOST_NAMED])
+        others = "; ".join(f"{name}: {reason}" for name, reason in named[:MAX_NAMED])
         raise FileNotFoundError(f"no recording at {printable(path)}" + (f"; left out: {others}" if others else ""))
     return sorted(found), named
 

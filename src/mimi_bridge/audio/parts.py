@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from .byte_streams import Part, after_tag, bytes_at, find
 from .mp3 import mp3_frame, mp3_parts
-from .sizes import LEAST_UNCLAIMED, SAYS_LESS, with_true_size
+from .sizes import MIN_UNCLAIMED, SAYS_LESS, with_true_size
 
 FIRST, LAST = 0x02, 0x04  # flags of an Ogg page
 BEGINNINGS = {
@@ -96,7 +96,7 @@ def _wav_parts(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
             start = end
             continue
         unclaimed = size - (data + 8 + declared)
-        if unclaimed >= (LEAST_UNCLAIMED if declared else 1) and not _is_chunk(file, end, size):
+        if unclaimed >= (MIN_UNCLAIMED if declared else 1) and not _is_chunk(file, end, size):
             riff_size, data_size = (min(size - place - 8, 0xFFFFFFFF).to_bytes(4, "little") for place in (start, data))
             head = b"RIFF" + riff_size + bytes_at(file, start + 8, data - start - 4) + data_size
             yield Part(file, data + 8, size, head, SAYS_LESS)

@@ -19,10 +19,10 @@ from .parts import Part, parts_of
 from .sizes import SAYS_LESS
 
 BLOCK = 2**18  # samples read or written at once
-MOST_EXPECTED = 2**26  # samples that a header is believed before they are there
+MAX_EXPECTED = 2**26  # samples that a header is believed before they are there
 UNKNOWN_FRAMES = 2**62  # and more: libsndfile cannot tell
 UNKNOWN_BYTES = 0x7FFFF000  # and more: written to a pipe, whose end nobody knew
-LEAST_BYTES = 1000  # of a file that holds something beside its header
+MIN_BYTES = 1000  # of a file that holds something beside its header
 # In libsndfile's log, the size of the samples (or of the whole, if only that is said), and what it comes to.
 NAMES = r"data|SSND|Data Size|riff|Riff size|BODY|Data length"
 SIZES = re.compile(rf"^\s*(?:{NAMES})(?:\s*:)? (\d+) \(?should be (\d+)\)?$", re.MULTILINE)
@@ -75,7 +75,7 @@ def read_samples(
                 ) from error
             remarks.append(f"only {number} of its {len(parts)} parts can be read ({what})")
             break
-    if sound.seconds == 0 and sum(part.size for part in parts) > LEAST_BYTES:
+    if sound.seconds == 0 and sum(part.size for part in parts) > MIN_BYTES:
         raise ValueError(
             f"{name} holds no audio: its header says that it lasts 0 s, though the file is not empty; if its recorder "
             "was stopped, repair the header, with ffmpeg or sox."
@@ -180,7 +180,7 @@ class _Growing:
         self._all, self._length = np.empty(0, dtype=np.float32), 0
 
     def expect(self, count: float) -> None:
-        self._grow(self._length + int(min(count, MOST_EXPECTED)) + 64)
+        self._grow(self._length + int(min(count, MAX_EXPECTED)) + 64)
 
     def append(self, samples: np.ndarray) -> None:
         end = self._length + len(samples)

@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from .byte_streams import Part, bytes_at
 
-LEAST_UNCLAIMED = 4096  # bytes after the samples that are samples, too, and no scrap of another program
+MIN_UNCLAIMED = 4096  # bytes after the samples that are samples, too, and no scrap of another program
 SAYS_LESS = "its header says that it holds fewer samples than there are; all were read"
 FLAC_COUNT = 18  # bytes before the rate, the channels and the number of samples
 FLAC_BITS = 36  # of the number of samples
@@ -43,7 +43,7 @@ def with_true_size(file: BinaryIO, start: int, end: int) -> Part:
     there = end - size.begin
     is_unknown = said == 2 ** (8 * size.width) - 1
     unclaimed = there - said
-    goes_on = unclaimed >= (LEAST_UNCLAIMED if said > size.least else 1) and not _chunk_follows(file, size, said, end)
+    goes_on = unclaimed >= (MIN_UNCLAIMED if said > size.least else 1) and not _chunk_follows(file, size, said, end)
     if not (goes_on or (size.refused and unclaimed < 0)):
         return Part(file, start, end)
     head = bytes_at(file, start, size.place - start) + there.to_bytes(size.width, size.order)

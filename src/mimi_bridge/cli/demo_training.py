@@ -62,8 +62,8 @@ def run_training(folder: Path, model: Path, source: str, teacher: Path) -> Path:
         _make_recordings(speech / part, chosen)
         print(f"{speech / part}: {len(chosen)} utterances{' in other voices' if is_held_out else ''}", flush=True)
     teachers = ["--text-teacher", teacher, "--text-layer", TEXT_LAYER, "--speech-teacher", "none"]
-    believed = ["--least-score", "none"]  # the aligner knows people, machines sound odd to it; the texts are right
-    _run("mimi-bridge", "prepare", speech / "train", "-o", prepared, *teachers, *believed, "--latents", model)
+    any_score = ["--min-score", "none"]  # the aligner's model is of human speech; these texts are known to fit
+    _run("mimi-bridge", "prepare", speech / "train", "-o", prepared, *teachers, *any_score, "--latents", model)
     training = ["--max_steps", STEPS, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 1]
     training += ["--learning_rate", "1e-3", "--logging_steps", STEPS // 3, "--save_strategy", "no", "--use_cpu", True]
     training += ["--report_to", "none", "--disable_tqdm", True]
@@ -71,7 +71,7 @@ def run_training(folder: Path, model: Path, source: str, teacher: Path) -> Path:
         *(sys.executable, EXAMPLES / "finetune.py", "--model", model, "--train_dataset", prepared),
         *("--output_dir", finetuned, *training),
     )
-    _run("mimi-bridge", "evaluate", finetuned, speech / "held_out", "-o", report, "--reference", source, *believed)
+    _run("mimi-bridge", "evaluate", finetuned, speech / "held_out", "-o", report, "--reference", source, *any_score)
     return report / "report.html"
 
 

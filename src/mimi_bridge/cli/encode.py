@@ -19,7 +19,7 @@ from ..codes.folder import (
 )
 from .loading import add_model, load_model
 
-MOST_NAMED = 20  # files that failed, on the screen
+MAX_NAMED = 20  # files that failed, on the screen
 DEFAULT_FORMAT = "wav"
 
 
@@ -129,10 +129,10 @@ def _tell(report: FolderReport | None, output: Path, what: str) -> None:
     if report is None:  # not the first process
         return
     for title, pairs in {"left out": report.failed, "kept": report.remarks}.items():
-        for name, reason in pairs[:MOST_NAMED]:
+        for name, reason in pairs[:MAX_NAMED]:
             print(f"{title}: {name}: {reason}", file=sys.stderr)
-        if len(pairs) > MOST_NAMED:
-            print(f"... and {len(pairs) - MOST_NAMED} more {title}; {output / REPORT} has all", file=sys.stderr)
+        if len(pairs) > MAX_NAMED:
+            print(f"... and {len(pairs) - MAX_NAMED} more {title}; {output / REPORT} has all", file=sys.stderr)
     kept = f", {report.kept} of them from before" if report.kept else ""
     print(f"{output}: {report.done + report.kept} {what}{kept}, {report.seconds / 3600:.2f} h")
     if report.failed:

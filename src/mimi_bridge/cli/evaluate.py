@@ -1,4 +1,4 @@
-"""The command `mimi-bridge evaluate`: what a model is worth, on a folder of recordings."""
+"""The command `mimi-bridge evaluate`: measure a model on a folder of recordings."""
 
 import argparse
 import importlib
@@ -19,27 +19,29 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure a model: reconstruction, codes, what each head carries, swaps",
-        description="Measure a model on recordings beside the stock Mimi: reconstruction, codes, probes that say what "
-        "each head carries, and swapped heads. Prints tables; writes evaluation.json, sounds and a page. What each "
-        "number means: docs/evaluation.md.",
+        description="Measure a model on recordings beside the stock Mimi: reconstruction, codes, probes of what each "
+        "head carries, and swapped heads. Prints tables; writes evaluation.json, audio and a page. "
+        "docs/evaluation.md explains each number.",
     )
     parser.add_argument("model", help="folder that the conversion or the training wrote, or an id on the Hub")
     parser.add_argument("data", help="a folder of recordings, or a manifest (.jsonl, .csv, .tsv)")
-    parser.add_argument("-o", "--output", required=True, help="folder to write; one that was begun is finished")
+    parser.add_argument(
+        "-o", "--output", required=True, help="folder to write; an interrupted evaluation there is resumed"
+    )
     parser.add_argument(
         "--reference",
         metavar="MIMI",
-        help="the stock Mimi, a folder or an id (default: what the model was converted from, as its report says)",
+        help="the stock Mimi, a folder or an id (default: the source that the model's conversion report names)",
     )
-    parser.add_argument("--asr", metavar="MODEL", help="a model of speech recognition for the word error")
+    parser.add_argument("--asr", metavar="MODEL", help="a speech recognition model for the word error")
     parser.add_argument(
         "--mos",
         nargs=2,
         metavar=("REPOSITORY", "ENTRY"),
-        help="a model of torch.hub that judges naturalness, such as UTMOS; its repository's code is run",
+        help="a model of torch.hub that predicts naturalness, such as UTMOS; its repository's code is run",
     )
     parser.add_argument(
-        "--max-recordings", type=int, metavar="N", help="take N recordings only, of as many speakers as can be"
+        "--max-recordings", type=int, metavar="N", help="take N recordings only, of as many speakers as possible"
     )
     parser.add_argument("--speakers", nargs="+", metavar="NAME", help="these speakers only; patterns such as 'p2*'")
     parser.add_argument(
@@ -48,10 +50,10 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="recordings to listen to (default: 3)")
     parser.add_argument("--swaps", type=int, default=4, metavar="N", help="pairs to swap heads of (default: 4)")
     parser.add_argument(
-        "--least-score",
+        "--min-score",
         type=_score,
         metavar="X",
-        help="do not believe an alignment below it; 'none' believes all (default: the aligner's own limit)",
+        help="reject alignments below it; 'none' accepts all (default: the aligner's own limit)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the probes (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
@@ -62,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
     from ..evaluation.evaluator import RESULT_FILE, evaluate
-    from ..evaluation.listeners import judge, recognizer
+    from ..evaluation.listeners import mos_predictor, recognizer
     from ..evaluation.tables import markdown_tables
     from .loading import load_model
 
@@ -83,7 +85,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         listeners["word_error"] = recognizer(options.asr, options.device)
     if options.mos:
         repository, entry = options.mos
-        listeners["opinion"] = judge(repository, entry, options.device)
+        listeners["mos"] = mos_predictor(repository, entry, options.device)
     model = load_model(options.model, options.device)
     output = Path(options.output)
     result = evaluate(
@@ -96,7 +98,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         listeners=listeners,
         num_examples=options.examples,
         num_swaps=options.swaps,
-        least_score=options.least_score,
+        min_score=options.min_score,
         seed=options.seed,
         left_out=listing.left_out,
         command=shlex.join(["mimi-bridge", *options.arguments]),
@@ -119,7 +121,7 @@ def _score(text: str) -> float:
 
 
 def of_many_speakers(utterances: list[Utterance], count: int) -> list[Utterance]:
-    """So many recordings, in their order: the first of every speaker, then the second, and so on."""
+    """Choose `count` recordings, in their order: the first of every speaker, then the second, and so on."""
     rank: dict[str, int] = {}
     rounds: dict[int, list[int]] = {}
     for number, utterance in enumerate(utterances):
@@ -133,7 +135,7 @@ def of_many_speakers(utterances: list[Utterance], count: int) -> list[Utterance]
 
 
 def _printer() -> Callable[[str], None]:
-    # A line when there is something to see, and not for each of a thousand short recordings.
+    # A line every few seconds, not one for each of a thousand short recordings.
     last = 0.0
 
     def show(message: str) -> None:

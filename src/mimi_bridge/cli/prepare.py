@@ -1,4 +1,4 @@
-"""The command `mimi-bridge prepare`: its arguments, and what it says at the end."""
+"""The command `mimi-bridge prepare`: its arguments and its summary."""
 
 import argparse
 import importlib.util
@@ -9,8 +9,8 @@ from typing import Any
 from ..data.alignment.check import NO_SCORE
 from ..data.settings import AUDIO_CHOICES, COLUMNS, Settings
 
-MOST_NAMED = 20  # recordings, on the screen
-MOST_TAGS = 5  # kinds of them
+MAX_NAMED = 20  # recordings, on the screen
+MAX_TAGS = 5  # kinds of them
 NEEDED = ("datasets", "accelerate")
 
 
@@ -20,9 +20,8 @@ def add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
         "prepare",
         help="recordings and transcripts to a data set to train on",
-        description="Make a data set of token states with their place in time and of speech features. A run that was "
-        "killed goes on when the same command is given again; under torchrun or accelerate launch, the processes "
-        "share the work.",
+        description="Make a data set of token states with their place in time and of speech features. An interrupted "
+        "run is resumed by the same command; under torchrun or accelerate launch, the processes share the work.",
     )
     prepare.add_argument(
         "source", help="a folder of recordings (transcripts beside them in .txt or .lab), a manifest, or a data set"
@@ -39,8 +38,8 @@ def add_prepare(commands: Any) -> None:
         source.add_argument(f"--{what}-column", metavar="NAME", help=f"which holds its {what}; default: a usual name")
     text = prepare.add_argument_group("the language model")
     text.add_argument("--text-teacher", default=defaults.text_teacher, help="or 'none' (default: %(default)s)")
-    text.add_argument("--text-layer", type=int, metavar="N", help="0 are the embeddings; default: the last")
-    text.add_argument("--no-final-norm", action="store_true", help="of the last layer, take what enters its norm")
+    text.add_argument("--text-layer", type=int, metavar="N", help="0 is the embeddings; default: the last")
+    text.add_argument("--no-final-norm", action="store_true", help="take the last layer's states before its norm")
     speech = prepare.add_argument_group("the speech model")
     speech.add_argument("--speech-teacher", default=defaults.speech_teacher, help="or 'none' (default: %(default)s)")
     speech.add_argument("--speech-layer", metavar="N", help="or 'mean'; default: the model's output")
@@ -48,15 +47,15 @@ def add_prepare(commands: Any) -> None:
     aligning.add_argument(
         "--aligner",
         default=defaults.aligner,
-        help="of what comes without an alignment: 'pocketsphinx' (English, offline), a CTC model of transformers, or "
+        help="for recordings without an alignment: 'pocketsphinx' (English, offline), a CTC model of transformers, or "
         "'given' for none (default: %(default)s)",
     )
-    aligning.add_argument("--realign", action="store_true", help="align even what comes with an alignment")
+    aligning.add_argument("--realign", action="store_true", help="align recordings that have an alignment, too")
     aligning.add_argument(
-        "--least-score",
+        "--min-score",
         type=_score,
         metavar="X",
-        help="do not believe an alignment below it; 'none' believes all; default: the aligner's own limit",
+        help="reject alignments below it; 'none' accepts all; default: the aligner's own limit",
     )
     aligning.add_argument(
         "--require-tokens",
@@ -69,8 +68,8 @@ def add_prepare(commands: Any) -> None:
         "--audio",
         default=defaults.audio,
         choices=AUDIO_CHOICES,
-        help="what is stored of it: 'path'; 'samples', 16 bits at 24 kHz; 'none', beside latents; 'auto': paths of "
-        "files, samples of a data set and of segments of files (default: %(default)s)",
+        help="how it is stored: 'path'; 'samples', 16 bits at 24 kHz; 'none', beside latents; 'auto': paths for "
+        "files, samples for a data set and for segments of files (default: %(default)s)",
     )
     prepare.add_argument(
         "--min-seconds", type=float, metavar="S", default=defaults.min_seconds, help="(default: %(default)g)"
@@ -81,7 +80,7 @@ def add_prepare(commands: Any) -> None:
     prepare.add_argument("--num-proc", type=_positive, default=1, metavar="N", help="processes (default: 1)")
     prepare.add_argument("--recordings-per-shard", type=_positive, default=defaults.recordings_per_shard, metavar="N")
     prepare.add_argument("--device", help="default: a GPU if there is one")
-    prepare.add_argument("--dtype", default=defaults.dtype, help="that teachers compute in (default: %(default)s)")
+    prepare.add_argument("--dtype", default=defaults.dtype, help="of the teachers' computation (default: %(default)s)")
     prepare.set_defaults(run=_prepare)
 
 
@@ -122,7 +121,7 @@ def _prepare(options: argparse.Namespace) -> None:
         speech_layer=int(layer) if layer is not None and layer.lstrip("-").isdigit() else layer,
         aligner=options.aligner,
         realign=options.realign,
-        least_score=options.least_score,
+        min_score=options.min_score,
         require_tokens=options.require_tokens,
         latents_model=options.latents,
         audio=options.audio,
@@ -135,12 +134,12 @@ def _prepare(options: argparse.Namespace) -> None:
     if report is None:  # not the first process
         return
     for title, pairs in {"left out": report.dropped, "kept": report.remarks}.items():
-        for name, reason in pairs[:MOST_NAMED]:
+        for name, reason in pairs[:MAX_NAMED]:
             print(f"{title}: {name}: {reason}", file=sys.stderr)
-        if len(pairs) > MOST_NAMED:
-            print(f"... and {len(pairs) - MOST_NAMED} more {title}; report.json has all", file=sys.stderr)
+        if len(pairs) > MAX_NAMED:
+            print(f"... and {len(pairs) - MAX_NAMED} more {title}; report.json has all", file=sys.stderr)
     if report.tags:
-        most = sorted(report.tags.items(), key=lambda pair: -pair[1])[:MOST_TAGS]
+        most = sorted(report.tags.items(), key=lambda pair: -pair[1])[:MAX_TAGS]
         named = ", ".join(f"{count} {tag}" for tag, count in most)
         print(f"taken out of the texts: {sum(report.tags.values())} tags ({named})", file=sys.stderr)
     with_tokens = "" if settings.text_teacher is None else f", {report.num_with_tokens} of them with tokens"

@@ -24,8 +24,8 @@ from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
-MOST_CHANNELS = 16
-MOST_QUOTED = 60  # characters of a value, in a message
+MAX_CHANNELS = 16
+MAX_QUOTED = 60  # characters of a value, in a message
 SPAN_TOLERANCE = 1e-3  # seconds; the model itself allows no more
 AUDIO_KEYS = ("audio", "input_values", "audio_path")
 
@@ -198,7 +198,7 @@ class MimiBridgeCollator:
                 f"samples at {self.sampling_rate} Hz, give them as input_values."
             )
         audio = _full_scale_1(_array(given, f"audio of {name}"), name)
-        if audio.ndim == 2 and audio.shape[0] <= MOST_CHANNELS:
+        if audio.ndim == 2 and audio.shape[0] <= MAX_CHANNELS:
             audio = audio.mean(axis=0)
         if audio.ndim != 1:
             raise ValueError(f"audio of {name} must be samples, (samples,) or (channels, samples), got {audio.shape}.")
@@ -385,7 +385,7 @@ def _array(values: Any, name: str) -> np.ndarray:
 
 def _shown(values: Any) -> str:
     text = repr(values)
-    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _tensor(values: Any, name: str, ndim: int, width: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .settings import COLUMNS
-from .tables import MOST_QUOTED, Row, column_name, is_utf8
+from .tables import MAX_QUOTED, Row, column_name, is_utf8
 from .tags import without_tags
 from .utterance import Utterance
 
@@ -115,7 +115,7 @@ class Fields:
         if isinstance(given, Mapping):  # as `datasets` has it
             given = given.get("path")
         if not isinstance(given, str) or not given.strip():
-            raise ValueError(f"expected an object with a path, got {json.dumps(values, default=str)[:MOST_QUOTED]!r}")
+            raise ValueError(f"expected an object with a path, got {json.dumps(values, default=str)[:MAX_QUOTED]!r}")
         return given
 
     def _path(self, given: str) -> Path:

@@ -31,7 +31,7 @@ SUFFIXES = (*LINES, *DELIMITERS, PARQUET)
 OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 AUDIO = OTHER_AUDIO.union(FORMATS)
 COMMENT = re.compile(r"\s*#(\s|#|$)")
-MOST_QUOTED = 60  # characters of a line, in a message
+MAX_QUOTED = 60  # characters of a line, in a message
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _object_row(place: str, entry: Any, line: str) -> Row:
     if isinstance(entry, dict):
         return Row(place, entry)
-    return Row(place, problem=f"expected an object with a path, got {line[:MOST_QUOTED]!r}")
+    return Row(place, problem=f"expected an object with a path, got {line[:MAX_QUOTED]!r}")
 
 
 def _table_rows(

@@ -1,1 +1,1 @@
-"""What decoded speech is worth, measured."""
+"""Metrics, probes and swaps of a model's codes and of the speech decoded from them, and their report."""

@@ -1,8 +1,8 @@
-"""What a model is worth: reconstruction, codes, probes and swaps, on recordings, beside the stock Mimi.
+"""Evaluate a model on recordings, beside the stock Mimi: reconstruction, codes, probes and swaps.
 
-Every part and every metric runs in its own try: what raises is named under `not_run`, and the rest stands. What is
-measured of a recording is on disk before the next one begins, so that an evaluation that was killed goes on. The
-form of the result is in docs/evaluation.md.
+A metric or a part that raises is named under `not_run`, and the others still run. The measurements of a recording are
+on disk before the next one begins, so that an interrupted evaluation is resumable. docs/evaluation.md describes the
+form of the result.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
 from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
-from .recordings import Journal, Workbench, attempt
+from .recordings import RecordingEvaluator, ResultsLog, run_or_record_failure
 from .stock_mimi import find_stock_mimi
 from .systems import Systems
 
-FORMAT = "mimi_bridge_evaluation/1"
-RESULT_FILE, JOURNAL_FILE = "evaluation.json", "recordings.jsonl"
+FORMAT = "mimi_bridge_evaluation/2"
+RESULT_FILE, LOG_FILE = "evaluation.json", "recordings.jsonl"
 RECORDINGS = "recordings"  # under `not_run`: those that could not be read
-MOST_NAMED = 20
+MAX_NAMED = 20
 PARTS = ("codes", "probes", "swaps")
-OPTIONAL = {"word_error": "--asr", "opinion": "--mos"}
+OPTIONAL = {"word_error": "--asr", "mos": "--mos"}
 ALIGN_HINT = "pocketsphinx is missing; run pip install 'mimi-bridge[align]'."
 
 
@@ -46,8 +46,8 @@ def evaluate(
     listeners: dict[str, Metric] | None = None,
     num_examples: int = 3,
     num_swaps: int = 4,
-    most_seconds: float = 30.0,
-    least_score: float | None = None,
+    max_seconds: float = 30.0,
+    min_score: float | None = None,
     seed: int = 0,
     left_out: Sequence[tuple[str, str]] = (),
     command: str = "",
@@ -56,21 +56,21 @@ def evaluate(
     """Measure a model and write what was found, `evaluation.json` and `audio/*.wav`.
 
     Args:
-        model: To be measured; put into eval mode meanwhile. No codebook of it moves.
+        model: To be measured; in eval mode meanwhile, so that none of its codebooks changes.
         utterances: Recordings, on speakers it was not trained on.
         folder: For everything that is written.
-        model_name: What it is called; a folder's report also names the stock Mimi.
+        model_name: Its name in the result. If it is a folder, its conversion report also names the stock Mimi.
         reference: The stock Mimi's checkpoint, see `find_stock_mimi`.
         only: Names among `METRICS`, the listeners' and `PARTS`; all, if left out.
-        listeners: Further metrics, by name: `recognizer`, `judge`.
-        num_examples: Recordings whose sounds are kept.
+        listeners: Further metrics, by name, from `recognizer` and `mos_predictor`.
+        num_examples: Recordings whose decoded audio is kept.
         num_swaps: Pairs of recordings whose heads are swapped.
-        most_seconds: Of a recording; the rest is not looked at.
-        least_score: Alignments below it count as wrong; the aligner's own, if left out, `-math.inf` believes all.
+        max_seconds: Of a recording; the rest is ignored.
+        min_score: Alignments below it are rejected; by default the aligner's own limit. `-math.inf` accepts all.
         seed: Of the probes.
-        left_out: What looked like a recording and could not be used, with the reason, for the record.
-        command: That was given, for the record.
-        progress: Told what is being done.
+        left_out: Files that could not be used as recordings, with the reason; they are listed in the result.
+        command: The command line, which the result repeats.
+        progress: Called with a message when a step begins.
 
     Returns:
         What `evaluation.json` holds.
@@ -90,17 +90,24 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        stock = attempt(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name, reference))
+        stock = run_or_record_failure(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name, reference))
         metrics = {**METRICS, **(listeners or {})}
         metrics = {name: metric for name, metric in metrics.items() if name in wanted and name not in not_run}
-        aligner = _aligner(not_run, least_score) if wanted & {"probes", "swaps"} else None
+        aligner = _aligner(not_run, min_score) if wanted & {"probes", "swaps"} else None
         with_pitch = "f0_cents" not in missing_packages()
-        bench = Workbench(Systems(model, stock), metrics, most_seconds, with_pitch, "probes" in wanted, aligner)
-        entries = _measured(bench, utterances, folder, num_examples, progress)
-        result = _result(bench, entries, not_run, wanted, seed, progress)
+        evaluator = RecordingEvaluator(
+            Systems(model, stock), metrics, max_seconds, with_pitch, "probes" in wanted, aligner
+        )
+        entries = _measured(evaluator, utterances, folder, num_examples, progress)
+        result = _result(evaluator, entries, not_run, wanted, seed, progress)
         if "swaps" in wanted:
             coded = result["entries"]
-            result |= attempt(not_run, "swaps", lambda: swapped_heads(bench, coded, folder, num_swaps, not_run)) or {}
+            result |= (
+                run_or_record_failure(
+                    not_run, "swaps", lambda: swapped_heads(evaluator, coded, folder, num_swaps, not_run)
+                )
+                or {}
+            )
     finally:
         model.train(was_training)
     result.pop("entries", None)
@@ -112,38 +119,42 @@ def evaluate(
 
 
 def _measured(
-    bench: Workbench, utterances: list[Utterance], folder: Path, num_examples: int, progress: Callable[[str], None]
+    evaluator: RecordingEvaluator,
+    utterances: list[Utterance],
+    folder: Path,
+    num_examples: int,
+    progress: Callable[[str], None],
 ) -> list[dict]:
-    examples, aligner = _examples(utterances, num_examples), bench.aligner
+    examples, aligner = _examples(utterances, num_examples), evaluator.aligner
     settings = {
         "format": FORMAT,
-        "model": _sha256(bench.systems.model),
-        "stock": None if bench.systems.stock is None else _sha256(bench.systems.stock.model),
-        "metrics": {name: metric.what for name, metric in bench.metrics.items()},
+        "model": _sha256(evaluator.systems.model),
+        "stock": None if evaluator.systems.stock is None else _sha256(evaluator.systems.stock.model),
+        "metrics": {name: metric.what for name, metric in evaluator.metrics.items()},
         "recordings": hashlib.sha256(
             repr([(u.id, str(u.path), u.text, u.start, u.end) for u in utterances]).encode()
         ).hexdigest(),
         "examples": sorted(examples),
         "with": [
-            bench.most_seconds,
-            bench.with_pitch,
-            bench.with_labels,
-            None if aligner is None else repr(aligner.least_score),
+            evaluator.max_seconds,
+            evaluator.with_pitch,
+            evaluator.with_labels,
+            None if aligner is None else repr(aligner.min_score),
         ],
     }
-    journal = Journal(folder / JOURNAL_FILE, settings)
-    done = journal.open()
+    log = ResultsLog(folder / LOG_FILE, settings)
+    done = log.open()
     if done:
         progress(f"{done} of {len(utterances)} recordings are measured already")
     for number, utterance in enumerate(utterances, start=1):
-        if "seconds" not in journal.entries.get(utterance.id, {}):  # one that could not be read is tried again
+        if "seconds" not in log.entries.get(utterance.id, {}):  # one that could not be read is tried again
             progress(f"recording {number} of {len(utterances)}: {utterance.id}")
-            journal.add(bench.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
-    return [journal.entries[utterance.id] for utterance in utterances]
+            log.add(evaluator.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
+    return [log.entries[utterance.id] for utterance in utterances]
 
 
 def _result(
-    bench: Workbench,
+    evaluator: RecordingEvaluator,
     entries: list[dict],
     not_run: dict[str, str],
     wanted: set[str],
@@ -151,28 +162,28 @@ def _result(
     progress: Callable[[str], None],
 ) -> dict:
     _count_failures(entries, not_run)
-    heard = [entry for entry in entries if "seconds" in entry]
-    coded = [entry for entry in heard if entry.get("codes") is not None]
+    measured = [entry for entry in entries if "seconds" in entry]
+    coded = [entry for entry in measured if entry.get("codes") is not None]
     result: dict[str, Any] = {
-        "num_recordings": len(heard),
-        "num_speakers": len({entry["speaker"] for entry in heard}),
-        "seconds": sum(entry["seconds"] for entry in heard),
-        "systems": [{"name": name, "label": label} for name, label in bench.systems.labels().items()],
+        "num_recordings": len(measured),
+        "num_speakers": len({entry["speaker"] for entry in measured}),
+        "seconds": sum(entry["seconds"] for entry in measured),
+        "systems": [{"name": name, "label": label} for name, label in evaluator.systems.labels().items()],
         "metrics": {
             name: {"what": metric.what, "higher_is_better": metric.higher_is_better}
-            for name, metric in bench.metrics.items()
+            for name, metric in evaluator.metrics.items()
         },
-        "reconstruction": reconstruction_tables(heard, bench),
+        "reconstruction": reconstruction_tables(measured, evaluator),
         "not_run": not_run,
         "left_out": [
-            {"id": entry["id"], "reason": entry["failures"][RECORDINGS]} for entry in entries if entry not in heard
+            {"id": entry["id"], "reason": entry["failures"][RECORDINGS]} for entry in entries if entry not in measured
         ],
-        "remarks": [{"id": entry["id"], "remark": remark} for entry in heard for remark in entry["remarks"]],
+        "remarks": [{"id": entry["id"], "remark": remark} for entry in measured for remark in entry["remarks"]],
         "codes": {"bridge": [], "bits_per_second": {}, "mimi": [], "overlap_with_mimi": []},
         "probes": {"attributes": {}, "inputs": [], "scores": {}},
         "swaps": [],
         "swap_summary": {},
-        "examples": [example(entry) for entry in heard if entry.get("example")],
+        "examples": [example(entry) for entry in measured if entry.get("example")],
         "entries": coded,
     }
     if not coded:
@@ -181,19 +192,19 @@ def _result(
     codes = [torch.tensor(entry["codes"]) for entry in coded]
     stock_codes = [None if e["stock_codes"] is None else torch.tensor(e["stock_codes"]) for e in coded]
     if "codes" in wanted:
-        model = bench.systems.model
-        found = attempt(not_run, "codes", lambda: code_statistics(model, codes, stock_codes))
+        model = evaluator.systems.model
+        found = run_or_record_failure(not_run, "codes", lambda: code_statistics(model, codes, stock_codes))
         result["codes"] = found or result["codes"]
     if "probes" in wanted:
-        found = attempt(
-            not_run, "probes", lambda: probed_heads(bench, coded, codes, stock_codes, not_run, seed, progress)
+        found = run_or_record_failure(
+            not_run, "probes", lambda: probed_heads(evaluator, coded, codes, stock_codes, not_run, seed, progress)
         )
         result["probes"] = found or result["probes"]
     return result
 
 
 def _examples(utterances: list[Utterance], count: int) -> set[str]:
-    # One a speaker as far as there are so many, evenly among them.
+    # One recording of each speaker first, the speakers evenly spaced.
     firsts = list({u.speaker: u.id for u in reversed(utterances)}.values())[::-1]
     rest = [u.id for u in utterances if u.id not in set(firsts)]
     pool = firsts if len(firsts) >= count else firsts + rest
@@ -210,8 +221,8 @@ def _count_failures(entries: list[dict], not_run: dict[str, str]) -> None:
         not_run[name] = f"{found[0]} ({len(found)} of {len(entries)} recordings)"
     unread = [entry for entry in entries if RECORDINGS in entry["failures"]]
     if unread:
-        named = "; ".join(f"{entry['id']}: {entry['failures'][RECORDINGS]}" for entry in unread[:MOST_NAMED])
-        more = f"; and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else ""
+        named = "; ".join(f"{entry['id']}: {entry['failures'][RECORDINGS]}" for entry in unread[:MAX_NAMED])
+        more = f"; and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
         not_run[RECORDINGS] = f"{named}{more} ({len(unread)} of {len(entries)} recordings)"
 
 
@@ -237,7 +248,7 @@ def _check_ids(utterances: list[Utterance]) -> None:
         raise ValueError(f"ids of recordings must be unique, got {', '.join(repeated[:3])} more than once.")
 
 
-def _aligner(not_run: dict[str, str], least_score: float | None) -> Aligner | None:
+def _aligner(not_run: dict[str, str], min_score: float | None) -> Aligner | None:
     from ..data.alignment.pocketsphinx import PocketsphinxAligner
 
     try:
@@ -245,7 +256,7 @@ def _aligner(not_run: dict[str, str], least_score: float | None) -> Aligner | No
     except ModuleNotFoundError:
         not_run["words of swaps"] = ALIGN_HINT
         return None
-    aligner.least_score = aligner.least_score if least_score is None else least_score
+    aligner.min_score = aligner.min_score if min_score is None else min_score
     return aligner
 
 
@@ -258,7 +269,7 @@ def _sha256(model: nn.Module) -> str:
 
 
 def _finite(value: Any) -> Any:
-    # Json has no NaN and no infinity: null is what cannot be said.
+    # Json has neither NaN nor infinity: they become null.
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Is decoded speech still understood? Its own transcript must fit better than others, by forced alignment.
+"""Intelligibility by forced alignment: a recording's own transcript must fit better than other transcripts.
 
-An aligner tells how well a text fits a recording, far more surely than offline recognition could say which text it
-is. The others are chosen to be hard: transcripts of nearly the same number of words.
+An aligner scores how well a given text fits, which is far more reliable than recognition by a small offline model.
+The other transcripts are chosen to be hard: they have nearly the same number of words.
 """
 
 from torch import Tensor

@@ -1,7 +1,6 @@
-"""A mean and how sure it is: 95 % of what resampled recordings, or speakers, would give.
+"""A mean and its 95 % confidence interval, by resampling recordings or speakers.
 
-The interval speaks of other recordings of the same kind. It does not know what another seed of a probe, or another
-training run, would give.
+The interval covers other recordings of the same kind. It does not cover other seeds of a probe or other training runs.
 
 Source: Efron 1979, the percentile bootstrap.
 """
@@ -21,7 +20,7 @@ def mean_with_interval(values: list[float], weights: list[float] | None = None) 
         weights: How much each counts; all alike, if left out.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no values.
     """
     if not values:
         raise ValueError("values must hold at least one number, got none.")

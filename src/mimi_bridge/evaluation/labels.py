@@ -1,7 +1,8 @@
-"""What is known of each frame of a recording beside its codes: phone, word, pitch, loudness.
+"""Labels of each frame of a recording: phone, word, pitch, level.
 
 Phones and words come from the manifest's alignment, else from pocketsphinx, by the transcript. A frame has the phone
-that covers most of it; frames that nothing covers have none, so that silence, which every code tells, counts nowhere.
+that covers most of it; frames that no phone covers have none, so that silence, which is easily predicted from any
+codes, is not counted.
 """
 
 import math
@@ -18,7 +19,7 @@ from ..data.alignment.types import Aligner
 from ..data.manifest import Span, Utterance
 from .sound import PITCH_RATE, Sound
 
-LEAST_COVER = 0.5  # of a frame, by all phones (or words) together
+MIN_COVER = 0.5  # of a frame, by all phones (or words) together
 FLOOR_DB = -80.0
 NO_PHONE = re.compile(r"^(sil|sp|spn|nsn|\+.*\+|<.*>|)$", re.IGNORECASE)
 STRESS = re.compile(r"[012]$")
@@ -29,7 +30,7 @@ class FrameLabels:
     """Lists with an entry a frame; None where nothing is known.
 
     Attributes:
-        phone: ARPAbet, without stress, or whatever the alignment has.
+        phone: ARPAbet without stress, or the alignment's own labels.
         word: Lower case.
         pitch: Log2 of Hz, where at least half of the frame is voiced.
         energy: Mean power in dB of full scale.
@@ -60,7 +61,7 @@ def spans_of(utterance: Utterance, sound: Sound, aligner: Aligner | None = None)
     if aligner is None:
         raise ValueError("aligning needs the package pocketsphinx; run pip install 'mimi-bridge[align]'.")
     alignment = aligner.align(sound.audio, sound.sampling_rate, utterance.text)
-    if alignment is None or (alignment.score is not None and alignment.score < aligner.least_score):
+    if alignment is None or (alignment.score is not None and alignment.score < aligner.min_score):
         raise ValueError("the transcript does not fit the recording.")
     return alignment.phones, alignment.words
 
@@ -77,12 +78,12 @@ def label_frames(spans: list[Span], num_frames: int, frame_rate: float) -> list[
         torch.ones(1, num_frames, dtype=torch.bool),
         frame_rate,
     )[0]
-    best, covered = weights.argmax(dim=1).tolist(), weights.sum(dim=1) >= LEAST_COVER
+    best, covered = weights.argmax(dim=1).tolist(), weights.sum(dim=1) >= MIN_COVER
     return [kept[span][0] if enough else None for span, enough in zip(best, covered.tolist(), strict=True)]
 
 
 def phone_labels(phones: list[Span], num_frames: int, frame_rate: float) -> list[str | None]:
-    """As `label_frames`; silence and noise are no phones, and stress makes no other one."""
+    """As `label_frames`, without silence, noise and stress marks."""
     said = [Span(STRESS.sub("", p.label), p.start, p.end) for p in phones if not NO_PHONE.match(p.label)]
     return label_frames(said, num_frames, frame_rate)
 

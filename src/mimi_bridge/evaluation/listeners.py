@@ -1,7 +1,8 @@
-"""Models that listen, where the user names one: speech recognition for the word error, a judge of naturalness.
+"""Metrics by models that the user names: word error by a speech recognizer, naturalness by a MOS predictor.
 
-No model comes with the package. `recognizer` takes any of the Hub or a folder for transformers' pipeline; `judge` any
-repository of torch.hub whose model is called with `(batch, samples)` and a rate, as that of UTMOS, and gives a score.
+No model comes with the package. `recognizer` takes any model of the Hub, or a folder, for transformers' pipeline;
+`mos_predictor` any repository of torch.hub whose model takes `(batch, samples)` and a rate, as UTMOS does, and returns
+a score.
 """
 
 import importlib.util
@@ -12,20 +13,20 @@ from typing import Any
 import torch
 
 from .metrics import Metric, raised_by
-from .sound import TELEPHONE_RATE, Sound
+from .sound import WIDEBAND_RATE, Sound
 
 
 def recognizer(model: str, device: str = "cpu") -> Metric:
-    """The word error of what a model hears in the decoded sound, against the transcript.
+    """Word error of a model's transcript of the decoded audio, against the true transcript.
 
-    Over recordings it is that of the corpus: all words to change, add or drop, over all words said.
+    Over recordings it is the corpus word error rate: all substitutions, insertions and deletions over all words said.
 
     Args:
         model: For `transformers.pipeline("automatic-speech-recognition")`.
         device: Where it runs.
 
     Returns:
-        A share of the transcript's words, 0 is best; None for a recording without transcript.
+        A metric: a share of the transcript's words, 0 is best; None for a recording without transcript.
 
     Raises:
         ModuleNotFoundError: If torchmetrics, which counts, is not installed.
@@ -41,10 +42,10 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     def measure(decoded: Sound, original: Sound) -> float | None:
         if original.text is None or not spoken_words(original.text):
             return None
-        audio = {"raw": decoded.telephone, "sampling_rate": TELEPHONE_RATE}
+        audio = {"raw": decoded.wideband, "sampling_rate": WIDEBAND_RATE}
         with raised_by(model):
-            heard = recognize(audio)["text"]
-        return word_error(heard, original.text)
+            recognized = recognize(audio)["text"]
+        return word_error(recognized, original.text)
 
     def num_words(original: Sound) -> int:
         return len(spoken_words(original.text or ""))
@@ -52,8 +53,8 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     return Metric(measure, f"word error of {model}, share of all words", False, weight=num_words)
 
 
-def judge(repository: str, entry: str, device: str = "cpu") -> Metric:
-    """The score that a model of torch.hub gives the decoded sound. Its repository's code is run.
+def mos_predictor(repository: str, entry: str, device: str = "cpu") -> Metric:
+    """The score that a model of torch.hub predicts for the decoded audio. Its repository's code is run.
 
     Args:
         repository: `"owner/name:tag"` on GitHub, or a folder with a hubconf.py.
@@ -65,9 +66,9 @@ def judge(repository: str, entry: str, device: str = "cpu") -> Metric:
 
     @torch.inference_mode()
     def measure(decoded: Sound, original: Sound) -> float:
-        audio = torch.from_numpy(decoded.telephone)[None].to(device)
+        audio = torch.from_numpy(decoded.wideband)[None].to(device)
         with raised_by(entry):
-            return float(model(audio, TELEPHONE_RATE))
+            return float(model(audio, WIDEBAND_RATE))
 
     return Metric(measure, f"score of {entry}", True)
 
@@ -77,14 +78,14 @@ def spoken_words(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)*", text.lower().replace("’", "'"))
 
 
-def word_error(heard: str, said: str) -> float:
-    """Words to change, add or drop, over words said.
+def word_error(recognized: str, said: str) -> float:
+    """Substitutions, insertions and deletions, over words said.
 
     >>> word_error("the bat sat", "The cat sat down."), word_error("Hello!", "hello")
     (0.5, 0.0)
     """
     from torchmetrics.functional.text import word_error_rate
 
-    ours, theirs = spoken_words(heard), spoken_words(said)
-    share = word_error_rate([" ".join(ours)], [" ".join(theirs)]).item()
-    return round(share * len(theirs)) / len(theirs)  # a whole number of words, and not nearly
+    hypothesis, reference = spoken_words(recognized), spoken_words(said)
+    share = word_error_rate([" ".join(hypothesis)], [" ".join(reference)]).item()
+    return round(share * len(reference)) / len(reference)  # torchmetrics divides in float32: back to whole words

@@ -1,8 +1,8 @@
-"""Figures of decoded audio and of codes: pure functions, one recording at a time.
+"""Metrics of decoded audio and of codes: pure functions, one recording at a time.
 
-Each measure compares a decoded sound with the original. STOI and PESQ were made for telephones: STOI listens below 4.3
-kHz, PESQ, wide band, below 7 kHz. SI-SDR compares samples, which a codec that was trained on spectra does not try to
-place. The packages (extra `eval`): torchmetrics, pystoi, pesq, praat-parselmouth.
+Each metric compares decoded audio with the original. STOI and PESQ were made for telephony: STOI looks below 4.3 kHz,
+wideband PESQ below 7 kHz. SI-SDR compares samples, which a codec that was trained on spectra does not try to match.
+The packages (extra `eval`): torchmetrics, pystoi, pesq, praat-parselmouth.
 
 Source: Le Roux et al. 2019 (SI-SDR); Taal et al. 2011 (STOI); ITU-T P.862.2 (PESQ).
 """
@@ -18,22 +18,22 @@ import torch
 from torch import Tensor
 
 from ..losses.reconstruction import multi_scale_mel_distance
-from .sound import TELEPHONE_RATE, Sound
+from .sound import WIDEBAND_RATE, Sound
 
-MOST_DB = 100.0
+MAX_DB = 100.0
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of a decoded sound.
+    """A metric of decoded audio.
 
     Attributes:
-        measure: Of the decoded sound and the original, of one shape; None where there is nothing to measure.
-        what: In a few words, with its unit.
-        higher_is_better: Whether it is.
-        package: That it needs, as it is imported; None for one of ours.
-        distribution: What pip calls that package.
-        weight: How much a recording counts in the mean, by the original; None counts all alike.
+        measure: Takes the decoded sound and the original, of one shape; None where there is nothing to measure.
+        what: The metric in a few words, with its unit.
+        higher_is_better: Whether a higher value is better.
+        package: The package it needs, as it is imported; None if it needs none.
+        distribution: The name of that package for pip.
+        weight: The weight of a recording in the mean, from the original; None weights all recordings alike.
     """
 
     measure: Callable[[Sound, Sound], float | None]
@@ -46,7 +46,7 @@ class Metric:
 
 @contextmanager
 def raised_by(name: str) -> Iterator[None]:
-    """What code of others raises, whatever it is, as a `RuntimeError` that names it."""
+    """Raise any exception of third-party code as a `RuntimeError` that names the code."""
     try:
         yield
     except Exception as error:
@@ -59,15 +59,15 @@ def mel_distance(decoded: Sound, original: Sound) -> float:
 
 
 def si_sdr(decoded: Sound, original: Sound) -> float | None:
-    """Power of the original in the decoded sound, over that of all else there, in dB; loudness does not matter.
+    """Scale-invariant ratio of the original's power in the decoded sound to the power of everything else there, in dB.
 
-    None above 100 dB: equal sounds have no finite one.
+    None above 100 dB: for equal sounds it is infinite.
     """
     from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
     with raised_by("torchmetrics"):
         value = scale_invariant_signal_distortion_ratio(decoded.audio[0].double(), original.audio[0].double()).item()
-    return value if value <= MOST_DB and math.isfinite(value) else None
+    return value if value <= MAX_DB and math.isfinite(value) else None
 
 
 def stoi(decoded: Sound, original: Sound) -> float | None:
@@ -84,14 +84,14 @@ def stoi(decoded: Sound, original: Sound) -> float | None:
 
 
 def pesq(decoded: Sound, original: Sound) -> float | None:
-    """MOS-LQO, 1.04 to 4.64; None where no speech is heard."""
+    """MOS-LQO, 1.04 to 4.64; None where PESQ finds no speech."""
     from pesq import NoUtterancesError
     from pesq import pesq as measure
 
-    samples = original.telephone, decoded.telephone
+    samples = original.wideband, decoded.wideband
     with raised_by("pesq"):
         try:
-            return float(measure(TELEPHONE_RATE, *samples, "wb"))
+            return float(measure(WIDEBAND_RATE, *samples, "wb"))
         except NoUtterancesError:
             return None
 
@@ -121,7 +121,7 @@ METRICS: dict[str, Metric] = {
 
 
 def missing_packages() -> dict[str, str]:
-    """Metrics that cannot run here, with the package each lacks."""
+    """Metrics that cannot run here, with the package that each needs."""
     return {
         name: metric.distribution or metric.package
         for name, metric in METRICS.items()
@@ -130,7 +130,7 @@ def missing_packages() -> dict[str, str]:
 
 
 def reconstruction_metrics(decoded: Tensor, original: Tensor, sampling_rate: int) -> dict[str, float]:
-    """Distance and likeness of a recording and what was made of it.
+    """Every metric of `METRICS` for one decoded recording.
 
     Args:
         decoded: `(1, samples)`.
@@ -138,8 +138,7 @@ def reconstruction_metrics(decoded: Tensor, original: Tensor, sampling_rate: int
         sampling_rate: Hz.
 
     Returns:
-        `METRICS` by name. One whose package is missing (`missing_packages`), or that hears nothing to measure, is left
-        out.
+        Values by name, without metrics whose package is missing (`missing_packages`) or that find nothing to measure.
 
     Raises:
         ValueError: If the shapes differ.
@@ -162,8 +161,8 @@ def codebook_usage(codes: Tensor, codebook_size: int) -> list[tuple[int, float]]
         codebook_size: Entries of a codebook.
 
     Returns:
-        Entries used, and two to the power of the codes' entropy in bits: the size of an evenly used codebook that
-        would tell as much.
+        Entries used, and two to the power of the codes' entropy in bits: the size of an evenly used codebook of the
+        same entropy.
     """
     figures = []
     for row in codes:

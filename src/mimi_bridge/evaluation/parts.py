@@ -1,7 +1,8 @@
-"""What is found over all recordings, from the lines of the journal: reconstruction, probes, swaps, examples."""
+"""Results over all recordings, from the lines of the log: reconstruction, probes, swaps, examples."""
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -12,25 +13,25 @@ from ..audio.files import save_audio
 from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .probe_matrix import ProbedRecording, probe_matrix
-from .recordings import Workbench, attempt
+from .recordings import RecordingEvaluator, run_or_record_failure
 from .sound import Sound
 from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 
 AUDIO_FOLDER = "audio"
-BANDS = ("full_band", "narrow_band")
+BANDS = ("full_band", "wideband")
 
 
-def reconstruction_tables(entries: list[dict], bench: Workbench) -> dict:
+def reconstruction_tables(entries: list[dict], evaluator: RecordingEvaluator) -> dict:
     """Band -> system -> metric -> mean and interval; `all` is both bands."""
     tables = {}
     bands = {band: [entry for entry in entries if entry["band"] == band] for band in BANDS} | {"all": entries}
     for band, chosen in bands.items():
         table: dict[str, dict] = {}
-        for system in bench.systems.labels():
+        for system in evaluator.systems.labels():
             table[system] = {}
             figures = [entry["figures"].get(system, {}) for entry in chosen]
             weights = [entry.get("weights", {}) for entry in chosen]
-            for name in bench.metrics:
+            for name in evaluator.metrics:
                 found = [(f[name], w.get(name, 1.0)) for f, w in zip(figures, weights, strict=True) if name in f]
                 if found:
                     table[system][name] = mean_with_interval(*map(list, zip(*found, strict=True)))
@@ -40,7 +41,7 @@ def reconstruction_tables(entries: list[dict], bench: Workbench) -> dict:
 
 
 def probed_heads(
-    bench: Workbench,
+    evaluator: RecordingEvaluator,
     entries: list[dict],
     codes: list[Tensor],
     stock_codes: list[Tensor | None],
@@ -48,24 +49,28 @@ def probed_heads(
     seed: int,
     progress: Callable[[str], None],
 ) -> dict:
-    """The probe matrix; what could not be asked is added to `not_run`."""
-    inputs = bench.systems.probe_inputs()
+    """The probe matrix; attributes that could not be probed are added to `not_run`."""
+    inputs = evaluator.systems.probe_inputs()
     recordings = [
-        ProbedRecording(entry["speaker"], FrameLabels(**entry["labels"]), bench.systems.probe_features(ours, theirs))
+        ProbedRecording(
+            entry["speaker"], FrameLabels(**entry["labels"]), evaluator.systems.probe_features(ours, theirs)
+        )
         for entry, ours, theirs in zip(entries, codes, stock_codes, strict=True)
     ]
-    # A recording that the stock Mimi failed on would leave a hole in its columns.
+    # A recording that the stock Mimi failed on has no features for its columns.
     whole = [recording for recording in recordings if set(recording.features) == set(inputs)]
-    matrix, missing = probe_matrix(whole, inputs, bench.systems.model.config.frame_rate, seed, progress)
+    matrix, missing = probe_matrix(whole, inputs, evaluator.systems.model.config.frame_rate, seed, progress)
     reasons = {"phone": not_run.get("phones and words"), "word": not_run.get("phones and words")}
     for name, reason in missing.items():
-        because = reasons.get(name) or (None if bench.with_pitch else "the package praat-parselmouth is missing.")
+        because = reasons.get(name) or (None if evaluator.with_pitch else "the package praat-parselmouth is missing.")
         not_run[f"probe: {name}"] = because or reason
     return matrix
 
 
-def swapped_heads(bench: Workbench, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]) -> dict:
-    """Swaps of pairs of recordings, their sounds written; one that fails is named in `not_run`."""
+def swapped_heads(
+    evaluator: RecordingEvaluator, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]
+) -> dict:
+    """Swap the heads of pairs of recordings and write the audio; a swap that fails is named in `not_run`."""
 
     def mean_pitch(entry: dict) -> float | None:
         known = [value for value in entry["labels"]["pitch"] if value is not None]
@@ -78,13 +83,14 @@ def swapped_heads(bench: Workbench, entries: list[dict], folder: Path, count: in
     transcripts = [entry["text"] for entry in spoken if entry["text"]]
     swaps = []
     for content, voice in pairs:
-        found = attempt(not_run, "swaps", lambda: _swap(bench, spoken[content], spoken[voice], folder, transcripts))  # noqa: B023
+        swap = partial(_swap, evaluator, spoken[content], spoken[voice], folder, transcripts)
+        found = run_or_record_failure(not_run, "swaps", swap)
         swaps += [found] if found else []
     return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
 
 
-def _swap(bench: Workbench, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
-    systems, rate = bench.systems, bench.systems.model.config.sampling_rate
+def _swap(evaluator: RecordingEvaluator, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
+    systems, rate = evaluator.systems, evaluator.systems.model.config.sampling_rate
     name = f"bridge_{systems.total}"
     ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
     mixed = systems.model.swap_heads(ours[None], theirs[None])[0]
@@ -93,11 +99,11 @@ def _swap(bench: Workbench, content: dict, voice: dict, folder: Path, transcript
     sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
     save_audio(folder / path, audio[2], rate)
-    numbers = swap_numbers(Swap(*sounds), bench.aligner, transcripts)
+    numbers = swap_numbers(Swap(*sounds), evaluator.aligner, transcripts)
     return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
 
 
 def example(entry: dict) -> dict:
-    """A recording whose sounds were kept."""
+    """The entry of a recording whose decoded audio was kept."""
     named = {name: entry[name] for name in ("id", "speaker", "text", "seconds")}
     return {**named, **entry["example"], "codes": entry["codes"]}

@@ -1,7 +1,8 @@
-"""The head × attribute matrix: what each head's codes tell of phone, word, pitch, loudness and speaker.
+"""The head × attribute matrix: how well probes predict phone, word, pitch, level and speaker from each head's codes.
 
-All but the speaker is asked of people whom no probe was trained on. A speaker must have been heard to be known: those
-probes are tested on other recordings of the same people, or, of people with few, on other parts of two seconds.
+Every attribute but the speaker is predicted for speakers outside the training set. A speaker must be in the training
+set to be recognized: those probes are tested on other recordings of the same speakers, or, of speakers with few
+recordings, on other segments of two seconds.
 """
 
 from collections import Counter
@@ -13,29 +14,29 @@ from torch import Tensor
 
 from .intervals import ratio_with_interval
 from .labels import FrameLabels
-from .probes import FEWEST_GROUPS, HIDDEN, Attribute, Predictions, balanced_groups, cross_validate
+from .probes import HIDDEN, MIN_GROUPS, Attribute, Predictions, balanced_groups, cross_validate
 
-MOST_GROUPS = 5
-MOST_WORDS = 20
-FEWEST_WORD_SPEAKERS = 3
+MAX_GROUPS = 5
+MAX_WORDS = 20
+MIN_WORD_SPEAKERS = 3
 SEGMENT_SECONDS = 2.0
 PROBES: dict[str, int | None] = {"linear": None, "mlp": HIDDEN}
 WHAT = {
-    "phone": "phone of a frame, speakers never heard",
-    "word": f"which of the {MOST_WORDS} most common words, a frame, speakers never heard",
-    "pitch": "log F0 of voiced frames, speakers never heard",
-    "pitch_in_speaker": "log F0 less the speaker's mean, voiced frames, speakers never heard",
-    "energy": "level of a frame in dB, speakers never heard",
+    "phone": "phone of a frame, unseen speakers",
+    "word": f"which of the {MAX_WORDS} most common words, a frame, unseen speakers",
+    "pitch": "log F0 of voiced frames, unseen speakers",
+    "pitch_in_speaker": "log F0 less the speaker's mean, voiced frames, unseen speakers",
+    "energy": "level of a frame in dB, unseen speakers",
     "speaker": "speaker of 2 s, other recordings or parts of recordings of the same people",
 }
 
 
 @dataclass
 class ProbedRecording:
-    """A recording as probes see it.
+    """A recording's labels and features for the probes.
 
     Attributes:
-        speaker: Who speaks.
+        speaker: Name of the speaker.
         labels: Of its frames.
         features: By the input's name, `(frames, dim)`.
     """
@@ -64,25 +65,25 @@ def probe_matrix(
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> tuple[dict, dict[str, str]]:
-    """Ask every attribute of every input.
+    """Probe every input for every attribute.
 
     Args:
         recordings: With features of each input.
         inputs: Name -> label, in the order of the table.
         frame_rate: Hz.
         seed: Of the probes.
-        progress: Told what is being done.
+        progress: Called with a message when a step begins.
 
     Returns:
-        `attributes`, `inputs` and `scores` as in docs/evaluation.md, and attributes that could not be asked, with the
+        `attributes`, `inputs` and `scores` as in docs/evaluation.md, and attributes that could not be probed, with the
         reason.
     """
     numbers = torch.repeat_interleave(
         torch.arange(len(recordings)), torch.tensor([len(r.labels.energy) for r in recordings])
     )
-    asked, not_run = _by_speaker(recordings)
+    by_speaker, not_run = _by_speaker(recordings)
     speaker, reason = _within_speaker(recordings, frame_rate)
-    rounds = [asked] if asked.attributes else []
+    rounds = [by_speaker] if by_speaker.attributes else []
     if speaker is None:
         not_run["speaker"] = reason
     else:
@@ -102,8 +103,8 @@ def probe_matrix(
         for kind, hidden in PROBES.items():
             progress(f"probing {label}, {kind}")
             for questions in rounds:
-                told = cross_validate(features, numbers, questions.groups, questions.attributes, hidden, seed)
-                for attribute, predictions in told.items():
+                predicted = cross_validate(features, numbers, questions.groups, questions.attributes, hidden, seed)
+                for attribute, predictions in predicted.items():
                     score, about = questions.score(attribute, predictions)
                     matrix["scores"][name].setdefault(attribute, {})[kind] = score
                     matrix["attributes"][attribute] = about | {"what": WHAT[attribute]}
@@ -112,48 +113,48 @@ def probe_matrix(
 
 @dataclass
 class _Questions:
-    """Attributes that are asked with one division of the frames."""
+    """Attributes that share one division of the frames into folds."""
 
     groups: Tensor  # (frames,)
     attributes: dict[str, Attribute]
     speakers: Tensor  # number of each frame's, (frames,)
-    segments: Tensor | None = None  # number of each frame's; None: every frame is judged alone
+    segments: Tensor | None = None  # number of each frame's; None: every frame is scored alone
 
     def score(self, name: str, predictions: Predictions) -> tuple[dict[str, float], dict]:
         attribute = self.attributes[name]
-        asked = attribute.known & (self.groups >= 0)
+        counted = attribute.known & (self.groups >= 0)
         if attribute.num_classes is None:
-            asked &= ~predictions.told.isnan() & ~predictions.constant.isnan()
+            counted &= ~predictions.predicted.isnan() & ~predictions.constant.isnan()
             values = attribute.values
-            told, constant = (
-                self._sums((predicted - values).square().nan_to_num(), asked)
-                for predicted in (predictions.told, predictions.constant)
+            predicted, constant = (
+                self._sums((predicted - values).square().nan_to_num(), counted)
+                for predicted in (predictions.predicted, predictions.constant)
             )
-            unexplained = ratio_with_interval(told, constant)
+            unexplained = ratio_with_interval(predicted, constant)
             score = {"mean": 1 - unexplained["mean"], "low": 1 - unexplained["high"], "high": 1 - unexplained["low"]}
-            return score, {"kind": "r2", "chance": 0.0, "count": int(asked.sum())}
-        asked &= ~predictions.told.isnan().any(dim=1) & (predictions.constant >= 0)
-        log_probabilities, values, constant = predictions.told, attribute.values, predictions.constant
+            return score, {"kind": "r2", "chance": 0.0, "count": int(counted.sum())}
+        counted &= ~predictions.predicted.isnan().any(dim=1) & (predictions.constant >= 0)
+        log_probabilities, values, constant = predictions.predicted, attribute.values, predictions.constant
         speakers = self.speakers
         if self.segments is not None:
-            first, place = _first_rows(self.segments[asked])
-            kept = asked.nonzero()[:, 0]
+            first, place = _first_rows(self.segments[counted])
+            kept = counted.nonzero()[:, 0]
             sums = torch.zeros(len(first), log_probabilities.shape[1]).index_add_(0, place, log_probabilities[kept])
             rows = kept[first]
             log_probabilities, values, constant, speakers = sums, values[rows], constant[rows], speakers[rows]
-            asked = torch.ones(len(rows), dtype=torch.bool)
+            counted = torch.ones(len(rows), dtype=torch.bool)
         right, lucky, ones = (
-            self._sums(answers.double(), asked, speakers)
-            for answers in (log_probabilities.nan_to_num().argmax(dim=1) == values, constant == values, asked)
+            self._sums(answers.double(), counted, speakers)
+            for answers in (log_probabilities.nan_to_num().argmax(dim=1) == values, constant == values, counted)
         )
         chance = float(lucky.sum() / ones.sum().clamp(min=1))
         return ratio_with_interval(right, ones), {"kind": "accuracy", "chance": chance, "count": int(ones.sum())}
 
-    def _sums(self, values: Tensor, asked: Tensor, speakers: Tensor | None = None) -> Tensor:
-        # By speaker, of those that were asked: the interval resamples people.
-        speakers = (self.speakers if speakers is None else speakers)[asked]
+    def _sums(self, values: Tensor, counted: Tensor, speakers: Tensor | None = None) -> Tensor:
+        # Sums by speaker, over the counted frames: the interval resamples speakers.
+        speakers = (self.speakers if speakers is None else speakers)[counted]
         unique, place = speakers.unique(return_inverse=True)
-        return torch.zeros(len(unique)).double().index_add_(0, place, values[asked].double())
+        return torch.zeros(len(unique)).double().index_add_(0, place, values[counted].double())
 
 
 def _by_speaker(recordings: list[ProbedRecording]) -> tuple[_Questions, dict[str, str]]:
@@ -161,10 +162,10 @@ def _by_speaker(recordings: list[ProbedRecording]) -> tuple[_Questions, dict[str
     order = {name: number for number, name in enumerate(sorted(set(names)))}
     speakers = torch.tensor([order[name] for name in names])
     not_run: dict[str, str] = {}
-    if len(order) < FEWEST_GROUPS:
-        reason = f"probes by speaker need {FEWEST_GROUPS} speakers or more, got {len(order)}."
+    if len(order) < MIN_GROUPS:
+        reason = f"probes by speaker need {MIN_GROUPS} speakers or more, got {len(order)}."
         return _Questions(speakers, {}, speakers), {name: reason for name in WHAT if name != "speaker"}
-    groups = balanced_groups(names, min(MOST_GROUPS, len(order)))
+    groups = balanced_groups(names, min(MAX_GROUPS, len(order)))
     attributes = {
         "phone": _classes([label for r in recordings for label in r.labels.phone]),
         "word": _classes(_common_words(recordings)),
@@ -174,7 +175,7 @@ def _by_speaker(recordings: list[ProbedRecording]) -> tuple[_Questions, dict[str
     attributes["pitch_in_speaker"] = Attribute(_less_own_mean(attributes["pitch"].values, speakers))
     for name in list(attributes):
         known = attributes[name].known
-        if len(speakers[known].unique()) < FEWEST_GROUPS or attributes[name].num_classes == 1:
+        if len(speakers[known].unique()) < MIN_GROUPS or attributes[name].num_classes == 1:
             not_run[name] = f"known of too few frames or speakers: {int(known.sum())} frames."
             del attributes[name]
     ordered = {name: attributes[name] for name in WHAT if name in attributes}
@@ -187,26 +188,26 @@ def _within_speaker(recordings: list[ProbedRecording], frame_rate: float) -> tup
     segments = Counter[str]()
     for r in recordings:
         segments[r.speaker] += len(r.labels.energy) // frames
-    kept = sorted(s for s in counts if counts[s] >= MOST_GROUPS or segments[s] >= MOST_GROUPS)
+    kept = sorted(s for s in counts if counts[s] >= MAX_GROUPS or segments[s] >= MAX_GROUPS)
     if len(kept) < 2:
         return None, (
-            f"telling speakers apart needs 2 or more with {MOST_GROUPS} recordings, or {MOST_GROUPS} times "
+            f"telling speakers apart needs 2 or more with {MAX_GROUPS} recordings, or {MAX_GROUPS} times "
             f"{SEGMENT_SECONDS:g} s, got {len(kept)}."
         )
     order = {name: number for number, name in enumerate(kept)}
     groups, labels, numbers, total = [], [], [], 0
-    heard: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     for recording in recordings:
-        by_recording = counts[recording.speaker] >= MOST_GROUPS
+        by_recording = counts[recording.speaker] >= MAX_GROUPS
         for first in range(0, len(recording.labels.energy), frames):
             length = min(frames, len(recording.labels.energy) - first)
             whole = recording.speaker in order and length == frames
-            groups += [heard[recording.speaker] % MOST_GROUPS if whole else -1] * length
+            groups += [seen[recording.speaker] % MAX_GROUPS if whole else -1] * length
             labels += [order[recording.speaker] if whole else -1] * length
             numbers += [total] * length
             total += 1
-            heard[recording.speaker] += not by_recording and whole
-        heard[recording.speaker] += by_recording
+            seen[recording.speaker] += not by_recording and whole
+        seen[recording.speaker] += by_recording
     values = torch.tensor(labels)
     questions = _Questions(
         torch.tensor(groups), {"speaker": Attribute(values, len(order))}, values, torch.tensor(numbers)
@@ -220,9 +221,9 @@ def _common_words(recordings: list[ProbedRecording]) -> list[str | None]:
         for word in recording.labels.word:
             if word is not None:
                 said.setdefault(word, set()).add(recording.speaker)
-    common = [word for word in said if len(said[word]) >= FEWEST_WORD_SPEAKERS]
+    common = [word for word in said if len(said[word]) >= MIN_WORD_SPEAKERS]
     frames = Counter(word for r in recordings for word in r.labels.word)
-    chosen = set(sorted(common, key=lambda word: (-len(said[word]), -frames[word], word))[:MOST_WORDS])
+    chosen = set(sorted(common, key=lambda word: (-len(said[word]), -frames[word], word))[:MAX_WORDS])
     return [word if word in chosen else None for r in recordings for word in r.labels.word]
 
 

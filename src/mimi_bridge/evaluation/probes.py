@@ -1,12 +1,12 @@
-"""Small readers of codes, trained and tested on different people: what can be told from the codes, and how well.
+"""Probes: small classifiers and regressors on codes, trained and tested on different speakers.
 
-A code enters as its codebook's entry, and a head of several codebooks as the sum of theirs, which is what quantization
-means by them: a vector learned from nothing for each of 2,048 codes would need hours of speech before it told much.
-With the frame before and the frame after, a linear probe or a small hidden layer reads them. Every attribute has its
-own weights; all attributes and folds share batches, so that they cost one matrix product.
+The input is the codebook entry of each code, summed over the codebooks of a head, as in the quantizer: a learned
+embedding for each of 2,048 codes would need hours of speech. A linear probe, or one with a small hidden layer, sees a
+frame with its two neighbours. Every attribute has its own weights; all attributes and folds share batches, so that
+they cost one matrix product.
 
-In fold `k` the frames of group `k` are tested, group `k + 1` says when to stop, and the rest is trained on. A probe
-that never does better there than a constant says the constant.
+In fold `k`, group `k` is tested, group `k + 1` decides early stopping, and the others are trained on. A probe that is
+never better than a constant predictor there predicts the constant.
 
 Source: Alain and Bengio 2016 (arXiv:1610.01644), probes.
 """
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 CONTEXT = 1  # frames on either side
 HIDDEN = 32
 BATCH_FRAMES = 512
-LEARNING_RATE = 0.1  # over the root of the number of inputs; at the first step, falling to nothing at the last
+LEARNING_RATE = 0.1  # at the first step, divided by the root of the number of inputs; decays linearly to 0
 WEIGHT_DECAY = 1e-2
-MOST_STEPS = 240
-LEAST_STEPS_BETWEEN_CHECKS = 15
-PATIENCE = 3  # checks that gain hardly anything, before a probe is done
-LEAST_GAIN = 0.005  # of the error
-FEWEST_GROUPS = 3
+MAX_STEPS = 240
+MIN_STEPS_BETWEEN_CHECKS = 15
+PATIENCE = 3  # checks without a gain, before a probe stops
+MIN_GAIN = 0.005  # relative to the error
+MIN_GROUPS = 3
 
 
 @dataclass
@@ -43,20 +43,20 @@ class Attribute:
 
     @property
     def known(self) -> Tensor:
-        """True where there is something to tell, `(frames,)`."""
+        """True where the value is known, `(frames,)`."""
         return ~self.values.isnan() if self.num_classes is None else self.values >= 0
 
 
 @dataclass
 class Predictions:
-    """What probes say of frames that they were not trained on.
+    """Predictions for frames outside the training folds.
 
     Attributes:
-        told: Log probabilities `(frames, classes)`, or numbers `(frames,)`; NaN where a fold had nothing to learn.
-        constant: What the training frames' majority class, or mean, would say, `(frames,)`; -1 or NaN likewise.
+        predicted: Log probabilities `(frames, classes)`, or numbers `(frames,)`; NaN where a fold cannot learn.
+        constant: Majority class, or mean, of the training frames, `(frames,)`; -1 or NaN where there were none.
     """
 
-    told: Tensor
+    predicted: Tensor
     constant: Tensor
 
 
@@ -84,13 +84,13 @@ def cross_validate(
     hidden: int | None = None,
     seed: int = 0,
 ) -> dict[str, Predictions]:
-    """Train probes on all groups but two, for each group, and let them tell of that group's frames.
+    """For each group, train probes on all groups but two and predict that group's frames.
 
     Args:
         features: `(frames, dim)`, the frames of all recordings, one recording after another.
         recording: Number of each frame's, `(frames,)`: context does not reach beyond it.
         groups: `(frames,)`, 0 to the number of groups less 1; -1 for frames to be left out.
-        attributes: What to tell, by name.
+        attributes: What to predict, by name.
         hidden: Units of the hidden layer of each attribute; None for a linear probe.
         seed: Of the weights and the order of frames.
 
@@ -98,8 +98,8 @@ def cross_validate(
         ValueError: If there are fewer than 3 groups.
     """
     num_groups = int(groups.max()) + 1
-    if num_groups < FEWEST_GROUPS:
-        raise ValueError(f"probes need {FEWEST_GROUPS} groups or more, got {num_groups}.")
+    if num_groups < MIN_GROUPS:
+        raise ValueError(f"probes need {MIN_GROUPS} groups or more, got {num_groups}.")
     generator = torch.Generator().manual_seed(seed)
     features = (features - features.mean(dim=0)) / features.std(dim=0).clamp(min=1e-4)
     neighbours, real = _neighbours(recording)
@@ -107,12 +107,12 @@ def cross_validate(
     used = groups >= 0
     tested, checked = groups == folds, groups == (folds + 1) % num_groups
     trained = used & ~tested & ~checked
-    goals = {name: _Goal(attribute, trained, checked, tested) for name, attribute in attributes.items()}
+    tasks = {name: _ProbeTask(attribute, trained, checked, tested) for name, attribute in attributes.items()}
     sizes = [attribute.num_classes or 1 for attribute in attributes.values()]
     dim = features.shape[1] * neighbours.shape[1]
     probes = _Probes(dim, sizes, num_groups, hidden, generator)
     optimizer = torch.optim.AdamW(probes.parameters(), LEARNING_RATE / dim**0.5, weight_decay=WEIGHT_DECAY)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / MOST_STEPS))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / MAX_STEPS))
 
     def answers(rows: Tensor) -> list[Tensor]:
         window = features[neighbours[rows]] * real[rows][:, :, None]
@@ -120,22 +120,24 @@ def cross_validate(
 
     steps = since_check = 0
     frames = used.nonzero()[:, 0]
-    while steps < MOST_STEPS and not all(goal.is_done for goal in goals.values()):
+    while steps < MAX_STEPS and not all(task.is_done for task in tasks.values()):
         for rows in frames[torch.randperm(len(frames), generator=generator)].split(BATCH_FRAMES):
             with torch.enable_grad():
-                losses = [goal.loss(told, rows) for goal, told in zip(goals.values(), answers(rows), strict=True)]
+                losses = [
+                    task.loss(predicted, rows) for task, predicted in zip(tasks.values(), answers(rows), strict=True)
+                ]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()
             optimizer.step()
             scheduler.step()
             steps, since_check = steps + 1, since_check + 1
-        if since_check >= LEAST_STEPS_BETWEEN_CHECKS or steps >= MOST_STEPS:
+        if since_check >= MIN_STEPS_BETWEEN_CHECKS or steps >= MAX_STEPS:
             since_check = 0
             with torch.no_grad():
                 blocks = [answers(rows) for rows in torch.arange(len(features)).split(4096)]
-            for goal, *told in zip(goals.values(), *blocks, strict=True):
-                goal.check(torch.cat(told))
-    return {name: goal.predictions() for name, goal in goals.items()}
+            for task, *predicted in zip(tasks.values(), *blocks, strict=True):
+                task.check(torch.cat(predicted))
+    return {name: task.predictions() for name, task in tasks.items()}
 
 
 class _Probes(nn.Module):
@@ -165,8 +167,8 @@ class _Probes(nn.Module):
         ]
 
 
-class _Goal:
-    """One attribute: its loss, and of each fold the answers to be kept, those of the check that went best."""
+class _ProbeTask:
+    """One attribute: its loss, and each fold's predictions at its best check."""
 
     def __init__(self, attribute: Attribute, trained: Tensor, checked: Tensor, tested: Tensor):
         known = attribute.known
@@ -202,30 +204,32 @@ class _Goal:
         counts = [torch.bincount(values[trained], minlength=self.num_classes) for values, trained in folds]
         return (torch.stack(counts) + 0.5).log().expand(num_frames, -1, -1)
 
-    def _errors(self, told: Tensor, values: Tensor) -> Tensor:
+    def _errors(self, predicted: Tensor, values: Tensor) -> Tensor:
         # (frames, folds, outputs), (folds, frames) -> (folds, frames)
         if self.num_classes is None:
-            return (told[:, :, 0].T - values).square()
-        chosen = torch.log_softmax(told, dim=2).gather(2, values.T[:, :, None])
+            return (predicted[:, :, 0].T - values).square()
+        chosen = torch.log_softmax(predicted, dim=2).gather(2, values.T[:, :, None])
         return -chosen[:, :, 0].T
 
-    def loss(self, told: Tensor, rows: Tensor) -> Tensor:
+    def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
         counted = self.trained[:, rows]
-        return (self._errors(told, self.values[:, rows]) * counted).sum() / counted.sum(dim=1).max().clamp(min=1)
+        return (self._errors(predicted, self.values[:, rows]) * counted).sum() / counted.sum(dim=1).max().clamp(min=1)
 
-    def check(self, told: Tensor) -> None:
-        errors = (self._errors(told, self.values) * self.checked).sum(dim=1) / self.checked.sum(dim=1).clamp(min=1)
-        # Where nothing can be checked, the last answers count.
+    def check(self, predicted: Tensor) -> None:
+        errors = (self._errors(predicted, self.values) * self.checked).sum(dim=1) / self.checked.sum(dim=1).clamp(
+            min=1
+        )
+        # Where nothing can be checked, the last predictions are kept.
         better = ((errors < self.best) | ~self.checked.any(dim=1)) & self.can_learn
-        much_better = (errors < self.best * (1 - LEAST_GAIN)) | (better & self.best.isinf())
+        much_better = (errors < self.best * (1 - MIN_GAIN)) | (better & self.best.isinf())
         self.checks_since_best = torch.where(much_better, 0, self.checks_since_best + 1)
         self.best = torch.where(better, errors, self.best)
         for fold in better.nonzero()[:, 0].tolist():
             rows = self.tested[fold]
             if self.num_classes is None:
-                self.kept[rows] = told[rows, fold, 0] * self.spread[fold] + self.mean[fold]
+                self.kept[rows] = predicted[rows, fold, 0] * self.spread[fold] + self.mean[fold]
             else:
-                self.kept[rows] = torch.log_softmax(told[rows, fold], dim=1)
+                self.kept[rows] = torch.log_softmax(predicted[rows, fold], dim=1)
 
     def predictions(self) -> Predictions:
         if self.num_classes is None:
@@ -241,7 +245,7 @@ class _Goal:
 
 
 def _neighbours(recording: Tensor) -> tuple[Tensor, Tensor]:
-    # Of each frame the rows of its window, and whether they are of the same recording; others read as zero.
+    # For each frame the rows of its window, and whether they are in the same recording; others count as zero.
     offsets = torch.arange(-CONTEXT, CONTEXT + 1)
     rows = torch.arange(len(recording))[:, None] + offsets
     inside = rows.clamp(0, len(recording) - 1)

@@ -1,8 +1,8 @@
-"""One recording measured by every metric in every system, and the journal that keeps what is measured.
+"""Measure one recording with every metric in every system, and keep the measurements in a results log.
 
-A metric that raises loses its own number of this recording and nothing else; what only a fault of this package raises
-ends the evaluation, so that it is seen. The journal is a file with a line for
-each recording; an evaluation that was killed goes on after the last whole line, if nothing else has changed.
+A metric that raises loses its own number for this recording and nothing else. Exceptions that only a fault of this
+package can cause end the evaluation, so that they are noticed. The log is a file with one line for each recording; an
+interrupted evaluation resumes after the last complete line, if its settings are still the same.
 """
 
 import json
@@ -22,23 +22,22 @@ from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
 from .metrics import Metric
-from .sound import Sound
+from .sound import WIDEBAND_RATE, Sound
 from .systems import ORIGINAL, Systems
 
-NARROW_HZ = 16_000  # recordings at or below have nothing above 8 kHz
 PITCH_DECIMALS = 1
-# What recordings, models, libraries and machines may be to blame for, and not a fault of this package.
+# What a recording, a model, a library or the machine may cause, as opposed to a fault of this package.
 EXPECTED = (OSError, ValueError, RuntimeError, ArithmeticError, ImportError, MemoryError)
 
 
 @dataclass
-class Workbench:
-    """What recordings are measured with.
+class RecordingEvaluator:
+    """Measures recordings, one at a time.
 
     Attributes:
-        systems: Compared.
+        systems: To be compared.
         metrics: By name.
-        most_seconds: Of a recording; the rest is not looked at.
+        max_seconds: Of a recording; the rest is ignored.
         with_pitch: Whether pitch can be measured.
         with_labels: Whether phones and words are wanted.
         aligner: For recordings without alignment, or None.
@@ -46,44 +45,46 @@ class Workbench:
 
     systems: Systems
     metrics: dict[str, Metric]
-    most_seconds: float = 30.0
+    max_seconds: float = 30.0
     with_pitch: bool = True
     with_labels: bool = True
     aligner: Aligner | None = None
 
     def measure(self, utterance: Utterance, audio_folder: Path | None = None) -> dict:
-        """One line of the journal.
+        """Measure one recording: one line of the log.
 
         Args:
             utterance: The recording.
-            audio_folder: Where an example's sounds go; None for one that is no example.
+            audio_folder: Where to write its decoded audio, if it is an example; else None.
 
         Returns:
             Codes, frame labels, figures by system and metric, `weights` in the mean by metric where they differ,
-            `remarks`, what is odd about the recording, and `failures`, what raised, by name. Ready for json.
+            `remarks` about the recording, and `failures`, the exceptions by name. Ready for json.
         """
         entry: dict[str, Any] = {"id": utterance.id, "speaker": utterance.speaker, "text": utterance.text}
         failures: dict[str, str] = {}
         entry |= {"figures": {}, "weights": {}, "remarks": [], "failures": failures}
-        original = attempt(failures, "recordings", lambda: self._load(utterance, entry))
+        original = run_or_record_failure(failures, "recordings", lambda: self._load(utterance, entry))
         if original is None:
             return entry
         sounds = {ORIGINAL: original}
-        codes = attempt(failures, "codes", lambda: self.systems.encode(original.audio))
+        codes = run_or_record_failure(failures, "codes", lambda: self.systems.encode(original.audio))
         stock_codes = None
         if self.systems.stock is not None:
-            stock_codes = attempt(failures, "stock Mimi", lambda: self.systems.encode_stock(original.audio))
+            stock_codes = run_or_record_failure(
+                failures, "stock Mimi", lambda: self.systems.encode_stock(original.audio)
+            )
         entry["codes"] = None if codes is None else codes.tolist()
         entry["stock_codes"] = None if stock_codes is None else stock_codes.tolist()
         for system in self.systems.labels():
             own = stock_codes if system == self.systems.stock_name else codes
             if system != ORIGINAL and own is not None:
-                decoded = attempt(failures, system, lambda: self._decode(system, own, original))  # noqa: B023
+                decoded = run_or_record_failure(failures, system, lambda: self._decode(system, own, original))  # noqa: B023
                 if decoded is not None:
                     sounds[system] = decoded
         for system, sound in sounds.items():
             figures = {
-                name: attempt(failures, name, lambda: _finite(metric.measure(sound, original)))  # noqa: B023
+                name: run_or_record_failure(failures, name, lambda: _finite(metric.measure(sound, original)))  # noqa: B023
                 for name, metric in self.metrics.items()
             }
             entry["figures"][system] = {name: value for name, value in figures.items() if value is not None}
@@ -93,18 +94,21 @@ class Workbench:
         if codes is not None:
             entry["labels"] = self._labels(utterance, original, codes.shape[1], failures)
         if audio_folder is not None:
-            entry["example"] = attempt(failures, "examples", lambda: self._example(utterance, sounds, audio_folder))
+            entry["example"] = run_or_record_failure(
+                failures, "examples", lambda: self._example(utterance, sounds, audio_folder)
+            )
         return entry
 
     def _load(self, utterance: Utterance, entry: dict) -> Sound:
         rate = self.systems.model.config.sampling_rate
         audio = load_utterance(utterance, rate, entry["remarks"].append)
-        kept = audio[:, : round(self.most_seconds * rate)]
+        kept = audio[:, : round(self.max_seconds * rate)]
         made = utterance.id.startswith(PREFIX)
-        narrow = not made and soundfile.info(utterance.path).samplerate <= NARROW_HZ
-        entry |= {"seconds": kept.shape[-1] / rate, "band": "narrow_band" if narrow else "full_band"}
+        # At 16 kHz or less, nothing lies above 8 kHz.
+        is_wideband = not made and soundfile.info(utterance.path).samplerate <= WIDEBAND_RATE
+        entry |= {"seconds": kept.shape[-1] / rate, "band": "wideband" if is_wideband else "full_band"}
         if kept.shape[-1] < audio.shape[-1]:
-            entry["text"] = None  # it says more than is heard
+            entry["text"] = None  # the transcript is of the whole recording
         return Sound(kept, rate, entry["text"])
 
     def _decode(self, system: str, codes: Tensor, original: Sound) -> Sound:
@@ -120,11 +124,13 @@ class Workbench:
             if cut:
                 failures["phones and words"] = "the recording was cut, so its transcript does not fit."
             else:
-                spans = attempt(failures, "phones and words", lambda: spans_of(utterance, sound, self.aligner))
+                spans = run_or_record_failure(
+                    failures, "phones and words", lambda: spans_of(utterance, sound, self.aligner)
+                )
         phones, words = spans or ([], [])
         pitch = None
         if self.with_pitch:
-            pitch = attempt(failures, "pitch", lambda: pitch_labels(sound.f0_hz, num_frames, rate))
+            pitch = run_or_record_failure(failures, "pitch", lambda: pitch_labels(sound.f0_hz, num_frames, rate))
         return {
             "phone": phone_labels(phones, num_frames, rate),
             "word": word_labels(words, num_frames, rate),
@@ -143,8 +149,8 @@ class Workbench:
         return {"audio": audio, "f0_hz": f0_hz}
 
 
-def attempt(failures: dict[str, str], name: str, action: Callable[[], Any]) -> Any:
-    """What the action returns; if it raises one of `EXPECTED`, None, and why under its name."""
+def run_or_record_failure(failures: dict[str, str], name: str, action: Callable[[], Any]) -> Any:
+    """Run the action; if it raises one of `EXPECTED`, record the reason under its name and return None."""
     try:
         return action()
     except EXPECTED as error:
@@ -153,13 +159,13 @@ def attempt(failures: dict[str, str], name: str, action: Callable[[], Any]) -> A
 
 
 @dataclass
-class Journal:
-    """Lines of json on disk, the first of them saying what was measured how.
+class ResultsLog:
+    """A file of json lines, one a recording, after a first line with the settings.
 
     Attributes:
         path: The file.
-        settings: Anything ready for json; a file with others is begun anew.
-        entries: By recording, as they were found or added.
+        settings: Ready for json; a file with other settings is started again.
+        entries: By recording, read from the file or added.
     """
 
     path: Path
@@ -167,7 +173,7 @@ class Journal:
     entries: dict[str, dict] = field(default_factory=dict)
 
     def open(self) -> int:
-        """Read what is there, drop what is not whole; returns how many recordings are done."""
+        """Read the file, drop incomplete lines, and return how many recordings are done."""
         lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.is_file() else []
         whole = [line for line in map(_parsed, lines) if line is not None]
         if not whole or whole[0] != {"settings": self.settings}:
@@ -178,7 +184,7 @@ class Journal:
         return len(self.entries)
 
     def add(self, entry: dict) -> None:
-        """Keep a recording's line."""
+        """Append a recording's line."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self.entries[entry["id"]] = entry

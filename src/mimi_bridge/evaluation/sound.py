@@ -1,4 +1,4 @@
-"""A sound, and what several measures want to know of it: its pitch, its samples at telephone rate. Computed once each.
+"""A sound, with its pitch and its samples at 16 kHz, which several metrics need; each is computed once.
 
 The pitch is Praat's, by autocorrelation: 75 to 600 Hz, a step of 10 ms, so that 8 steps are one frame at 12.5 Hz.
 
@@ -14,19 +14,19 @@ import soxr
 import torch
 from torch import Tensor
 
-TELEPHONE_RATE = 16_000
+WIDEBAND_RATE = 16_000  # Hz
 PITCH_RATE = 100  # steps a second
 LOWEST_HZ, HIGHEST_HZ = 75.0, 600.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """One recording, or what was made of it.
+    """One recording, original or decoded.
 
     Attributes:
         audio: `(1, samples)`.
         sampling_rate: Hz.
-        text: What is said, or None if nobody knows.
+        text: Its transcript, or None if it is unknown.
     """
 
     audio: Tensor
@@ -39,9 +39,9 @@ class Sound:
         return self.audio[0].detach().cpu().double().numpy()
 
     @cached_property
-    def telephone(self) -> np.ndarray:
+    def wideband(self) -> np.ndarray:
         """`(samples,)` at 16 kHz, float32."""
-        return soxr.resample(self.samples.astype(np.float32), self.sampling_rate, TELEPHONE_RATE)
+        return soxr.resample(self.samples.astype(np.float32), self.sampling_rate, WIDEBAND_RATE)
 
     @cached_property
     def f0_hz(self) -> Tensor:
@@ -49,7 +49,7 @@ class Sound:
 
         Raises:
             ModuleNotFoundError: If praat-parselmouth is not installed.
-            ValueError: If the sound is too short for a pitch.
+            ValueError: If the sound is too short to have a pitch.
         """
         import parselmouth
 

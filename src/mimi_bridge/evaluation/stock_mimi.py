@@ -24,8 +24,8 @@ class StockMimi:
 
     Attributes:
         name: Of its checkpoint.
-        model: A `MimiModel`, or a fresh conversion, whose content head says nothing.
-        num_codebooks: That are used.
+        model: A `MimiModel`, or a fresh conversion, whose content head is silent.
+        num_codebooks: How many of its codebooks are used.
     """
 
     name: str
@@ -48,7 +48,7 @@ class StockMimi:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `(codebooks, frames)` -> `(1, samples)`."""
         if self.is_conversion:
-            codes = torch.cat([torch.zeros_like(codes[:1]), codes])  # any content code: its way out is zero
+            codes = torch.cat([torch.zeros_like(codes[:1]), codes])  # any content code: its projection out is zero
         return self.model.decode(codes[None]).audio_values[0]
 
     def entries(self) -> list[Tensor]:
@@ -72,7 +72,7 @@ def find_stock_mimi(model: MimiBridgeModel, folder: str | None = None, reference
     """The stock Mimi of a model.
 
     Args:
-        model: Tells how many codebooks are used, and which rates it must have.
+        model: Its config says how many codebooks are used, and which rates the stock Mimi must have.
         folder: Where the model was loaded from; its `conversion_report.json`, if it has one, names the source.
         reference: A Mimi checkpoint, folder or id, instead.
 

@@ -1,11 +1,11 @@
-"""The words and melody of one recording with the acoustic heads of another: what is heard, and whom it follows.
+"""Head swaps: content and prosody of one recording with the acoustic codes of another, and which of them it follows.
 
-Each swap stands beside both recordings decoded by the same model, so that what the codec does to everything counts for
+Each swap is compared with both recordings decoded by the same model, so that the codec's own distortion counts for
 neither side. 0 is the recording that gave content and prosody, 1 the one that gave the acoustic codes.
 
 - words: does the first's transcript fit the swapped sound better than those of ten others (pocketsphinx)?
-- pitch: where its mean log F0 lies between those of the two, and how its contour goes with the first's;
-- timbre: where its mean log mel spectrum lies between those of the two.
+- pitch: where the swap's mean log F0 lies between those of the two, and its contour's correlation with the first's;
+- timbre: where the swap's mean log mel spectrum lies between those of the two.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from .intelligibility import best_fitting_transcript, like_sized_transcripts
 from .intervals import mean_with_interval
 from .sound import Sound
 
-LEAST_OCTAVES = 1 / 12  # between two voices, before it can be said which of them a pitch follows
-FEWEST_STEPS = 20  # voiced in both, before their contours are compared
+MIN_OCTAVES = 1 / 12  # between two voices; nearer ones do not show which of them a pitch follows
+MIN_STEPS = 20  # voiced in both recordings, for a correlation of their contours
 OTHER_TRANSCRIPTS = 9
 TIMBRE_WINDOW, TIMBRE_BANDS = 512, 16  # too coarse to see harmonics
-LOUD_NEPERS = 4.6  # below the loudest, 40 dB: what is quieter is no voice
+LOUD_NEPERS = 4.6  # 40 dB below the loudest frame; quieter ones are not voice
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Swap:
     """Two recordings decoded, and one with the heads of both.
 
     Attributes:
-        content: Decoded from all heads of the recording that gives content and prosody; its text is what is said.
+        content: Decoded from all heads of the recording that gives content and prosody, with its text.
         voice: Decoded from all heads of the other.
         swapped: As long as `content`.
     """
@@ -49,7 +49,7 @@ def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list
         count: Pairs wanted.
 
     Returns:
-        Numbers of who gives content and who the voice; nobody gives either twice.
+        Indices of the recordings that give content and voice; no recording gives either twice.
     """
     known = [pitch for _, pitch in recordings if pitch is not None]
     middle = sum(known) / len(known) if known else 0.0
@@ -66,7 +66,7 @@ def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list
 
 
 def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None = None) -> dict[str, float]:
-    """Whom a swapped sound follows; a number that cannot be told is left out.
+    """Which recording a swapped sound follows; numbers that cannot be measured are left out.
 
     Args:
         swap: The three sounds.
@@ -83,10 +83,10 @@ def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None 
         numbers |= {
             f"f0_{name}_hz": 2**mean for name, mean in zip(("content", "voice", "swapped"), means, strict=True)
         }
-        if abs(means[1] - means[0]) >= LEAST_OCTAVES:
+        if abs(means[1] - means[0]) >= MIN_OCTAVES:
             numbers["f0_follows_voice"] = (means[2] - means[0]) / (means[1] - means[0])
         both = (tracks[0] > 0) & (tracks[2] > 0)
-        if int(both.sum()) >= FEWEST_STEPS:
+        if int(both.sum()) >= MIN_STEPS:
             contours = torch.stack([tracks[0][both].log2(), tracks[2][both].log2()])
             correlation = torch.corrcoef(contours)[0, 1].item()
             numbers |= {"f0_contour_correlation": correlation} if correlation == correlation else {}
@@ -120,13 +120,13 @@ def _words(swap: Swap, aligner: Any, transcripts: list[str]) -> dict[str, float]
         texts.append(spoken)
     if len(texts) < 2:
         return {}
-    heard, before = (
+    after, before = (
         best_fitting_transcript(aligner, sound.audio, sound.sampling_rate, texts)
         for sound in (swap.swapped, swap.content)
     )
-    figures = {"words_kept": float(heard == 0), "words_kept_before": float(before == 0)}
+    figures = {"words_kept": float(after == 0), "words_kept_before": float(before == 0)}
     if spoken in texts:
-        figures["words_follow_voice"] = float(heard is not None and texts[heard] == spoken)
+        figures["words_follow_voice"] = float(after is not None and texts[after] == spoken)
     return figures
 
 
@@ -142,4 +142,4 @@ def _mean_spectrum(sound: Sound) -> Tensor:
     bands = log_mel(sound.audio[None], sound.sampling_rate, TIMBRE_WINDOW, TIMBRE_BANDS)[0]
     level = bands.logsumexp(dim=0)
     mean = bands[:, level >= level.max() - LOUD_NEPERS].mean(dim=1)
-    return mean - mean.mean()  # loudness is no timbre
+    return mean - mean.mean()  # the level is not part of the timbre

@@ -1,4 +1,4 @@
-"""What is compared: the original, the stock Mimi, and a model decoded from all codebooks, the first, the first two."""
+"""The systems compared: the original, the stock Mimi, and the model decoded from all, one or two codebooks."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Systems:
 
     @property
     def stock_name(self) -> str:
-        """What the stock Mimi is called in the tables."""
+        """The stock Mimi's name in the tables."""
         return f"mimi_{self.total - 1}"
 
     def labels(self) -> dict[str, str]:
@@ -65,12 +65,12 @@ class Systems:
 
     @torch.no_grad()
     def decode(self, system: str, codes: Tensor, num_samples: int) -> Tensor:
-        """What a system makes of its codes, `(1, samples)` on the CPU.
+        """Audio that a system decodes from its codes, `(1, samples)` on the CPU.
 
         Args:
-            system: A name of `labels`, but the original's.
+            system: A name of `labels` other than the original's.
             codes: The stock Mimi's for the stock Mimi, else the model's, `(codebooks, frames)`.
-            num_samples: To be returned; the rest is padding.
+            num_samples: To return; the rest is padding.
         """
         codes = codes.to(self.model.device)
         if system == self.stock_name:
@@ -82,7 +82,7 @@ class Systems:
         return audio[:, :num_samples].float().cpu()
 
     def probe_inputs(self) -> dict[str, str]:
-        """What probes read: name -> label, in the order of the matrix."""
+        """The probes' inputs: name -> label, in the order of the matrix."""
         count = self.total - 1
         inputs = {
             "content": "content",

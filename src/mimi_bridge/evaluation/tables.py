@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-BANDS = {"full_band": "full band", "narrow_band": "16 kHz and below", "all": "all recordings"}
+BANDS = {"full_band": "full band", "wideband": "16 kHz and below", "all": "all recordings"}
 
 
 def markdown_tables(evaluation: dict) -> str:

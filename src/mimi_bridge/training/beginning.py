@@ -23,7 +23,7 @@ from .objective import batch_frame_mask, in_precision_of
 from .reference import is_fresh
 
 ROWS_AT_ONCE = 8
-MOST_PASSES = 10  # over the data, when its recordings are cropped
+MAX_PASSES = 10  # over the data, when its recordings are cropped
 RIDGES = tuple(10.0**power for power in range(-4, 3))  # of the latents' mean variance, to choose from
 HELD_OUT = 5  # every so many blocks of frames are kept aside to choose it
 BLOCK = 500  # frames: some recordings
@@ -88,7 +88,7 @@ def take_survey(
 
 def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
     # A few rows at a time; if they are cropped, several passes, each with other crops.
-    passes = MOST_PASSES if getattr(collate, "crop_frames", None) else 1
+    passes = MAX_PASSES if getattr(collate, "crop_frames", None) else 1
     for epoch in range(passes):
         if hasattr(collate, "set_epoch"):
             collate.set_epoch(epoch)

@@ -18,7 +18,7 @@ def check(words=WORDS, spans=SPANS, seconds=1.6, text=TEXT, score=-5.0, **limits
 
 
 def test_good_alignment_passes():
-    assert check(least_score=-10.0) is None
+    assert check(min_score=-10.0) is None
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,11 @@ def test_good_alignment_passes():
         ({"words": [Span("hello", 0.2, float("nan"))]}, "time that is no number"),
         ({"seconds": 1.2}, "its words reach from 0.20 to 1.50 s, but it is 1.20 s long"),
         ({"words": [Span("hello", -0.2, 0.6)]}, "its words reach from -0.20 to 0.60 s"),
-        ({"least_score": -4.0}, "has the score -5.0, below -4; is it what is said"),
+        ({"min_score": -4.0}, "has the score -5.0, below -4; is it what is said"),
         ({"score": float("nan")}, "has the score nan"),
         ({"text": "quite another"}, "the aligned words are not those of the text"),
         ({"text": "Hello, what else is said here?"}, "22% of its text has a time, and 50% must"),
-        ({"least_coverage": 0.9, "words": WORDS[:2]}, "82% of its text has a time, and 90% must"),
+        ({"min_coverage": 0.9, "words": WORDS[:2]}, "82% of its text has a time, and 90% must"),
         ({"words": [Span("hello", 0.2, 0.21), Span("dear", 0.21, 0.3), Span("42", 0.3, 0.31)]}, "which nobody can"),
         ({"spans": SPANS.flip(0)}, "its tokens are not in order of time"),
     ],
@@ -44,8 +44,8 @@ def test_bad_alignment_is_named(given, problem):
     assert problem in check(**given)
 
 
-def test_alignment_without_a_score_passes_any_least_score():
-    assert check(score=None, least_score=0.0) is None
+def test_alignment_without_a_score_passes_any_min_score():
+    assert check(score=None, min_score=0.0) is None
 
 
 def test_aligner_may_round_by_less_than_a_frame():

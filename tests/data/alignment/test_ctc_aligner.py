@@ -92,7 +92,7 @@ def test_score_is_the_mean_log_probability_of_a_frame(monkeypatch, aligner):
     audio = hears(monkeypatch, aligner, "-H-I-|-YO-U-", sure=0.9)
     assert aligner.align(audio, RATE, "hi you").score == pytest.approx(torch.tensor(0.9).log().item(), abs=1e-5)
     other = aligner.align(audio, RATE, "we go")
-    assert other.score < aligner.least_score < -0.2
+    assert other.score < aligner.min_score < -0.2
 
 
 def test_recording_at_another_rate_has_the_same_times(monkeypatch, aligner):

@@ -32,7 +32,7 @@ TEXTS = (
     "Please, the blue folder.",
     "Nobody noticed the judge.",
 )
-LEAST_SCORE = -60.0  # espeak-ng does not speak as the aligner likes it
+MIN_SCORE = -60.0  # espeak-ng does not speak as the aligner likes it
 HALF = {"atol": 4e-3, "rtol": 2e-3}  # half precision, and how a batch rounds
 
 
@@ -59,7 +59,7 @@ def teachers(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def settings(folder, teachers) -> Settings:
-    return Settings(str(folder), **teachers, recordings_per_shard=2, least_score=LEAST_SCORE)
+    return Settings(str(folder), **teachers, recordings_per_shard=2, min_score=MIN_SCORE)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,8 @@ def test_two_processes_make_the_same_data_set_as_one(prepared, settings, tmp_pat
         tmp_path / "data",
         "--recordings-per-shard",
         2,
-        "--least-score",
-        LEAST_SCORE,
+        "--min-score",
+        MIN_SCORE,
     ]
     arguments += ["--text-teacher", settings.text_teacher, "--speech-teacher", settings.speech_teacher]
     if num_proc == 2:
@@ -196,7 +196,7 @@ def test_data_set_is_prepared_with_its_samples_and_perhaps_latents(folder, teach
     tiny_model.save_pretrained(tmp_path / "model")
     EncodecFeatureExtractor(sampling_rate=24_000).save_pretrained(tmp_path / "model")
     settings = Settings(
-        str(tmp_path / "source"), **teachers, latents_model=str(tmp_path / "model"), least_score=LEAST_SCORE
+        str(tmp_path / "source"), **teachers, latents_model=str(tmp_path / "model"), min_score=MIN_SCORE
     )
     report = prepare(settings, tmp_path / "data")
     assert report.num_with_tokens == 1 and report.remarks == [["00000001", "without tokens: it has no transcript"]]

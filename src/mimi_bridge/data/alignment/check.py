@@ -10,9 +10,9 @@ from .tokens import spoken_share
 from .types import Alignment
 
 NO_SCORE = float("-inf")  # a least score that every alignment has
-LEAST_COVERAGE = 0.5
+MIN_COVERAGE = 0.5
 TOLERANCE = 0.08  # seconds: a frame
-MOST_CHARACTERS = 50.0  # a second, over the whole of a text; hurried speech has 25
+MAX_CHARACTERS = 50.0  # a second, over the whole of a text; hurried speech has 25
 
 
 def check_alignment(
@@ -20,8 +20,8 @@ def check_alignment(
     spans: Tensor,
     seconds: float,
     text: str,
-    least_score: float = NO_SCORE,
-    least_coverage: float = LEAST_COVERAGE,
+    min_score: float = NO_SCORE,
+    min_coverage: float = MIN_COVERAGE,
 ) -> str | None:
     """What is wrong with an alignment; None if nothing is.
 
@@ -30,9 +30,9 @@ def check_alignment(
         spans: Start and end of each token, `(tokens, 2)`, seconds.
         seconds: How long the recording is.
         text: What is said in it.
-        least_score: As the aligner has it (`Aligner.least_score`); each has a scale of its own. An alignment without
+        min_score: As the aligner has it (`Aligner.min_score`); each has a scale of its own. An alignment without
             a score passes.
-        least_coverage: Share of the text's letters and digits that must have a time.
+        min_coverage: Share of the text's letters and digits that must have a time.
     """
     words = alignment.words
     if not words:
@@ -48,15 +48,15 @@ def check_alignment(
             f"its words reach from {float(starts.min()):.2f} to {float(ends.max()):.2f} s, but it is {seconds:.2f} s "
             "long; is it another recording's alignment?"
         )
-    if alignment.score is not None and not alignment.score >= least_score:
-        return f"its alignment has the score {alignment.score:.1f}, below {least_score:g}; is it what is said?"
+    if alignment.score is not None and not alignment.score >= min_score:
+        return f"its alignment has the score {alignment.score:.1f}, below {min_score:g}; is it what is said?"
     coverage = spoken_share(text, words)
     if coverage == 0:
         return "no token of it has a time: the aligned words are not those of the text"
-    if coverage < least_coverage:
-        return f"{coverage:.0%} of its text has a time, and {least_coverage:.0%} must; is it what is said?"
+    if coverage < min_coverage:
+        return f"{coverage:.0%} of its text has a time, and {min_coverage:.0%} must; is it what is said?"
     letters, spoken_seconds = sum(map(str.isalnum, text)) * coverage, float((ends - starts).sum())
-    if letters > MOST_CHARACTERS * spoken_seconds:
+    if letters > MAX_CHARACTERS * spoken_seconds:
         return f"{letters:.0f} letters of it are said in {spoken_seconds:.2f} s, which nobody can; is it cut short?"
     return check_spans(spans, seconds)
 

@@ -28,8 +28,8 @@ from .tokens import APOSTROPHES, JOINERS, SIGNS
 from .types import Alignment
 
 WILDCARD_COST = 0.05  # a frame, in log probability: enough that silence beside it stays silence
-MOST_CELLS = 2**30  # frames times places in the text: a byte each, and at 2**31 torchaudio's search crashes
-FEWEST_LETTERS = 10  # of a vocabulary of letters; one of whole syllables or words has fewer
+MAX_CELLS = 2**30  # frames times places in the text: a byte each, and at 2**31 torchaudio's search crashes
+MIN_LETTERS = 10  # of a vocabulary of letters; one of whole syllables or words has fewer
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CtcAligner:
         context_seconds: What the model hears on both sides of a window, to be thrown away.
 
     Attributes:
-        least_score: A guess: right texts have the log probability of a good model's frames, near 0; a model that knows
+        min_score: A guess: right texts have the log probability of a good model's frames, near 0; a model that knows
             nothing has minus the logarithm of its letters, about -3.5.
 
     Raises:
@@ -59,7 +59,7 @@ class CtcAligner:
         ValueError: If it does not hear samples, or does not write letters.
     """
 
-    least_score = -1.5
+    min_score = -1.5
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class CtcAligner:
         self._vocabulary = {
             sign: number for sign, number in tokenizer.get_vocab().items() if number < config.vocab_size
         }
-        if sum(len(sign) == 1 and sign.isalpha() for sign in self._vocabulary) < FEWEST_LETTERS:
+        if sum(len(sign) == 1 and sign.isalpha() for sign in self._vocabulary) < MIN_LETTERS:
             raise ValueError(f"{name} must write single letters, but its signs are {list(self._vocabulary)[:8]}.")
         self._blank: int = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
         delimiters = (getattr(tokenizer, "word_delimiter_token", None), "|", " ")
@@ -115,7 +115,7 @@ class CtcAligner:
         repeated = sum(a == b for a, b in pairwise(targets))
         if len(targets) + repeated > len(log_probabilities):
             return None
-        if len(log_probabilities) * (2 * len(targets) + 1) > MOST_CELLS:
+        if len(log_probabilities) * (2 * len(targets) + 1) > MAX_CELLS:
             raise ValueError(
                 f"a recording of {audio.shape[-1] / sampling_rate / 60:.0f} minutes with {len(targets)} letters is "
                 "too long to be aligned at once (a quarter of an hour of common speech goes); divide it at pauses."

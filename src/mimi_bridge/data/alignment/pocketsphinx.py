@@ -33,14 +33,14 @@ class PocketsphinxAligner:
     """Aligns English text; holds one decoder, for one thread.
 
     Attributes:
-        least_score: Keeps every right text of real speech, and next to no wrong one. Voices made by espeak-ng lie
+        min_score: Keeps every right text of real speech, and next to no wrong one. Voices made by espeak-ng lie
             lower, from -16 to -49, and their wrong texts below -40.
 
     Raises:
         ModuleNotFoundError: If pocketsphinx is not installed.
     """
 
-    least_score = -22.0
+    min_score = -22.0
 
     def __init__(self) -> None:
         try:

@@ -24,7 +24,7 @@ APOSTROPHES = "'’‘`ʼ"
 JOINERS = "\u00ad\u200c\u200d"  # written inside a word, not read: soft hyphen, zero-width non-joiner and joiner
 SIGNS = "&%@§°$€£¥+="  # which are read aloud
 UNKNOWN = "unk"  # how aligners spell what they cannot
-MOST_RESPELLED = 2  # written words that an aligner may spell quite otherwise, between two that match
+MAX_RESPELLED = 2  # written words that an aligner may spell quite otherwise, between two that match
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,11 @@ def _is_respelling(written: list[_Written], spoken: list[_Spoken], anchored: boo
     if _letters(written) == _letters(spoken):
         return True
     in_letters = sum(piece.key.isalpha() for piece in written)
-    if in_letters > MOST_RESPELLED:
+    if in_letters > MAX_RESPELLED:
         return False
     if in_letters < len(written) or any(piece.key == UNKNOWN for piece in spoken):
         return True
-    return anchored and len(spoken) <= MOST_RESPELLED + 1
+    return anchored and len(spoken) <= MAX_RESPELLED + 1
 
 
 def _letters(pieces: Sequence[_Written | _Spoken]) -> str:

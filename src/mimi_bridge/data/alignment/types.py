@@ -28,10 +28,10 @@ class Aligner(Protocol):
     """Lays texts over recordings.
 
     Attributes:
-        least_score: Below it, text and recording hardly belong together.
+        min_score: Below it, text and recording hardly belong together.
     """
 
-    least_score: float
+    min_score: float
 
     def align(self, audio: Tensor, sampling_rate: int, text: str) -> Alignment | None:
         """Lay a text over a recording.

@@ -35,7 +35,7 @@ from .sources import Source
 
 RATE, FRAME_SIZE = MimiBridgeConfig().sampling_rate, MimiBridgeConfig().frame_size
 FRAME_RATE = RATE / FRAME_SIZE
-LEAST_RATE = 16_000  # Hz; what is recorded at less lacks what speech models listen to
+MIN_RATE = 16_000  # Hz; what is recorded at less lacks what speech models listen to
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -45,7 +45,7 @@ class _Recording:
     utterance: Utterance
     audio: Tensor = field(default_factory=lambda: torch.zeros(1, 0))  # (1, samples)
     alignment: Alignment | None = None
-    least_score: float = NO_SCORE
+    min_score: float = NO_SCORE
     states: TextStates | None = None
     spans: Tensor | None = None  # (tokens, 2), seconds
     features: Tensor | None = None  # (frames, wavlm_dim)
@@ -163,7 +163,7 @@ class RowMaker:
         else:
             if self._text is None and recording.utterance.problem is not None:
                 recording.remarks.append(f"without text: {recording.utterance.problem}")
-            if rate < LEAST_RATE:
+            if rate < MIN_RATE:
                 recording.remarks.append(f"recorded at {rate} Hz, so it holds nothing above {rate // 2} Hz")
         return recording
 
@@ -200,14 +200,14 @@ class RowMaker:
             else:
                 assert self._aligner is not None
                 recording.alignment = self._aligner.align(recording.audio, RATE, utterance.text)
-                recording.least_score = self._aligner.least_score
+                recording.min_score = self._aligner.min_score
         except (OSError, ValueError) as error:
             recording.without_tokens = _reason(error)
         else:
             if recording.alignment is None:
                 recording.without_tokens = "its text cannot be laid over it; is it what is said?"
-        if settings.least_score is not None:
-            recording.least_score = settings.least_score
+        if settings.min_score is not None:
+            recording.min_score = settings.min_score
 
     def _place(self, recording: _Recording, states: TextStates | ValueError) -> str | None:
         # Give it its states and their spans, or say why not.
@@ -219,7 +219,7 @@ class RowMaker:
         text = recording.utterance.text or ""
         spans = token_spans(text, states.offsets, recording.alignment.words)
         wrong = check_alignment(
-            recording.alignment, spans, recording.seconds, text=text, least_score=recording.least_score
+            recording.alignment, spans, recording.seconds, text=text, min_score=recording.min_score
         )
         if wrong is None:
             recording.spans = spans.clamp(0, recording.num_frames / FRAME_RATE)

@@ -1,7 +1,7 @@
-"""The report: an evaluation as one page that holds everything, sounds included, and asks nothing of any network.
+"""The report: an evaluation as one self-contained HTML page, sounds included, that needs no network.
 
 The page opens from disk, on a phone too, and works without its script. Every figure on it is looked up in
-evaluation.json and says where. `python -m mimi_bridge.evaluation.report.page FOLDER` draws it again.
+evaluation.json and names its place there. `python -m mimi_bridge.evaluation.report.page FOLDER` draws it again.
 """
 
 import json
@@ -21,14 +21,14 @@ from .pictures import HEAD_COLOURS, RANGE_DB
 from .tables import Tables
 from .values import Values
 
-FORMAT = "mimi_bridge_evaluation/1"
+FORMAT = "mimi_bridge_evaluation/2"
 MAX_MEGABYTES = 16  # a phone opens it
 PAGE = PackageLoader("mimi_bridge.evaluation.report", "templates")
 PROBE_NAMES = {"linear": "Linear probe", "mlp": "Small network (MLP)"}
 SCORE_NAMES = {"accuracy": "accuracy", "r2": "R²"}
 BAND_NAMES = {
     "full_band": "Full-band recordings",
-    "narrow_band": "Narrow-band recordings (16 kHz or less)",
+    "wideband": "Wideband recordings (16 kHz or less)",
     "all": "All recordings",
 }
 NUMBER_NAMES = {
@@ -43,19 +43,19 @@ NUMBER_NAMES = {
 
 
 def write_report(folder: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Path:
-    """Draw the page of an evaluation, `report.html` in its folder, whole or not at all.
+    """Write the page of an evaluation, `report.html` in its folder, atomically.
 
     Args:
         folder: Holds `evaluation.json` and the sounds it names.
-        max_megabytes: What the examples' sounds and pictures may weigh; those after are named, not embedded. Swaps may
-            weigh a third of it on top.
+        max_megabytes: Limit for the examples' sounds and pictures; examples beyond it are counted, not embedded. Swaps
+            may take a third of it in addition.
 
     Returns:
         The page's path.
 
     Raises:
         FileNotFoundError: If there is no `evaluation.json`.
-        ValueError: If it is no evaluation of this format, or a sound in it lies elsewhere.
+        ValueError: If it is not an evaluation of this format, or one of its sounds lies outside the folder.
     """
     folder = Path(folder)
     page = render_report(folder, read_evaluation(folder / "evaluation.json"), max_megabytes)
