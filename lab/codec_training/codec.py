@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MimiConfig, MimiModel
 
+from mimi_bridge.checkpoint import keep_sizes_on_cpu
 from mimi_bridge.heads import QuantizerHead
 from mimi_bridge.training.codebooks import set_entries
 
@@ -68,11 +69,7 @@ class TrainableMimi(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> "TrainableMimi":
         """As `nn.Module.to`; sizes that transformers' convolutions keep as tensors stay where the host reads them."""
         super().to(*args, **kwargs)
-        for module in self.modules():
-            for name in ("stride", "kernel_size", "padding_total"):
-                size = module._buffers.get(name)
-                if size is not None:
-                    module._buffers[name] = size.cpu()
+        keep_sizes_on_cpu(self)
         return self
 
     def forward(self, audio: Tensor, num_acoustic: Tensor | None = None, may_learn: bool = True) -> CodecOutput:

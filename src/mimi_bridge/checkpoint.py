@@ -130,6 +130,18 @@ def raise_on_ignored(where: str, given: Any) -> None:
         raise ValueError(f"{', '.join(ignored)} would have no effect {where}; leave it out.")
 
 
+def keep_sizes_on_cpu(model: nn.Module) -> None:
+    """Keep the sizes that transformers' convolutions hold as tensors where the host reads them.
+
+    On a GPU every convolution would wait for it, twice and more, to compute its padding.
+    """
+    for module in model.modules():
+        for name in ("stride", "kernel_size", "padding_total"):
+            size = module._buffers.get(name)
+            if size is not None and not size.is_meta:
+                module._buffers[name] = size.cpu()
+
+
 def give_usual_mode(folder: str | PathLike[str]) -> None:
     """Let weights be read by whoever may read the config beside them: safetensors lets their owner alone."""
     config = Path(folder) / "config.json"

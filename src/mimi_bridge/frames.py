@@ -47,25 +47,38 @@ def right_padded_lengths(padding_mask: Tensor) -> Tensor:
         ValueError: If a row is padded on the left, has a hole, is empty, or its channels disagree.
     """
     check_tensor(padding_mask, "padding_mask")
+    if not torch.compiler.is_compiling() and not bool(_is_right_padded(padding_mask)):
+        _raise_on_padding(padding_mask)
+    return _one_row_a_sample(padding_mask).sum(dim=-1)
+
+
+def _one_row_a_sample(padding_mask: Tensor) -> Tensor:
     mask = padding_mask.bool()
-    if mask.ndim == 3:
-        if not torch.equal(mask.all(dim=1), mask.any(dim=1)):
-            raise ValueError("padding_mask must be the same for every channel of a sample; pass one row a sample.")
-        mask = mask[:, 0]
-    lengths = mask.sum(dim=-1)
-    rises = mask[:, 1:] > mask[:, :-1]  # no comparison with positions: they would take eight bytes a sample
+    return mask[:, 0] if mask.ndim == 3 else mask
+
+
+def _is_right_padded(padding_mask: Tensor) -> Tensor:
+    # Whether `_raise_on_padding` would not raise: a scalar on the mask's device, so that a GPU is waited for once.
+    mask = _one_row_a_sample(padding_mask)
+    # No comparison with positions: they would take eight bytes a sample.
+    is_right = mask[:, 0].all() & ~(mask[:, 1:] > mask[:, :-1]).any()
+    return is_right & (padding_mask.bool() == mask[:, None]).all() if padding_mask.ndim == 3 else is_right
+
+
+def _raise_on_padding(padding_mask: Tensor) -> None:
+    mask = _one_row_a_sample(padding_mask)
+    if padding_mask.ndim == 3 and not bool((padding_mask.bool() == mask[:, None]).all()):
+        raise ValueError("padding_mask must be the same for every channel of a sample; pass one row a sample.")
+    rises = (mask[:, 1:] > mask[:, :-1]).any(dim=-1)
     if bool(rises.any()):
-        sample = int(rises.any(dim=-1).nonzero()[0])
         raise ValueError(
-            f"padding_mask must be 1 on a sample's audio and 0 after it (right padding), but sample {sample} has "
-            "padding before audio. Use the feature extractor with padding_side='right'."
+            f"padding_mask must be 1 on a sample's audio and 0 after it (right padding), but sample "
+            f"{int(rises.nonzero()[0])} has padding before audio. Use the feature extractor with padding_side='right'."
         )
-    if bool((lengths == 0).any()):
-        raise ValueError(
-            f"padding_mask marks no audio in sample {int((lengths == 0).nonzero()[0])}; every sample needs at least "
-            "one real audio sample. Drop the empty ones."
-        )
-    return lengths
+    raise ValueError(
+        f"padding_mask marks no audio in sample {int((~mask[:, 0]).nonzero()[0])}; every sample needs at least one "
+        "real audio sample. Drop the empty ones."
+    )
 
 
 def frame_mask_from_padding_mask(padding_mask: Tensor, frame_size: int) -> Tensor:
@@ -170,22 +183,28 @@ def checked_audio(
     batch_size, _, num_samples = input_values.shape
     if input_values.numel() == 0:
         raise ValueError(f"input_values must hold audio, got none (shape {tuple(input_values.shape)}).")
-    if padding_mask is None:
-        num_frames = num_frames_for(num_samples, frame_size)
-        audio, frame_mask = input_values, input_values.new_ones(batch_size, num_frames, dtype=torch.bool)
-    else:
+    if padding_mask is not None:
         check_tensor(padding_mask, "padding_mask")
         if padding_mask.shape[-1] != num_samples or len(padding_mask) != batch_size:
             raise ValueError(
                 f"padding_mask must have a value for each of the {num_samples} samples of {batch_size} recordings, "
                 f"got shape {tuple(padding_mask.shape)}."
             )
-        frame_mask = frame_mask_from_padding_mask(padding_mask, frame_size)
-        audio = input_values if bool(padding_mask.all()) else silence_padding(input_values, padding_mask)
-    if not torch.compiler.is_compiling() and not is_finite(audio):
-        sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
-        raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
-    return audio, frame_mask
+    audio = silence_padding(input_values, padding_mask)
+    if not torch.compiler.is_compiling():
+        faultless = torch.isfinite(torch.stack(audio.detach().aminmax())).all()
+        if padding_mask is not None:
+            faultless = faultless & _is_right_padded(padding_mask).to(audio.device)
+        if not bool(faultless):  # the one time that a GPU is waited for
+            if padding_mask is not None and not bool(_is_right_padded(padding_mask)):
+                _raise_on_padding(padding_mask)
+            sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
+            raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
+    num_frames = num_frames_for(num_samples, frame_size)
+    if padding_mask is None:
+        return audio, audio.new_ones(batch_size, num_frames, dtype=torch.bool)
+    lengths = _one_row_a_sample(padding_mask).sum(dim=-1)
+    return audio, mask_from_lengths(-(-lengths // frame_size), num_frames)
 
 
 def is_finite(values: Tensor) -> bool:
@@ -209,6 +228,6 @@ def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:
         )
     real = padding_mask[..., : audio.shape[-1]].bool()
     audio = audio[..., : padding_mask.shape[-1]]
-    if not torch.compiler.is_compiling() and bool(real.all()):
-        return audio
+    if audio.device.type == "cpu" and not torch.compiler.is_compiling() and bool(real.all()):
+        return audio  # a copy of hours of audio is spared; a GPU copies sooner than it answers
     return audio.masked_fill(~(real if real.ndim == 3 else real[:, None]), 0.0)

@@ -27,6 +27,7 @@ from .checkpoint import (
     call_with_cache,
     give_usual_mode,
     keep_mimi_layout,
+    keep_sizes_on_cpu,
     raise_on_ignored,
     raise_on_unknown,
     raise_on_wrong_keys,
@@ -224,8 +225,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             codes = runtime.encode_recordings(half, quantizer, audio, audio_codes_mask, number)
             return MimiBridgeEncoderOutput(audio_codes=codes, audio_codes_mask=audio_codes_mask)
         audio, audio_codes_mask = self._whole_frames(input_values, padding_mask, must_be_whole=streaming)
-        is_padded = not bool(audio_codes_mask.all())
-        if is_padded and audio.device.type == "cpu" and is_plain:
+        if is_plain and audio.device.type == "cpu" and not bool(audio_codes_mask.all()):
             return self._encode_row_by_row(audio, audio_codes_mask, num_quantizers)
         encoded, encoder_cache = call_with_cache(
             encoder, audio, cache=encoder_cache, padding_cache=padding_cache, use_streaming=use_streaming, **kwargs
@@ -465,7 +465,9 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
 
     def _apply(self, fn, recurse=True):
         self._forget_packed()  # moved or cast weights would otherwise be kept beside the new ones
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        keep_sizes_on_cpu(self)
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; packed weights are made anew, whatever wrote to the model's."""

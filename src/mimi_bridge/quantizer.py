@@ -375,7 +375,7 @@ class CausalBridgeQuantizer(nn.Module):
             raise ValueError(f"{name} must hold at least one frame, got shape {tuple(codes.shape)}.")
         if torch.compiler.is_compiling():
             return
-        low, high = int(codes.min()), int(codes.max())
+        low, high = torch.stack(codes.aminmax()).tolist()
         if low < 0 or high >= self.codebook_size:
             raise ValueError(
                 f"{name} must lie in [0, {self.codebook_size}), got {low} to {high}; were they made by a model "

@@ -27,6 +27,8 @@ KNOWN_MODULES = {
 IDLE_HOOKS = "transformers.utils.output_capturing"  # stay on a model that once gave its hidden states, and do nothing
 STOCK_ATTENTION = {"sdpa": sdpa_attention_forward, "eager": None}  # as transformers registers them
 
+PLAIN_TENSORS = (nn.Parameter, Tensor)  # their memory is read as it is
+
 
 class Unsupported(Exception):
     """Why a part of the model has no packed form."""
@@ -43,7 +45,8 @@ def check_half(half: Any) -> None:
     check_attention(half.config)
     check_weights(half)
     modules = list(half.modules())
-    if len({tensor.device for tensor in _tensors(half)}) != 1 or len({each.dtype for each in half.parameters()}) != 1:
+    devices = {tensor.device for tensor in _tensors(half) if tensor.is_floating_point()}  # sizes stay on the CPU
+    if len(devices) != 1 or len({each.dtype for each in half.parameters()}) != 1:
         raise Unsupported("its weights do not all have one type and one device")
     activations = {type(each.activation_fn) for each in modules if isinstance(each, modeling_mimi.MimiMLP)}
     foreign = sorted({type(each).__name__ for each in modules if type(each) not in KNOWN_MODULES | activations})
@@ -71,7 +74,7 @@ def check_weights(module: nn.Module) -> None:
         raise Unsupported("its weights were made in inference mode, where changes of a tensor leave no trace")
     if any(tensor.is_meta for tensor in tensors):
         raise Unsupported("its weights are not loaded")
-    if any(type(tensor) not in (nn.Parameter, Tensor) for tensor in tensors):
+    if any(type(tensor) not in PLAIN_TENSORS for tensor in tensors):
         raise Unsupported("its weights are no plain tensors")
     if _has_hooks(modules):
         raise Unsupported("one of its modules has a hook or a forward of its own")

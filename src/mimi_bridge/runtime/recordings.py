@@ -62,10 +62,10 @@ def encode_recordings(
     def codes_of(audio: Tensor) -> Tensor:
         return torch.cat([quantizer.encode(latents, num_quantizers) for latents in half.in_chunks(audio)], dim=-1)
 
+    if audio.device.type != "cpu":  # which would be waited for to say whether all are real
+        return codes_of(audio).masked_fill(~audio_codes_mask[:, None], 0)
     if bool(audio_codes_mask.all()):
         return codes_of(audio)
-    if audio.device.type != "cpu":
-        return codes_of(audio).masked_fill(~audio_codes_mask[:, None], 0)
     num_frames = audio_codes_mask.shape[-1]
     rows = zip(audio, audio_codes_mask.sum(dim=-1).tolist(), strict=True)
     padded = [
