@@ -173,6 +173,45 @@ def lay_out_tokens(
     return targets.masked_fill(~target_mask[:, :, None], 0.0), target_mask
 
 
+def delay_targets(
+    targets: Tensor, target_mask: Tensor, delay: int, frame_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Targets for codes that answer late: frame `t` gets the target of frame `t - delay`, the first frames get none.
+
+    >>> values, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[True, True, False, True]])
+    >>> delay_targets(values, mask, 1)
+    (tensor([[0, 5, 6, 0]]), tensor([[False,  True,  True, False]]))
+
+    Args:
+        targets: One a frame, `(batch, frames, ...)`; anything on frames without one.
+        target_mask: True on frames that have a target, `(batch, frames)`.
+        delay: In frames, at least 0; 0 gives back what was given.
+        frame_mask: True on real frames, `(batch, frames)`; a target that would lie behind them is dropped. All are
+            real, if left out.
+
+    Returns:
+        Targets as given, zero where there is none, and the mask of frames that have one.
+
+    Raises:
+        ValueError: If the delay is negative, or there is not one target for each entry of the mask.
+    """
+    if delay < 0:
+        raise ValueError(f"delay must be a number of frames, at least 0, got {delay}; a code cannot be early.")
+    if targets.shape[:2] != target_mask.shape:
+        raise ValueError(
+            f"targets must be one for each of the {tuple(target_mask.shape)} (batch, frames) of target_mask, got "
+            f"shape {tuple(targets.shape)}."
+        )
+    if delay == 0:
+        return targets, target_mask
+    is_late_enough = torch.arange(target_mask.shape[1], device=target_mask.device) >= delay
+    moved_mask = target_mask.bool().roll(delay, dims=1) & is_late_enough
+    if frame_mask is not None:
+        moved_mask = moved_mask & frame_mask
+    hole = ~moved_mask.view(*moved_mask.shape, *[1] * (targets.ndim - 2))
+    return targets.roll(delay, dims=1).masked_fill(hole, 0), moved_mask
+
+
 def pool_to_frames(features: Tensor, frame_mask: Tensor) -> Tensor:
     """Features of a 50 Hz speech model averaged to one a frame, exactly as many as there are frames.
 
