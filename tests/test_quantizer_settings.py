@@ -13,6 +13,7 @@ from mimi_bridge import CausalBridgeQuantizer, MimiBridgeConfig
 
 VALUES = {
     "residual_weight": 0.25,
+    "content_delay": 2,
     "codebook_decay": 0.5,
     "commitment_weight": 0.5,
     "codebook_weight": 0.75,
@@ -23,6 +24,7 @@ VALUES = {
 }
 WRONG = {
     "residual_weight": (1.5, r"residual_weight must lie in \[0, 1\], got 1.5"),
+    "content_delay": (-1, "content_delay must be a whole number of frames, at least 0, got -1"),
     "codebook_decay": (1.0, "codebook_decay must lie between 0 and 1, both excluded, got 1.0"),
     "commitment_weight": (-1.0, "commitment_weight must be finite and at least 0, got -1.0"),
     "codebook_weight": (float("inf"), "codebook_weight must be finite and at least 0, got inf"),

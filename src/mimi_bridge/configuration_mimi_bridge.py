@@ -6,7 +6,7 @@ divided among the heads, the sizes of the two teachers, and how the heads are ch
 Source: transformers `models/mimi/configuration_mimi.py`; the numbers are the specification's (1 + 1 + 7 codebooks,
 Qwen 1536, WavLM 1024).
 
-A quantizer's settings that may be changed at any time: λ, the codebooks' decay, loss weights, distances.
+A quantizer's settings that may be changed at any time: λ, delay, the codebooks' decay, loss weights, distances.
 
 Each has one owner, the object in `settings`: the config, where the quantizer is a model's, so that what is in force is
 what `save_pretrained` writes; one of its own, where it is used alone. They are read and checked at every use.
@@ -15,7 +15,7 @@ what `save_pretrained` writes; one of its own, where it is used alone. They are 
 import math
 from collections.abc import Iterator, MutableMapping
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from huggingface_hub.dataclasses import strict, validated_field
@@ -35,6 +35,12 @@ def check_setting(name: str, value: Any) -> None:
     if name in ("qwen_distance", "wavlm_distance"):
         if value not in DISTANCES:
             raise ValueError(f"{name} must be one of {DISTANCES}, got {value!r}.")
+        return
+    if name == "content_delay":
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+            raise ValueError(
+                f"content_delay must be a whole number of frames, at least 0, got {value!r}; 0 is no delay."
+            )
         return
     if not isinstance(value, Real):
         raise ValueError(f"{name} must be a number, got {value!r}.")
@@ -58,8 +64,8 @@ def _setting(name: str, default: Any) -> Any:
 class MimiBridgeConfig(MimiConfig):
     """Configuration of a [`MimiBridgeModel`]. The defaults have kyutai/mimi's sizes and nine codebooks.
 
-    λ, decay, weights and distances may be changed at any time; a model made of the config follows at its next call. A
-    value that one of them cannot have is refused where it is set.
+    λ, delay, decay, weights and distances may be changed at any time; a model made of the config follows at its next
+    call. A value that one of them cannot have is refused where it is set.
 
     Args:
         num_quantizers: Codebooks in all heads together. Left out, it is the sum of the three below.
@@ -70,6 +76,8 @@ class MimiBridgeConfig(MimiConfig):
         wavlm_dim: Size of the speech model's features, the teacher of content + prosody.
         residual_weight: λ in [0, 1]. The acoustic head quantizes `latents - λ (content + prosody)`: 1 is the
             specification's residual chain, 0 is Mimi's parallel split, for which Mimi's codebooks were trained.
+        content_delay: Frames by which content answers late: the content code at frame `t` is taught what was said
+            until frame `t - content_delay`. It changes no code by itself; whoever reads the codes must know it.
         codebook_decay: Decay of the codebooks' moving averages while training, per training forward.
         commitment_weight: Weight in the model's loss of each head's commitment loss.
         codebook_weight: Weight in the model's loss of each head's codebook loss, where codebooks learn by gradients.
@@ -114,6 +122,7 @@ class MimiBridgeConfig(MimiConfig):
     qwen_dim: int = 1536
     wavlm_dim: int = 1024
     residual_weight: float | int = _setting("residual_weight", 1.0)
+    content_delay: int = _setting("content_delay", 0)
     codebook_decay: float | int = _setting("codebook_decay", 0.99)
     commitment_weight: float | int = _setting("commitment_weight", 0.25)
     codebook_weight: float | int = _setting("codebook_weight", 1.0)
@@ -223,4 +232,6 @@ def setting(settings: Any, name: str) -> Any:
 def change_setting(settings: Any, name: str, value: Any) -> None:
     """Give a setting another value; a `ValueError` if that breaks a rule of the config, and then it stays as it is."""
     check_setting(name, value)
-    setattr(settings, name, float(value) if isinstance(value, Real) else value)
+    if isinstance(value, Real):
+        value = value if name == "content_delay" else float(value)
+    setattr(settings, name, value)

@@ -168,6 +168,10 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
     def get_audio_codes_mask(self, padding_mask: Tensor, padding_side: str = "right") -> Tensor:
         """Which frames are real: `(batch, samples)` -> `(batch, frames)`, bool.
 
+        A frame's codes stand at the place of its audio. With `config.content_delay = D` the content code at frame `t`
+        was taught what was said until frame `t - D`: to read what is said at a frame, read the content code `D` frames
+        later; for the last `D` frames there is none, unless the recording is padded with `D` frames of silence.
+
         Raises:
             ValueError: If the mask is padded on the left.
         """

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment_targets import lay_out_tokens, pool_to_frames
+from .alignment_targets import delay_targets, lay_out_tokens, pool_to_frames
 from .configuration_mimi_bridge import LOSSES, LossWeights, MimiBridgeConfig, Setting
 from .distillation import TeacherBridge, TeacherDistance
 from .frames import RealFrames, check_tensor
@@ -43,20 +43,22 @@ class CausalBridgeQuantizer(nn.Module):
         codebook_dim: Size of an entry.
         frame_rate: Frames a second (Hz), for token spans in seconds.
         residual_weight: λ in [0, 1], see the top of the file.
+        content_delay: Frames by which content answers late; see `MimiBridgeConfig`.
         codebook_decay: Decay of the codebooks' moving averages, per training forward.
         loss_weights: Weight of each loss in the sum, by name: `commitment`, `codebook`, `qwen`, `wavlm`. Missing ones
             count 1.
         distances: Distance to each teacher, by name: `qwen`, `wavlm`; `"mse"` or `"cosine"`. Missing ones are `"mse"`.
 
     Attributes:
-        settings: The owner of λ, decay, weights and distances, which may be changed at any time: the config of the
-            model that the quantizer belongs to, or an object of its own; see `configuration_mimi_bridge`.
+        settings: The owner of λ, delay, decay, weights and distances, which may be changed at any time: the config of
+            the model that the quantizer belongs to, or an object of its own; see `configuration_mimi_bridge`.
 
     Raises:
-        ValueError: If one of the last four breaks a rule of `MimiBridgeConfig`, or has an unknown name.
+        ValueError: If one of the last five breaks a rule of `MimiBridgeConfig`, or has an unknown name.
     """
 
     residual_weight = Setting()
+    content_delay = Setting()
     codebook_decay = Setting()
 
     def __init__(
@@ -70,6 +72,7 @@ class CausalBridgeQuantizer(nn.Module):
         codebook_dim: int = 256,
         frame_rate: float = 12.5,
         residual_weight: float = 1.0,
+        content_delay: int = 0,
         codebook_decay: float = 0.99,
         loss_weights: dict[str, float] | None = None,
         distances: dict[str, str] | None = None,
@@ -91,6 +94,7 @@ class CausalBridgeQuantizer(nn.Module):
         self.proj_wavlm = TeacherBridge(codec_dim, wavlm_dim, "wavlm_features", distances["wavlm"])
         self.take_settings(SimpleNamespace(**{f"{name}_distance": kind for name, kind in distances.items()}))
         self.residual_weight, self.codebook_decay = residual_weight, codebook_decay
+        self.content_delay = content_delay
         self.loss_weights = {**dict.fromkeys(LOSSES, 1.0), **(loss_weights or {})}
 
     @property
@@ -155,7 +159,8 @@ class CausalBridgeQuantizer(nn.Module):
 
         Args:
             x: Latents, `(batch, frames, codec_dim)`.
-            qwen_hidden: Language-model states, `(batch, tokens, qwen_dim)`; needs `durations` or `token_spans`.
+            qwen_hidden: Language-model states, `(batch, tokens, qwen_dim)`; needs `durations` or `token_spans`, which
+                say when a token is spoken: content is taught it `content_delay` frames later.
             durations: Frames of each token, `(batch, tokens)`, integers, 0 for padding.
             token_spans: Start and end of each token in seconds, `(batch, tokens, 2)`, instead of `durations`.
             token_mask: True on tokens that are targets, `(batch, tokens)`; False on silence that takes time.
@@ -258,7 +263,7 @@ class CausalBridgeQuantizer(nn.Module):
         return total
 
     def take_settings(self, settings: Any) -> None:
-        """Let λ, decay, weights and distances be those of another owner, such as the model's config."""
+        """Let λ, delay, decay, weights and distances be those of another owner, such as the model's config."""
         self.settings = self.proj_qwen.settings = self.proj_wavlm.settings = settings
 
     def _run_heads(self, latents: Tensor, num_quantizers: int, with_commitment: bool) -> dict[str, HeadOutput]:
@@ -296,7 +301,8 @@ class CausalBridgeQuantizer(nn.Module):
         if qwen_hidden is not None and return_loss:
             self.proj_qwen.check(qwen_hidden)
             places = durations, token_spans, token_mask
-            targets["qwen"] = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, *places)
+            laid_out = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, *places)
+            targets["qwen"] = delay_targets(*laid_out, self.content_delay, frame_mask)
         if wavlm_features is not None and return_loss:
             self.proj_wavlm.check(wavlm_features)
             if num_quantizers < 2:

@@ -141,6 +141,18 @@ def test_survey_leaves_out_tokens_and_features_that_are_masked():
     assert (taker.num_frames, taker.survey().frames_per_row) == (10, 2.5)
 
 
+def test_survey_moves_tokens_by_the_content_head_s_delay_and_features_not():
+    taker, mask = SurveyTaker(frame_rate=12.5, content_delay=1), torch.tensor([[True] * 3, [True] * 2 + [False]])
+    batch = {"qwen_hidden": torch.arange(1.0, 5.0).reshape(2, 2, 1), "durations": torch.tensor([[1, 2], [1, 1]])}
+    batch |= {"wavlm_features": torch.arange(10.0, 16.0).reshape(2, 3, 1)}
+    taker.add(torch.zeros(2, 3, DIM), mask, batch)
+    teachers = {name: (t[:, 0].tolist(), p.tolist()) for name, (t, p) in taker.survey().teachers.items()}
+    assert teachers == {
+        "qwen": ([1.0, 2.0, 3.0], [1, 2, 4]),
+        "wavlm": ([10.0, 11.0, 12.0, 13.0, 14.0], [0, 1, 2, 3, 4]),
+    }
+
+
 def test_survey_pools_features_of_50_hz():
     taker, mask = SurveyTaker(frame_rate=12.5), torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
     features = torch.randn(2, 15, WAVLM_DIM, generator=seeded())

@@ -150,6 +150,13 @@ def test_losses_are_means_over_the_frames_they_are_counted_in(model, rows):
         }
 
 
+def test_losses_are_means_over_the_frames_they_are_counted_in_where_content_answers_late(model, rows, monkeypatch):
+    monkeypatch.setattr(model.config, "content_delay", 2)
+    (batch,) = batches_of(rows, [6])
+    counts = dict(zip(COUNTED, count_frames(batch, model), strict=True))
+    assert int(terms_of(model, batch)["qwen"].num_frames) == int(counts[LOSSES["qwen"]])
+
+
 # --- the heads' own losses ---
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..alignment_targets import lay_out_tokens, pool_to_frames
+from ..alignment_targets import delay_targets, lay_out_tokens, pool_to_frames
 from ..data.teachers.statistics import RunningStatistics
 from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -70,7 +70,7 @@ def take_survey(
     """
     was_training = model.training
     model.eval()
-    taker = SurveyTaker(model.config.frame_rate)
+    taker = SurveyTaker(model.config.frame_rate, model.config.content_delay)
     for rows in _rows(dataset, collate, seed):
         tensors = {name: value for name, value in collate(rows).items() if isinstance(value, Tensor)}
         batch = in_precision_of(model, {name: value.to(device) for name, value in tensors.items()})
@@ -106,10 +106,11 @@ class SurveyTaker:
 
     Args:
         frame_rate: Frames a second (Hz).
+        content_delay: Frames by which content answers late.
     """
 
-    def __init__(self, frame_rate: float):
-        self._frame_rate = frame_rate
+    def __init__(self, frame_rate: float, content_delay: int = 0):
+        self._frame_rate, self._content_delay = frame_rate, content_delay
         self.num_frames = self._num_rows = 0
         self._latents: list[Tensor] = []
         self._targets: dict[str, list[Tensor]] = {"qwen": [], "wavlm": []}
@@ -119,7 +120,8 @@ class SurveyTaker:
         """Take the real frames of a batch."""
         if "qwen_hidden" in batch:
             places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
-            targets, mask = lay_out_tokens(batch["qwen_hidden"].float(), frame_mask, self._frame_rate, *places)
+            laid_out = lay_out_tokens(batch["qwen_hidden"].float(), frame_mask, self._frame_rate, *places)
+            targets, mask = delay_targets(*laid_out, self._content_delay, frame_mask)
             self._add_targets("qwen", targets, mask, frame_mask)
         if "wavlm_features" in batch:
             features = batch["wavlm_features"].float()
