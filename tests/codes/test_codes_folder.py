@@ -1,4 +1,4 @@
-"""Folders to codes and back: as each file alone, killed and given again, bad files among them, by two processes."""
+"""Folders to codes and back: as each file alone, interrupted and resumed, with bad files, by two processes."""
 
 import json
 import os
@@ -19,15 +19,17 @@ from commands import start_command
 from mimi_bridge.audio.files import load_audio
 from mimi_bridge.cli.main import main
 from mimi_bridge.codes.dataset import encode_to_dataset
+from mimi_bridge.codes.distributed import DistributedContext
+from mimi_bridge.codes.extractor import CodeExtractor
 from mimi_bridge.codes.file import Codes, load_codes, save_codes
-from mimi_bridge.codes.folder import Processes, Tokeniser, decode_folder, encode_folder
+from mimi_bridge.codes.folder import decode_folder, encode_folder
 
 NUM_GOOD = 12
 
 
 @pytest.fixture(scope="module")
 def model_folder(_tiny_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenising") / "model"
+    folder = tmp_path_factory.mktemp("encoding") / "model"
     _tiny_model.save_pretrained(folder)
     return folder
 
@@ -170,11 +172,11 @@ def test_two_processes_of_torchrun_share_a_folder(recordings, model_folder, alon
 
 
 def test_shares_of_processes_are_all_files_and_each_once(tiny_model, recordings, alone, tmp_path):
-    tokeniser = Tokeniser(tiny_model)
+    extractor = CodeExtractor(tiny_model)
     written = []
     for index in (2, 1, 0):  # the first last: it sums the others up
         before = set(codes_files(tmp_path))
-        encode_folder(tokeniser, recordings, tmp_path, Processes(index, 3))
+        encode_folder(extractor, recordings, tmp_path, DistributedContext(index, 3))
         written.append(set(codes_files(tmp_path)) - before)
     assert codes_files(tmp_path) == alone
     assert sum(len(names) for names in written) == NUM_GOOD
@@ -182,12 +184,12 @@ def test_shares_of_processes_are_all_files_and_each_once(tiny_model, recordings,
 
 
 def test_a_data_set_has_the_codes_of_each_recording_and_goes_on_where_it_was(tiny_model, recordings, alone, tmp_path):
-    tokeniser, output = Tokeniser(tiny_model, num_quantizers=3), tmp_path / "data"
+    extractor, output = CodeExtractor(tiny_model, num_quantizers=3), tmp_path / "data"
     encode_to_dataset(
-        tokeniser, recordings, output, Processes(1, 2), recordings_per_shard=4
+        extractor, recordings, output, DistributedContext(1, 2), recordings_per_shard=4
     )  # leaves every other shard
     assert not output.exists()
-    report = encode_to_dataset(tokeniser, recordings, output, Processes(), recordings_per_shard=4)
+    report = encode_to_dataset(extractor, recordings, output, DistributedContext(), recordings_per_shard=4)
     assert (report.done, [name for name, _ in report.failed]) == (
         NUM_GOOD,
         ["empty.wav", "inner/damaged.wav", "nan.wav"],
@@ -201,21 +203,21 @@ def test_a_data_set_has_the_codes_of_each_recording_and_goes_on_where_it_was(tin
 
 
 def test_batches_of_recordings_give_the_same_codes_on_a_cpu(tiny_model, recordings, alone, tmp_path):
-    encode_folder(Tokeniser(tiny_model), recordings, tmp_path, Processes(), batch_size=5)
+    encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext(), batch_size=5)
     assert codes_files(tmp_path) == alone
 
 
 def test_a_batch_that_is_too_much_is_encoded_one_by_one(tiny_model, recordings, alone, tmp_path, monkeypatch):
-    tokeniser = Tokeniser(tiny_model)
-    encode = tokeniser.encode
+    extractor = CodeExtractor(tiny_model)
+    encode = extractor.encode
 
     def of_little_memory(audios):
         if len(audios) > 1 or audios[0].shape[-1] == 12_000:
             raise torch.OutOfMemoryError("out of memory")
         return encode(audios)
 
-    monkeypatch.setattr(tokeniser, "encode", of_little_memory)
-    report = encode_folder(tokeniser, recordings, tmp_path, Processes(), batch_size=4)
+    monkeypatch.setattr(extractor, "encode", of_little_memory)
+    report = encode_folder(extractor, recordings, tmp_path, DistributedContext(), batch_size=4)
     assert codes_files(tmp_path) == {name: content for name, content in alone.items() if name != "00.safetensors"}
     assert ("00.wav", "out of memory") in report.failed
 
@@ -228,16 +230,16 @@ def test_codes_of_other_codebooks_or_another_number_of_them_are_refused(
     assert "with more or fewer of them" in capsys.readouterr().err
     tiny_model.quantizer.head_content.stores[0].embed += 1
     with pytest.raises(ValueError, match=r"04\.safetensors was made with other codebooks.*or pass --overwrite"):
-        encode_folder(Tokeniser(tiny_model), recordings, tmp_path, Processes())
+        encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
     assert codes_files(tmp_path) == {"04.safetensors": alone["04.safetensors"]}
-    encode_folder(Tokeniser(tiny_model, 2), recordings, tmp_path, Processes(), overwrite=True)
+    encode_folder(CodeExtractor(tiny_model, 2), recordings, tmp_path, DistributedContext(), overwrite=True)
     assert {len(load_codes(path).audio_codes) for path in tmp_path.rglob("*.safetensors")} == {2}
 
 
 def test_of_two_recordings_with_one_name_the_second_is_left_out_and_named(tiny_model, speech, tmp_path):
     for suffix in ("flac", "wav"):
         soundfile.write(tmp_path / f"same.{suffix}", speech[0, :8000].numpy(), 24_000)
-    report = encode_folder(Tokeniser(tiny_model), tmp_path, tmp_path / "codes", Processes())
+    report = encode_folder(CodeExtractor(tiny_model), tmp_path, tmp_path / "codes", DistributedContext())
     reason = "same.safetensors is the result of same.flac; give one of them another name."
     assert (report.done, report.failed) == (1, [("same.wav", reason)])
 
@@ -264,9 +266,9 @@ def test_a_folder_of_codes_gives_the_recordings_that_each_gives_alone(
 
 
 def test_what_another_model_decoded_is_not_taken_for_this_models(alone_folder, tiny_model, tmp_path):
-    decode_folder(tiny_model, alone_folder, tmp_path, Processes(), suffix=".wav")
+    decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
     tiny_model.quantizer.head_content.layers[0]._codebook.embed += 1
-    report = decode_folder(tiny_model, alone_folder, tmp_path, Processes(), suffix=".wav")
+    report = decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
     assert (report.kept, len(report.failed)) == (0, NUM_GOOD)
     assert all("was made with other codebooks" in reason for _, reason in report.failed)
 
@@ -275,7 +277,7 @@ def test_what_another_model_decoded_is_not_taken_for_this_models(alone_folder, t
 def test_codes_of_another_rate_or_length_are_named_and_the_rest_is_done(alone_folder, tiny_model, tmp_path, changes):
     shutil.copytree(alone_folder, tmp_path / "codes")
     save_codes(tmp_path / "codes" / "00.safetensors", replace(load_codes(alone_folder / "00.safetensors"), **changes))
-    report = decode_folder(tiny_model, tmp_path / "codes", tmp_path / "audio", Processes(), suffix=".wav")
+    report = decode_folder(tiny_model, tmp_path / "codes", tmp_path / "audio", DistributedContext(), suffix=".wav")
     assert report.done == NUM_GOOD - 1
     ((name, reason),) = report.failed
     assert name == "00.safetensors" and "must be of 24000 Hz and at most" in reason
@@ -284,7 +286,7 @@ def test_codes_of_another_rate_or_length_are_named_and_the_rest_is_done(alone_fo
 def test_a_pipe_called_as_a_recording_is_named_as_such(tiny_model, speech, tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     soundfile.write(tmp_path / "good.wav", speech[0, :8000].numpy(), 24_000)
-    report = encode_folder(Tokeniser(tiny_model), tmp_path, tmp_path / "codes", Processes())
+    report = encode_folder(CodeExtractor(tiny_model), tmp_path, tmp_path / "codes", DistributedContext())
     assert report.done == 1
     ((name, reason),) = report.failed
     assert name == "pipe.wav" and "a pipe or a device; a recording must be a file" in reason
@@ -314,8 +316,8 @@ def test_what_is_no_recording_that_can_be_read_is_named_and_the_rest_is_done(tin
     shutil.copy(tmp_path / "in" / "good.wav", bad)
     expected = [("caf\\xe9.wav", "its name is not UTF-8"), ("voice.m4a", "libsndfile does not read .m4a files")]
     for report in (
-        encode_folder(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "codes", Processes()),
-        encode_to_dataset(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "data", Processes()),
+        encode_folder(CodeExtractor(tiny_model), tmp_path / "in", tmp_path / "codes", DistributedContext()),
+        encode_to_dataset(CodeExtractor(tiny_model), tmp_path / "in", tmp_path / "data", DistributedContext()),
     ):
         assert report.done == 2
         assert [
@@ -334,7 +336,7 @@ def test_a_recording_that_is_cut_short_is_named_each_time(tiny_model, model_fold
         assert run("encode", tmp_path / "in", "-o", tmp_path / "codes", "-m", model_folder) == 0
         assert f"kept: cut.wav: {remark}" in capsys.readouterr().err
         assert json.loads((tmp_path / "codes" / "report.json").read_text())["remarks"] == [["cut.wav", remark]]
-    report = encode_to_dataset(Tokeniser(tiny_model), tmp_path / "in", tmp_path / "data", Processes())
+    report = encode_to_dataset(CodeExtractor(tiny_model), tmp_path / "in", tmp_path / "data", DistributedContext())
     assert [tuple(pair) for pair in report.remarks] == [("cut.wav", remark)]
     assert run("encode", tmp_path / "in" / "cut.wav", "-o", tmp_path / "one.safetensors", "-m", model_folder) == 0
     assert remark in capsys.readouterr().err
@@ -342,7 +344,7 @@ def test_a_recording_that_is_cut_short_is_named_each_time(tiny_model, model_fold
 
 def test_a_broken_result_from_before_is_named_and_the_rest_is_done(tiny_model, recordings, alone, tmp_path):
     (tmp_path / "00.safetensors").write_text("broken")
-    report = encode_folder(Tokeniser(tiny_model), recordings, tmp_path, Processes())
+    report = encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
     assert report.done == NUM_GOOD - 1
     (reason,) = [reason for name, reason in report.failed if name == "00.wav"]
     assert "no whole safetensors file" in reason and reason.endswith("Delete it, or pass --overwrite.")
@@ -353,7 +355,7 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(
     recordings, model_folder, tmp_path, small_files, monkeypatch, capsys, dataset
 ):
     # as if the codes were many
-    monkeypatch.setattr(Tokeniser, "encode", lambda self, audios: [_many_codes(self) for _ in audios])
+    monkeypatch.setattr(CodeExtractor, "encode", lambda self, audios: [_many_codes(self) for _ in audios])
     with small_files():
         assert run("encode", recordings, "-o", tmp_path / "codes", "-m", model_folder, *["--dataset"] * dataset) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mimi-bridge")]
@@ -361,8 +363,8 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.growing"))
 
 
-def _many_codes(tokeniser):
-    return Codes(torch.zeros(9, 10_000, dtype=torch.int64), 19_200_000, 24_000, tokeniser.codebooks_sha256)
+def _many_codes(extractor):
+    return Codes(torch.zeros(9, 10_000, dtype=torch.int64), 19_200_000, 24_000, extractor.codebooks_sha256)
 
 
 def test_a_full_disk_in_decode_gives_one_sentence_and_no_recording(

@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..audio.files import load_audio, printable, save_audio, written_format
+from ..codes.distributed import DistributedContext
+from ..codes.extractor import CodeExtractor, decode_codes
 from ..codes.file import fingerprint, load_codes, save_codes
-from ..codes.folder import (
-    CODES_SUFFIX,
-    REPORT,
-    FolderReport,
-    Processes,
-    Tokeniser,
-    decode_codes,
-    decode_folder,
-    encode_folder,
-)
+from ..codes.folder import CODES_SUFFIX, REPORT, FolderReport, decode_folder, encode_folder
 from .loading import add_model, load_model
 
 MAX_NAMED = 20  # files that failed, on the screen
@@ -29,8 +22,8 @@ def add_encode(commands: Any) -> None:
         "encode",
         help="a recording, or a folder of them, to codes",
         description="Turn a recording (wav, flac, mp3, ogg, opus, ...; any rate, mono or stereo) into a codes file, "
-        "or a folder of recordings into a folder of codes files. A folder that was interrupted goes on when the same "
-        "command is given again; under torchrun or accelerate launch, the processes share the work.",
+        "or a folder of recordings into a folder of codes files. An interrupted folder is resumed by the same "
+        "command; under torchrun or accelerate launch, the processes share the work.",
     )
     encode.add_argument("recording", help="the recording to read, or a folder of them")
     _add_common(encode, "codes file to write (.safetensors), or folder of them")
@@ -76,25 +69,25 @@ def _encode(options: argparse.Namespace) -> None:
     if source.is_dir():
         if options.dataset and options.overwrite:
             raise ValueError(f"--overwrite is not of --dataset; delete {output}, or choose another --output.")
-        processes = Processes.of_environment(options.device)
-        tokeniser = Tokeniser(load_model(options.model, processes.device), options.num_quantizers)
+        context = DistributedContext.of_environment(options.device)
+        extractor = CodeExtractor(load_model(options.model, context.device), options.num_quantizers)
         if options.dataset:
             from ..codes.dataset import encode_to_dataset
 
-            report = encode_to_dataset(tokeniser, source, output, processes, batch_size=options.batch_size)
+            report = encode_to_dataset(extractor, source, output, context, batch_size=options.batch_size)
         else:
             report = encode_folder(
-                tokeniser, source, output, processes, batch_size=options.batch_size, overwrite=options.overwrite
+                extractor, source, output, context, batch_size=options.batch_size, overwrite=options.overwrite
             )
-        _tell(report, output, "recordings")
+        _print(report, output, "recordings")
         return
     if options.dataset:
         raise ValueError(f"--dataset is of a folder of recordings; {source} is none.")
     if output.suffix != CODES_SUFFIX:  # `decode` of a folder would pass it by
         raise ValueError(f"the codes file must be called ...{CODES_SUFFIX}, got {printable(output)}.")
-    tokeniser = Tokeniser(load_model(options.model, options.device), options.num_quantizers)
+    extractor = CodeExtractor(load_model(options.model, options.device), options.num_quantizers)
     remarks: list[str] = []
-    (codes,) = tokeniser.encode([load_audio(source, tokeniser.model.config.sampling_rate, remarks.append)])
+    (codes,) = extractor.encode([load_audio(source, extractor.model.config.sampling_rate, remarks.append)])
     codes.remark = "; ".join(remarks) or None
     save_codes(output, codes)
     if codes.remark is not None:
@@ -106,11 +99,11 @@ def _encode(options: argparse.Namespace) -> None:
 def _decode(options: argparse.Namespace) -> None:
     source, output = _places(options.codes, options)
     if source.is_dir():
-        processes = Processes.of_environment(options.device)
-        model = load_model(options.model, processes.device)
+        context = DistributedContext.of_environment(options.device)
+        model = load_model(options.model, context.device)
         suffix = f".{(options.format or DEFAULT_FORMAT).removeprefix('.')}"
-        report = decode_folder(model, source, output, processes, suffix=suffix, overwrite=options.overwrite)
-        _tell(report, output, "codes files")
+        report = decode_folder(model, source, output, context, suffix=suffix, overwrite=options.overwrite)
+        _print(report, output, "codes files")
         return
     if options.format is not None:
         raise ValueError(f"--format is of a folder of codes files; the format of {output} is that of its name.")
@@ -125,7 +118,7 @@ def _decode(options: argparse.Namespace) -> None:
     print(f"{output}: {audio.shape[-1] / codes.sampling_rate:.2f} s at {codes.sampling_rate} Hz")
 
 
-def _tell(report: FolderReport | None, output: Path, what: str) -> None:
+def _print(report: FolderReport | None, output: Path, what: str) -> None:
     if report is None:  # not the first process
         return
     for title, pairs in {"left out": report.failed, "kept": report.remarks}.items():

@@ -1,7 +1,7 @@
-"""A folder of recordings as one data set of their codes: shards that are there whole or not at all.
+"""A folder of recordings as one data set of their codes, in shards that are written atomically.
 
 A row is a recording: `id`, its name in the folder; `audio_codes`, `(codebooks, frames)`; `num_samples`, its length.
-The rate and the fingerprint of the codebooks are the data set's: `plan.json` beside the shards has them.
+`plan.json` beside the shards has the sampling rate and the fingerprint of the codebooks.
 """
 
 from collections.abc import Iterator
@@ -11,27 +11,29 @@ from typing import Any
 
 from ..audio.files import find_recordings
 from ..data.prepare.shards import ShardedDataset, ShardNote
-from .folder import FolderReport, Processes, Tokeniser, in_batches, progress_bar
+from .distributed import DistributedContext, progress_bar
+from .extractor import CodeExtractor, in_batches
+from .folder import FolderReport
 
 RECORDINGS_PER_SHARD = 1000
 
 
 def encode_to_dataset(
-    tokeniser: Tokeniser,
+    extractor: CodeExtractor,
     folder: Path,
     output: Path,
-    processes: Processes,
+    context: DistributedContext,
     *,
     batch_size: int = 1,
     recordings_per_shard: int = RECORDINGS_PER_SHARD,
 ) -> FolderReport | None:
-    """Write a data set of the codes of every recording below a folder; one that was begun goes on.
+    """Write a data set of the codes of every recording below a folder; resumes an interrupted one.
 
     Args:
-        tokeniser: Encodes them.
+        extractor: Encodes the recordings.
         folder: Of recordings.
         output: Folder of the data set.
-        processes: That share the shards.
+        context: The processes that share the shards.
         batch_size: Recordings encoded at once, of similar length.
         recordings_per_shard: Of all but the last shard.
 
@@ -42,7 +44,7 @@ def encode_to_dataset(
         FileExistsError: If something else is at the output.
         FileNotFoundError: If there is no recording.
         ModuleNotFoundError: If the package datasets is not installed.
-        ValueError: If one was begun in another way, or no recording can be read.
+        ValueError: If an interrupted data set had other settings, or no recording can be read.
     """
     try:
         from datasets import Features, Sequence, Value
@@ -58,26 +60,26 @@ def encode_to_dataset(
     plan = {
         "recordings": sha256("\n".join(names).encode()).hexdigest(),
         "recordings_per_shard": recordings_per_shard,
-        "codebooks_sha256": tokeniser.codebooks_sha256,
-        "num_quantizers": tokeniser.num_quantizers,
-        "sampling_rate": tokeniser.model.config.sampling_rate,
+        "codebooks_sha256": extractor.codebooks_sha256,
+        "num_quantizers": extractor.num_quantizers,
+        "sampling_rate": extractor.model.config.sampling_rate,
     }
     dataset = ShardedDataset(output, plan, -(-len(paths) // recordings_per_shard))
     if not dataset.is_finished():
         dataset.begin()
         missing = dataset.missing()
-        processes.wait()  # so that all see the same
-        ours = missing[processes.index :: processes.count]
+        context.wait()  # so that all processes see the same missing shards
+        ours = missing[context.index :: context.count]
         total = sum(len(_recordings_of(shard, paths, recordings_per_shard)) for shard in ours)
-        with progress_bar(total, 0, processes) as progress:
+        with progress_bar(total, 0, context) as progress:
             for shard in ours:
                 batches = in_batches(_recordings_of(shard, paths, recordings_per_shard), batch_size)
                 note = ShardNote()
-                dataset.write(shard, _rows(tokeniser, batches, folder, note, progress), features, note, {})
-        processes.wait()
-        if processes.index == 0:
+                dataset.write(shard, _rows(extractor, batches, folder, note, progress), features, note, {})
+        context.wait()
+        if context.index == 0:
             _finish(dataset, folder, left_out)
-    if processes.index > 0:
+    if context.index > 0:
         return None
     return FolderReport(**dataset.report())
 
@@ -87,9 +89,9 @@ def _recordings_of(shard: int, paths: list[Path], recordings_per_shard: int) -> 
 
 
 def _rows(
-    tokeniser: Tokeniser, batches: list[list[Path]], folder: Path, note: ShardNote, progress: Any
+    extractor: CodeExtractor, batches: list[list[Path]], folder: Path, note: ShardNote, progress: Any
 ) -> Iterator[dict[str, Any]]:
-    for path, codes in tokeniser.encode_files(batches):
+    for path, codes in extractor.encode_files(batches):
         name = str(path.relative_to(folder))
         progress.update()
         if isinstance(codes, Exception):

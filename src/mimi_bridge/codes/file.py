@@ -1,6 +1,6 @@
-"""Codes on disk: one safetensors file a recording, with what is needed to turn it back into sound.
+"""Codes on disk: one safetensors file a recording, with the length and rate that decoding needs.
 
-The file names the codebooks that made it by a fingerprint, so that codes are never decoded by another model's.
+The file holds a fingerprint of the codebooks that made it, so that codes are never decoded with another model's.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Codes:
         num_samples: Length of the recording at `sampling_rate`.
         sampling_rate: Hz, of the model.
         codebooks_sha256: Fingerprint of the codebooks that made them, see `fingerprint`.
-        remark: What was odd about the recording, such as that it ends before its header says, or None.
+        remark: A remark about the recording, such as that it ends before its header says, or None.
     """
 
     audio_codes: Tensor
@@ -51,11 +51,11 @@ def fingerprint(model: MimiBridgeModel) -> str:
 
 
 def save_codes(path: str | Path, codes: Codes) -> None:
-    """Write a recording's codes, whole or not at all.
+    """Write a recording's codes, atomically.
 
     Raises:
         OSError: If the file cannot be written; a full disk is named.
-        ValueError: If its name is not UTF-8, which safetensors would not read again.
+        ValueError: If its name is not UTF-8, which safetensors cannot read.
     """
     path = Path(path)
     _refuse_name(path)
@@ -83,7 +83,7 @@ def load_codes(path: str | Path) -> Codes:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no whole codes file, or its name is not UTF-8.
+        ValueError: If it is not a complete codes file, or its name is not UTF-8.
     """
     _refuse_name(Path(path))
     if not Path(path).is_file():
