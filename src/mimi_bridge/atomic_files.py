@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them.
+"""Atomic files: readers see the old file or the complete new one, whatever ends the process that writes it.
 
-They have the mode that the user's umask gives, as every file that `open` makes.
+Their mode follows the user's umask, as that of every file that `open` makes.
 """
 
 import errno
@@ -11,11 +11,11 @@ from pathlib import Path
 from uuid import uuid4
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-GROWING = ".growing"  # how the name of a file ends that is being written, or that a killed process was at
+GROWING = ".growing"  # suffix of a file that is being written, or that an interrupted process left
 
 
 class DiskFullError(OSError):
-    """There is no room for a file, or for one of its size."""
+    """The disk has no room for a file, or for one of its size."""
 
     def __str__(self) -> str:
         return f"{self.filename} cannot be written ({self.strerror}); make room, and give the same command again."
@@ -23,14 +23,14 @@ class DiskFullError(OSError):
 
 @contextmanager
 def growing_file(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` in the end; if there is an error, it is gone, and `path` as it was.
+    """A temporary file to write to, which replaces `path` at the end; after an error, `path` is unchanged.
 
-    Any number of processes, on any number of machines, may be at one `path`: the last one wins.
+    Any number of processes, on any number of machines, may write to one `path`: the last one wins.
 
     Raises:
         DiskFullError: If there is no room for it.
     """
-    growing = path.with_name(f".{path.name[:40]}.{uuid4().hex}{GROWING}")  # hidden, and no longer than names may be
+    growing = path.with_name(f".{path.name[:40]}.{uuid4().hex}{GROWING}")  # hidden, and not too long for a name
     try:
         yield growing
         with open(growing, "rb") as file:
@@ -45,6 +45,6 @@ def growing_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with growing_file(path) as growing:
         growing.write_bytes(content)

@@ -244,7 +244,7 @@ def test_a_header_of_no_samples_that_cannot_be_put_right_is_named(noise):
 @pytest.mark.parametrize(
     "suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64", "sph", "caf", "svx", "avr", "mpc2k"]
 )
-def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_told(noise, suffix):
+def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_remarked(noise, suffix):
     content = encoded(noise, suffix)
     samples, (told,) = read(content[: len(content) * 2 // 3])
     whole = read(content)[0]
@@ -253,7 +253,7 @@ def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_told(noise, s
     assert told == f"it ends early: its header says 6.00 s, and {len(samples) / RATE:.2f} s are there"
 
 
-def test_a_voc_that_is_cut_off_is_told(noise):
+def test_a_voc_that_is_cut_off_is_remarked(noise):
     content = encoded(noise, "voc")
     samples, told = read(content[: len(content) // 2])
     assert len(samples) == pytest.approx(len(noise) / 2, abs=20)
@@ -261,14 +261,14 @@ def test_a_voc_that_is_cut_off_is_told(noise):
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
-def test_an_ogg_without_an_end_is_told(noise, suffix):
+def test_an_ogg_without_an_end_is_remarked(noise, suffix):
     content = encoded(np.tile(noise, 5), suffix)
     samples, told = read(content[: len(content) * 2 // 3])
     assert 10 < len(samples) / RATE < 25
     assert told == ["a stream in it has no end, so it may be cut short"]
 
 
-def test_compressed_audio_without_a_length_that_ends_within_a_frame_is_told(noise):
+def test_compressed_audio_without_a_length_that_ends_within_a_frame_is_remarked(noise):
     for content in (without_length(encoded(noise, "mp3")), flac_without_length(encoded(noise, "flac"))):
         samples, told = read(content[:-300])
         assert len(samples) / RATE == pytest.approx(SECONDS, abs=0.3)

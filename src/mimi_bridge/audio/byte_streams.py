@@ -1,4 +1,4 @@
-"""Bytes of a file of sound: some of them as a file that is read, and where others begin."""
+"""Parts of an audio file as readable files, and searches for byte patterns in it."""
 
 import io
 import re
@@ -9,26 +9,26 @@ LONGEST = 17  # bytes of what is searched for
 
 
 class Part(io.RawIOBase):
-    """Some of a file's bytes, as a file that is read.
+    """A range of a file's bytes, as a readable file.
 
     Args:
         file: Open, and seekable.
-        start: The first of its bytes.
-        end: One after the last.
-        head: Bytes that come before them.
-        remark: What is to be said of it, or None.
+        start: Position of the first byte.
+        end: Position after the last byte.
+        head: Bytes to read before them, such as a corrected header.
+        remark: A remark for the caller, or None.
 
     Attributes:
-        share_said: How many times as many bytes of samples the header said, where libsndfile is not told.
-        count_said: How many samples the header said, where libsndfile is not told; else None.
+        declared_share: Bytes of samples that the original header declared, over those that `head` declares.
+        declared_count: Samples that the original header declared, if `head` does not; else None.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int, head: bytes = b"", remark: str | None = None):
         self._file, self._start, self._head, self._position = file, start, head, 0
         self.size = len(head) + end - start
         self.remark = remark
-        self.share_said = 1.0
-        self.count_said: int | None = None
+        self.declared_share = 1.0
+        self.declared_count: int | None = None
 
     def readable(self) -> bool:
         """It is."""
@@ -58,20 +58,20 @@ class Part(io.RawIOBase):
         self._position += len(content)
         return len(content)
 
-    def beginning(self) -> bytes:
-        """What a header of some length holds."""
+    def header(self) -> bytes:
+        """The first 1024 bytes."""
         self.seek(0)
         return self.read(1024)
 
 
 def bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
-    """So many bytes, fewer at the end of the file."""
+    """Read `count` bytes at a position; fewer at the end of the file."""
     file.seek(position)
     return file.read(count)
 
 
 def find(file: BinaryIO, wanted: re.Pattern[bytes], position: int) -> int | None:
-    """Where what is wanted begins, from a position on; None if nowhere."""
+    """Position of the first match at or after `position`; None if there is none."""
     while block := bytes_at(file, position, AT_ONCE + LONGEST - 1):
         if (found := wanted.search(block)) is not None:
             return position + found.start()
@@ -80,7 +80,7 @@ def find(file: BinaryIO, wanted: re.Pattern[bytes], position: int) -> int | None
 
 
 def after_tag(file: BinaryIO, position: int) -> int:
-    """The position, or the one behind an ID3 tag of version 2 that is there; its size has seven bits a byte."""
+    """The position after an ID3 tag of version 2, or `position` if there is none; its size has seven bits a byte."""
     tag = bytes_at(file, position, 10)
     if len(tag) < 10 or tag[:3] != b"ID3":
         return position

@@ -69,17 +69,17 @@ def load_audio(path: str | Path, sampling_rate: int, tell: Tell | None = None) -
 
     Args:
         path: A file that libsndfile reads.
-        sampling_rate: Wanted rate in Hz; anything else is resampled by soxr at its best quality.
-        tell: Is told, in a sentence, what is odd about a recording that is read all the same, such as that it ends
-            before its header says; by default, that is logged as a warning.
+        sampling_rate: Target rate in Hz; other rates are resampled by soxr at its best quality.
+        tell: Called with a sentence on each irregularity of a recording that is read nevertheless, such as an end
+            before its header's; by default, it is logged as a warning.
 
     Returns:
         `(1, samples)`, float32, nominally in [-1, 1].
 
     Raises:
         FileNotFoundError: If there is no such file.
-        PermissionError: If it may not be read.
-        ValueError: If it is no file, no audio, holds none, or holds NaN.
+        PermissionError: If the file may not be read.
+        ValueError: If the path is not a file, or the file is not audio, is empty, or holds NaN.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"no such recording: {path}")
@@ -89,7 +89,7 @@ def load_audio(path: str | Path, sampling_rate: int, tell: Tell | None = None) -
 
 
 def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str, tell: Tell | None = None) -> Tensor:
-    """As `load_audio`, from a file that is open, or in memory; messages call it `name`."""
+    """As `load_audio`, from a file that is open, or in memory; `name` is its name in messages."""
     samples, _ = read_samples(file, name, sampling_rate, tell=tell)
     if len(samples) == 0:
         raise ValueError(f"{name} holds no audio.")
@@ -99,17 +99,17 @@ def decode_audio(file: str | Path | BinaryIO, sampling_rate: int, name: str, tel
 def read_audio(
     file: str | Path | BinaryIO, name: str, max_seconds: float = math.inf, tell: Tell | None = None
 ) -> tuple[np.ndarray, int]:
-    """A recording as it is: mono samples, `(samples,)`, float32, and their rate in Hz.
+    """Read a recording at its own rate: mono samples, `(samples,)`, float32, and their rate in Hz.
 
     Args:
         file: A path, or a file that is open, or in memory.
-        name: What messages call it.
-        max_seconds: A longer one is refused, before it is decoded if its header tells.
+        name: Its name in messages.
+        max_seconds: A longer recording is refused, before decoding if its header gives its length.
         tell: See `load_audio`.
 
     Raises:
-        PermissionError: If it may not be read.
-        ValueError: If it is no audio, is damaged, or lasts longer.
+        PermissionError: If the file may not be read.
+        ValueError: If the file is not audio, is damaged, or lasts longer than `max_seconds`.
     """
     return read_samples(file, name, max_seconds=max_seconds, tell=tell)
 
@@ -129,7 +129,7 @@ def resample(samples: np.ndarray, source_rate: int, sampling_rate: int, name: st
 
 
 def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
-    """Write `(channels, samples)` as a recording; the suffix names the format. Whole or not at all.
+    """Write `(channels, samples)` as a recording, atomically; the suffix names the format.
 
     Raises:
         OSError: If the file cannot be written; a full disk is named.
@@ -154,7 +154,7 @@ def save_audio(path: str | Path, audio: Tensor, sampling_rate: int) -> None:
 
 
 def written_format(path: Path) -> dict[str, str]:
-    """What `soundfile` is to be told for a recording of this name.
+    """Arguments of `soundfile` for writing a recording of this name.
 
     Raises:
         ValueError: If the suffix names no format that is written; the message says which do.
@@ -168,7 +168,7 @@ def written_format(path: Path) -> dict[str, str]:
 
 
 class _Target:
-    # A file that libsndfile writes to. An exception would be lost on its way through C: it is kept.
+    # A file that libsndfile writes to. It keeps exceptions, which would be lost on their way through C.
     def __init__(self, file: BinaryIO):
         self.seek, self.tell, self.read = file.seek, file.tell, file.read
         self._write = file.write
@@ -187,12 +187,12 @@ class _Target:
 def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """The recording itself, or every recording below a folder.
 
-    Links to folders are followed, but not back to a folder that they lie in. Hidden files and folders hold no
-    recordings. What a format cannot be read of is no loss if a recording of the same name lies beside it.
+    Links to folders are followed, but not back to a folder that they lie in. Hidden files and folders are ignored. A
+    file of an unreadable format is ignored if a readable recording of the same name lies beside it.
 
     Returns:
-        The recordings, sorted by path; and what looks like one and cannot be used, each by its name in the folder, fit
-        to be printed, with the reason.
+        The recordings, sorted by path; and audio files that cannot be used, each by its printable name in the folder,
+        with the reason.
 
     Raises:
         FileNotFoundError: If there is no such path, or no recording below it; the message names what was left out.
@@ -225,11 +225,11 @@ def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]
 
 
 def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, str | None]]:
-    """Every file below a folder but hidden ones, and None; or a place that cannot be entered or followed, and why.
+    """Every file below a folder with None, or a path that cannot be opened with the reason; without hidden files.
 
     Args:
         folder: Links in it are followed.
-        above: Device and number of each folder on the way, which no link may lead back to.
+        above: Device and inode of each folder on the way; links back to them are not followed.
     """
     try:
         status = folder.stat()
@@ -240,7 +240,7 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
         return
     here = (status.st_dev, status.st_ino)
     if here in above:
-        return  # a link back: all that is there is listed already
+        return  # a link back: its files are listed already
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):
@@ -268,7 +268,7 @@ def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
     Args:
         path: A recording, or a folder of them.
         sampling_rate: Hz.
-        seconds: Stop once there is so much; less is returned if there is no more.
+        seconds: Wanted length; less is returned if the recordings are shorter.
 
     Returns:
         `(1, samples)`, at most `seconds` long.

@@ -1,8 +1,8 @@
-"""MP3 without a length, with a wrong one, or several after one another: as parts whose number of frames is known.
+"""MP3 files without a frame count, with a wrong one, or concatenated: as parts whose number of frames is known.
 
-An MP3 has no header but its frames'. Where the first does not say how many follow, libsndfile guesses by its bit rate,
-which is wrong where the rate varies. Frames are counted here, and where the number is not said, or wrong, a frame that
-says it goes before them.
+An MP3 has no header other than its frames'. Where the first frame does not give their number, libsndfile guesses from
+the bit rate, which is wrong where the rate varies. Frames are counted here; where the number is missing or wrong, a
+frame with the right one is put before them.
 
 Source: ISO/IEC 11172-3 and 13818-3 (frames); the Xing header, as LAME writes it.
 """
@@ -34,23 +34,23 @@ class Mp3Frame:
     rate: int  # Hz
     is_mono: bool
     size: int  # bytes
-    kind: tuple[int, int, bool]  # what frames of one stream have in common
+    kind: tuple[int, int, bool]  # the same for all frames of a stream
 
     @property
     def tag_offset(self) -> int:
-        """Bytes before the place where a frame says how many follow."""
+        """Offset in bytes of the Xing header in a frame."""
         sizes = {(3, False): 32, (3, True): 17, (2, False): 17, (2, True): 9, (0, False): 17, (0, True): 9}
         return 4 + sizes[self.mpeg, self.is_mono]
 
     @property
     def num_samples(self) -> int:
-        """Of sound in it."""
+        """Samples in a frame."""
         return 1152 if self.mpeg == 3 else 576
 
 
 @lru_cache(maxsize=1024)  # a recording has few different ones
 def mp3_frame(header: bytes) -> Mp3Frame | None:
-    """A frame of layer III, by its first four bytes; None if it is none, or its bit rate is not said."""
+    """Parse the header of a layer III frame, its first four bytes; None if it is not one, or has no bit rate."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     mpeg, layer, bits, rate = header[1] >> 3 & 3, header[1] >> 1 & 3, header[2] >> 4, header[2] >> 2 & 3
@@ -64,49 +64,51 @@ def mp3_frame(header: bytes) -> Mp3Frame | None:
 
 @dataclass
 class _Run:
-    # Frames of one kind, one right after the other; before them, perhaps, one that says how many there are.
+    # Contiguous frames of one kind, perhaps after an information frame that gives their number.
     start: int
     frame: Mp3Frame
     end: int = 0
     count: int = 0
-    teller: int = 0  # bytes of the frame that says it
-    told: int = 0
+    info_size: int = 0  # bytes of the information frame
+    declared: int = 0
     is_cut: bool = False
 
-    def add(self, size: int, told: int | None) -> None:
+    def add(self, size: int, declared: int | None) -> None:
         self.end = (self.end or self.start) + size
-        if told is None:
+        if declared is None:
             self.count += 1
         else:
-            self.teller, self.told = size, told
+            self.info_size, self.declared = size, declared
 
     @property
-    def is_told(self) -> bool:
-        """Whether libsndfile may be left to it: it is right, or the file ends before; some count the teller, too."""
-        return self.told == self.count or self.told > self.count + 1
+    def is_trusted(self) -> bool:
+        """Whether libsndfile can use the declared number: it is right (with or without the information frame), or the
+        file ends early.
+        """
+        return self.declared == self.count or self.declared > self.count + 1
 
     def part(self, file: BinaryIO) -> Part:
         remark = "it ends within a frame, so it may be cut short" if self.is_cut else None
-        if self.is_told:
+        if self.is_trusted:
             return Part(file, self.start, self.end, remark=remark)
-        return Part(file, self.start + self.teller, self.end, self._head(), remark)
+        return Part(file, self.start + self.info_size, self.end, self._head(), remark)
 
     def _head(self) -> bytes:
-        # A frame that says how many follow. Its bit rate is one that leaves room for that: 128 or 64 kbit/s.
+        # An information frame with the number of frames; 128 or 64 kbit/s leave room for it.
         header = self.frame.header
         bits = 9 if self.frame.mpeg == 3 else 8
         frame = mp3_frame(bytes([0xFF, header[1] | 1, bits << 4 | header[2] & 0x0C, header[3]]))
         assert frame is not None
-        says = b"Xing" + (1).to_bytes(4, "big") + self.count.to_bytes(4, "big")
-        return (frame.header.ljust(frame.tag_offset, b"\x00") + says).ljust(frame.size, b"\x00")
+        xing = b"Xing" + (1).to_bytes(4, "big") + self.count.to_bytes(4, "big")
+        return (frame.header.ljust(frame.tag_offset, b"\x00") + xing).ljust(frame.size, b"\x00")
 
 
 def mp3_parts(file: BinaryIO, start: int, size: int) -> list[Part]:
-    """The parts of an MP3; none, if frames are less than half of the file: it is something else.
+    """The parts of an MP3; none if frames are less than half of the file, which then is not an MP3.
 
     Args:
         file: Open, and seekable.
-        start: Behind the tag at its beginning.
+        start: Position after an ID3 tag.
         size: Of the file, in bytes.
     """
     runs = [run for run in _mp3_runs(file, start, size) if run.count]
@@ -114,7 +116,7 @@ def mp3_parts(file: BinaryIO, start: int, size: int) -> list[Part]:
         return []
     if len(runs) == 1 and not runs[0].is_cut:
         whole = Part(file, 0, size)
-        if runs[0].is_told or soundfile.info(whole).frames == runs[0].count * runs[0].frame.num_samples:
+        if runs[0].is_trusted or soundfile.info(whole).frames == runs[0].count * runs[0].frame.num_samples:
             return [Part(file, 0, size)]
     return [run.part(file) for run in runs]
 
@@ -133,19 +135,19 @@ def _mp3_runs(file: BinaryIO, position: int, size: int) -> Iterator[_Run]:
             if run is not None:
                 run.is_cut = True
             break
-        told = _told_frames(frame, content)
-        if run is None or not follows or told is not None:
+        declared = _declared_frames(frame, content)
+        if run is None or not follows or declared is not None:
             if run is not None:
                 yield run
             run = _Run(position, frame)
-        run.add(frame.size, told)
+        run.add(frame.size, declared)
         position = run.end
     if run is not None:
         yield run
 
 
 def _ends_well(file: BinaryIO, position: int, size: int, frame: Mp3Frame) -> bool:
-    # At another frame of its kind, at a tag, or with the file: what only looks like a frame seldom does.
+    # A frame ends at another frame of its kind, at a tag, or at the end of the file; a false match seldom does.
     following = bytes_at(file, position, 4)
     other = mp3_frame(following)
     return (
@@ -155,9 +157,9 @@ def _ends_well(file: BinaryIO, position: int, size: int, frame: Mp3Frame) -> boo
     )
 
 
-def _told_frames(frame: Mp3Frame, content: bytes) -> int | None:
-    # How many frames follow, 0 if that is not said; None if the frame holds sound.
-    offset = frame.tag_offset + (0 if content[1] & 1 else 2)  # behind a checksum
+def _declared_frames(frame: Mp3Frame, content: bytes) -> int | None:
+    # The number of frames in an information frame, 0 if it is missing; None if the frame holds sound.
+    offset = frame.tag_offset + (0 if content[1] & 1 else 2)  # after a checksum
     if content[offset : offset + 4] in (b"Xing", b"Info") and not any(content[6:offset]):
         return int.from_bytes(content[offset + 8 : offset + 12], "big") if content[offset + 7] & 1 else 0
     return 0 if content[36:40] == b"VBRI" else None

@@ -1,8 +1,8 @@
-"""The streams in a file of sound, each as a file that libsndfile reads to its end.
+"""The streams of an audio file, each as a file that libsndfile reads to its end.
 
-libsndfile reads one stream a file, and no more samples than the header says, or than it guesses where the header says
-nothing. A recorder that was killed, a pipe and `cat a.mp3 b.mp3` leave headers that say too little, so the containers
-are walked through here, from header to header; samples are not decoded.
+libsndfile reads one stream a file, and no more samples than the header declares, or than it guesses where the header
+has no count. Interrupted recorders, pipes and `cat a.mp3 b.mp3` leave headers that declare too few, so the containers
+are scanned here, from header to header, without decoding samples.
 
 Source: RFC 3533 (Ogg), the IBM and Microsoft specification of 1991 (WAV).
 """
@@ -17,9 +17,9 @@ from .mp3 import mp3_frame, mp3_parts
 from .sizes import MIN_UNCLAIMED, SAYS_LESS, with_true_size
 
 FIRST, LAST = 0x02, 0x04  # flags of an Ogg page
-BEGINNINGS = {
-    name: re.compile(beginning, re.DOTALL)
-    for name, beginning in {
+SIGNATURES = {
+    name: re.compile(signature, re.DOTALL)
+    for name, signature in {
         b"fLaC": rb"fLaC[\x00\x80]\x00\x00\x22",  # with the size of what must follow
         b"FORM": rb"FORM....(?:AIF[FC](?:COMM|FVER)|(?:8SVX|16SV)VHDR)",
         b"riff": rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # Wave64
@@ -36,7 +36,7 @@ WAV_CHUNKS = (
 
 
 def parts_of(file: BinaryIO) -> list[Part]:
-    """The streams of a file, in order; one, if nothing is known of its format.
+    """The streams of a file, in order; one, if its format is unknown.
 
     Args:
         file: Open, and seekable.
@@ -49,16 +49,16 @@ def parts_of(file: BinaryIO) -> list[Part]:
         parts = list(_wav_parts(file, start, size))
     elif magic[:4] == b"OggS":
         parts = list(_ogg_parts(file, start, size))
-    elif magic[:4] in BEGINNINGS:
-        parts = list(_joined_parts(file, start, size, BEGINNINGS[magic[:4]]))
+    elif magic[:4] in SIGNATURES:
+        parts = list(_joined_parts(file, start, size, SIGNATURES[magic[:4]]))
     elif start > 0 or mp3_frame(magic[:4]) is not None:
         parts = list(mp3_parts(file, start, size))
     return parts or [Part(file, 0, size)]
 
 
-def _joined_parts(file: BinaryIO, start: int, size: int, beginning: re.Pattern[bytes]) -> Iterator[Part]:
-    # Files of one format, one after the other.
-    while (following := find(file, beginning, start + 4)) is not None:
+def _joined_parts(file: BinaryIO, start: int, size: int, signature: re.Pattern[bytes]) -> Iterator[Part]:
+    # Concatenated files of one format.
+    while (following := find(file, signature, start + 4)) is not None:
         yield with_true_size(file, start, following)
         start = following
     yield with_true_size(file, start, size)
@@ -86,7 +86,7 @@ def _ogg_parts(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
 
 
 def _wav_parts(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
-    # A size that says too little is written anew.
+    # A size that is too small is corrected.
     while (data := _chunk(file, start + 12, size, b"data")) is not None:
         declared = int.from_bytes(bytes_at(file, data + 4, 4), "little")
         end = min(size, data + 8 + declared + declared % 2)

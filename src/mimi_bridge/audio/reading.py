@@ -1,6 +1,6 @@
-"""A recording read to its end, block by block, and not as far as its header says.
+"""Read a recording to its end, block by block, even where its header declares fewer samples.
 
-What is odd about it, such as an end before its header's, is told to whoever reads it.
+Irregularities, such as an end before the declared one, are passed to the caller as remarks.
 """
 
 import logging
@@ -19,11 +19,11 @@ from .parts import Part, parts_of
 from .sizes import SAYS_LESS
 
 BLOCK = 2**18  # samples read or written at once
-MAX_EXPECTED = 2**26  # samples that a header is believed before they are there
-UNKNOWN_FRAMES = 2**62  # and more: libsndfile cannot tell
-UNKNOWN_BYTES = 0x7FFFF000  # and more: written to a pipe, whose end nobody knew
-MIN_BYTES = 1000  # of a file that holds something beside its header
-# In libsndfile's log, the size of the samples (or of the whole, if only that is said), and what it comes to.
+MAX_EXPECTED = 2**26  # samples to allocate by the header alone
+UNKNOWN_FRAMES = 2**62  # or more: libsndfile does not know the count
+UNKNOWN_BYTES = 0x7FFFF000  # or more: a size written to a pipe
+MIN_BYTES = 1000  # of a file that holds more than a header
+# In libsndfile's log: the declared size of the samples, or of the whole file, and the actual one.
 NAMES = r"data|SSND|Data Size|riff|Riff size|BODY|Data length"
 SIZES = re.compile(rf"^\s*(?:{NAMES})(?:\s*:)? (\d+) \(?should be (\d+)\)?$", re.MULTILINE)
 COUNT = re.compile(r"^  Frames\s*: (\d+)$", re.MULTILINE)  # of AVR and MPC2K
@@ -40,21 +40,21 @@ def read_samples(
     max_seconds: float = math.inf,
     tell: Tell | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Mono samples, `(samples,)`, float32, and their rate in Hz: the wanted one, or the recording's own.
+    """Read mono samples, `(samples,)`, float32, and their rate in Hz.
 
-    Hours of audio are held once, as mono, at the rate that is wanted. Of several streams after one another, the later
-    ones are brought to the rate of the first.
+    Hours of audio are held once, as mono, at the target rate. Later streams of a file are resampled to the rate of the
+    first.
 
     Args:
         file: A path, or a file that is open, or in memory.
-        name: What messages call it.
-        sampling_rate: Wanted rate in Hz; None leaves it.
-        max_seconds: A longer one is refused, before it is decoded if its header tells.
-        tell: Is told what is odd about it; by default, that is logged as a warning.
+        name: Its name in messages.
+        sampling_rate: Target rate in Hz; None keeps the recording's own.
+        max_seconds: A longer recording is refused, before decoding if its header gives its length.
+        tell: Called with each remark on an irregularity; by default, remarks are logged as warnings.
 
     Raises:
-        PermissionError: If it may not be read.
-        ValueError: If it is no audio, is damaged, holds NaN, or lasts longer.
+        PermissionError: If the file may not be read.
+        ValueError: If the file is not audio, is damaged, holds NaN, or lasts longer than `max_seconds`.
     """
     if isinstance(file, str | Path):
         try:
@@ -87,18 +87,18 @@ def read_samples(
 
 @dataclass
 class _Sound:
-    # What is read so far, as mono at one rate; the first part's, if none is wanted.
+    # The audio read so far, as mono, at the target rate or else at the first part's.
     sampling_rate: int | None
     max_seconds: float
     seconds: float = 0.0
     samples: "_Growing" = field(default_factory=lambda: _Growing())
 
     def read(self, part: Part, name: str) -> str | None:
-        """Read a part; returns what is short of it."""
+        """Read a part; returns a remark if it is shorter than declared."""
         with _OneWay(part) as recording:
             rate = recording.samplerate
             self.sampling_rate = self.sampling_rate or rate
-            num_expected = recording.frames if part.count_said is None else part.count_said
+            num_expected = recording.frames if part.declared_count is None else part.declared_count
             if num_expected < UNKNOWN_FRAMES:
                 self._refuse_longer(self.seconds + num_expected / rate)
                 self.samples.expect(num_expected * self.sampling_rate / rate)
@@ -123,7 +123,7 @@ class _Sound:
 
 
 def _blocks(recording: soundfile.SoundFile, part: Part) -> Iterator[np.ndarray]:
-    # `(samples, channels)`. Some decoders raise at the end of a file that is cut off: what comes before is given, too.
+    # `(samples, channels)`. Some decoders raise at the end of a truncated file: the samples before are yielded, too.
     buffer = np.empty((BLOCK, recording.channels), dtype=np.float32)
     num_read = 0
     while True:
@@ -133,9 +133,11 @@ def _blocks(recording: soundfile.SoundFile, part: Part) -> Iterator[np.ndarray]:
         except soundfile.LibsndfileError:
             block = buffer[: np.count_nonzero(~np.isnan(buffer[:, 0]))]
             num_read += len(block)
-            if part.count_said is None or num_read < part.count_said:  # else it is a tag that follows the samples
+            if (
+                part.declared_count is None or num_read < part.declared_count
+            ):  # else it is a tag that follows the samples
                 if part.tell() < part.size or num_read == 0:
-                    raise  # damaged, or cut off before there is anything
+                    raise  # damaged, or truncated before the first sample
                 part.remark = part.remark or "it ends within a frame, so it may be cut short"
             if len(block):
                 yield block
@@ -147,35 +149,35 @@ def _blocks(recording: soundfile.SoundFile, part: Part) -> Iterator[np.ndarray]:
 
 
 class _OneWay(soundfile.SoundFile):
-    # Reads from front to back only, for as long as something comes. Otherwise soundfile goes back to where it is after
-    # each block, which fails in a file that ends before its header says, or whose header does not say.
+    # Reads from front to back only. A seekable soundfile seeks after each block, which fails in a file that ends
+    # before its declared end, or that declares none.
     def seekable(self) -> bool:
         return False
 
 
 def _what_is_short(recording: soundfile.SoundFile, part: Part, num_read: int) -> str | None:
-    # By the count in the header, or by its sizes, where libsndfile puts the count right.
-    told = recording.frames if part.count_said is None else part.count_said
-    if told >= UNKNOWN_FRAMES:
+    # By the count in the header, or by its sizes, where libsndfile corrects the count.
+    declared = recording.frames if part.declared_count is None else part.declared_count
+    if declared >= UNKNOWN_FRAMES:
         return None
-    if told < num_read:
+    if declared < num_read:
         part.remark = SAYS_LESS
     log = recording.extra_info
-    if told <= num_read:
+    if declared <= num_read:
         sizes = [tuple(map(int, found)) for found in SIZES.findall(log)]
         shares = [said / found for said, found in sizes if 0 < found < said < UNKNOWN_BYTES]
-        told = max(round(num_read * max(part.share_said, *shares, 1.0)), *map(int, COUNT.findall(log)), 0)
+        declared = max(round(num_read * max(part.declared_share, *shares, 1.0)), *map(int, COUNT.findall(log)), 0)
     if recording.format == "NIST":
-        told = max(told, *map(int, NIST_COUNT.findall(part.beginning())))
-    if told <= num_read:
+        declared = max(declared, *map(int, NIST_COUNT.findall(part.header())))
+    if declared <= num_read:
         return "it ends before its header says" if CUT_OFF in log else None
-    there, said = num_read / recording.samplerate, told / recording.samplerate
-    part.remark = None  # this says more
+    there, said = num_read / recording.samplerate, declared / recording.samplerate
+    part.remark = None  # the next one is more precise
     return f"it ends early: its header says {said:.2f} s, and {there:.2f} s are there"
 
 
 class _Growing:
-    # Samples in one array, which is made for as many as a header promises, and grows where it promises too few.
+    # Samples in one array, allocated by the header's count, which grows where that is too small.
     def __init__(self) -> None:
         self._all, self._length = np.empty(0, dtype=np.float32), 0
 
@@ -197,6 +199,6 @@ class _Growing:
 
 
 def check_finite(samples: np.ndarray, name: str) -> None:
-    """Raise a `ValueError` that begins with the name, if a sample is not finite."""
+    """Raise a `ValueError` that begins with the name if a sample is not finite."""
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds NaN or infinity; repair or drop the recording.")

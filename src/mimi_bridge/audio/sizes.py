@@ -1,7 +1,7 @@
-"""Sizes in the headers of AU, AIFF, SVX, CAF, RF64 and FLAC that say less than is there: put right by what is there.
+"""Correct headers of AU, AIFF, SVX, CAF, RF64 and FLAC that declare fewer samples than the file holds.
 
-A recorder that is killed or writes to a pipe leaves them; libsndfile believes them and stops. Only where something
-that is no chunk follows the samples are these thought to go on.
+A recorder that is interrupted or writes to a pipe leaves such headers, and libsndfile stops where they end. Data after
+the declared end count as samples only if they are not another chunk.
 
 Source: the AU, AIFF and CAF specifications of Sun and Apple; EBU Tech 3306 (RF64); RFC 9639 (FLAC).
 """
@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from .byte_streams import Part, bytes_at
 
-MIN_UNCLAIMED = 4096  # bytes after the samples that are samples, too, and no scrap of another program
+MIN_UNCLAIMED = 4096  # bytes after the declared samples that count as samples; fewer may be another program's data
 SAYS_LESS = "its header says that it holds fewer samples than there are; all were read"
 FLAC_COUNT = 18  # bytes before the rate, the channels and the number of samples
 FLAC_BITS = 36  # of the number of samples
@@ -20,18 +20,18 @@ FLAC_BITS = 36  # of the number of samples
 
 @dataclass(frozen=True)
 class _Size:
-    # A number of bytes in a header: where it stands, and where what it counts begins.
+    # A size field in a header: its place, and where the data that it counts begin.
     place: int
     width: int
     order: Literal["big", "little"]
     begin: int
-    least: int = 0  # what a recording without samples has
-    chunk_width: int = 0  # of the size of a chunk that may follow; 0 if none may
-    refused: bool = False  # by libsndfile, where it is higher, or unknown
+    least: int = 0  # its value in a recording without samples
+    chunk_width: int = 0  # bytes of the size field of a chunk that may follow; 0 if none may
+    refused: bool = False  # whether libsndfile refuses a size that is too high, or unknown
 
 
 def with_true_size(file: BinaryIO, start: int, end: int) -> Part:
-    """A file of one of these formats, from one byte to another, whose header says no less than is there."""
+    """Bytes `start` to `end` of a file of one of these formats, with a header that declares all samples."""
     magic = bytes_at(file, start, 4)
     if magic == b"fLaC":
         return _flac(file, start, end)
@@ -50,19 +50,19 @@ def with_true_size(file: BinaryIO, start: int, end: int) -> Part:
     head += bytes_at(file, size.place + size.width, size.begin - size.place - size.width)
     part = Part(file, size.begin, end, head, SAYS_LESS if goes_on else None)
     if not (goes_on or is_unknown) and there > size.least:
-        part.share_said = (said - size.least) / (there - size.least)
+        part.declared_share = (said - size.least) / (there - size.least)
     return part
 
 
 def _flac(file: BinaryIO, start: int, end: int) -> Part:
-    # Without its count, libsndfile reads to the end.
+    # Without a count in the header, libsndfile reads to the end.
     count = int.from_bytes(bytes_at(file, start + FLAC_COUNT, 8), "big")
-    told = count % 2**FLAC_BITS
-    if told == 0:
+    declared = count % 2**FLAC_BITS
+    if declared == 0:
         return Part(file, start, end)
-    head = bytes_at(file, start, FLAC_COUNT) + (count - told).to_bytes(8, "big")
+    head = bytes_at(file, start, FLAC_COUNT) + (count - declared).to_bytes(8, "big")
     part = Part(file, start + len(head), end, head)
-    part.count_said = told
+    part.declared_count = declared
     return part
 
 

@@ -1,4 +1,4 @@
-"""The processes that share a folder's work under `torchrun` or `accelerate launch`, and a progress bar for the first."""
+"""The processes that share a folder's work under `torchrun` or `accelerate launch`; the first one's progress bar."""
 
 import os
 from collections.abc import Callable

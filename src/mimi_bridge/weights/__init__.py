@@ -1,4 +1,4 @@
-"""The codec that comes with the package: a small Mimi that speaks, so that nothing needs a network to be heard."""
+"""The codec that comes with the package: a small Mimi, so that everything can be tried without a network."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def small_codec() -> Path:
     """The folder of a small Mimi, trained from nothing by `lab/train_codec.py`.
 
     Returns:
-        A checkpoint for `transformers.MimiModel.from_pretrained` and `convert_kyutai.py --source`; its README.md says
-        what it was trained on, how well it does, and whom to name.
+        A checkpoint for `transformers.MimiModel.from_pretrained` and `convert_kyutai.py --source`; its README.md has
+        its training data, its figures, and the attribution it needs.
     """
     return Path(__file__).parent / "small_codec"
