@@ -13,6 +13,7 @@ from ..audio.files import SPEECH_VARIABLE
 from ..weights import SMALL_CODEC
 from .encode import add_decode, add_encode
 from .evaluate import add_evaluate
+from .export import add_export
 from .loading import add_model, load_model
 from .prepare import add_prepare
 
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.set_defaults(run=_cache)
     add_evaluate(commands)
+    add_export(commands)
     add_prepare(commands)
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")

@@ -1,4 +1,4 @@
-"""One frame of a stream as a program without Python: `torch.export` of the encode and the decode step.
+"""One call of a stream as a program without Python: `torch.export` of the encode and the decode step.
 
 A step is a pure function, state in and state out, with the weights inside: it runs where Python does not
 (AOTInductor), or in any process that has torch but not this package. The state is that of `codec`; zeros begin a
@@ -21,7 +21,7 @@ STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments
 
 
 class EncodeStep(nn.Module):
-    """`(chunk, *state) -> (codes, *state)`: `(batch, channels, frame_size)` to `(batch, codebooks, 1)`."""
+    """`(audio, *state) -> (codes, *state)`: `(batch, channels, samples)` to `(batch, codebooks, frames)`."""
 
     def __init__(self, model: Any, num_quantizers: int | None = None):
         super().__init__()
@@ -31,13 +31,13 @@ class EncodeStep(nn.Module):
         self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
 
     def forward(self, chunk: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Encode one frame."""
+        """Encode whole frames."""
         latents, state = self.half(_owned(tails, keys_values, positions), chunk)
         return self.quantizer.encode(latents, self.num_quantizers), *(state[name] for name in STATE)
 
 
 class DecodeStep(nn.Module):
-    """`(codes, *state) -> (audio, *state)`: `(batch, codebooks, 1)` to `(batch, channels, frame_size)`."""
+    """`(codes, *state) -> (audio, *state)`: `(batch, codebooks, frames)` to `(batch, channels, samples)`."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -46,13 +46,13 @@ class DecodeStep(nn.Module):
         self.quantizer = packed.require("quantizer", model.quantizer)
 
     def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Decode one frame."""
+        """Decode whole frames."""
         audio, state = self.half(_owned(tails, keys_values, positions), self.quantizer.decode(codes))
         return audio, *(state[name] for name in STATE)
 
 
 def export_encode_step(
-    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None
+    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None, num_frames: int = 1
 ) -> tuple[ExportedProgram, dict[str, Tensor]]:
     """The program of `EncodeStep`, and the state that begins its streams.
 
@@ -60,17 +60,18 @@ def export_encode_step(
         model: On the device and in the precision that the program is for.
         batch_size: Rows, fixed in the program.
         num_quantizers: Give the first so many codebooks only.
+        num_frames: Frames of a call, fixed in the program.
 
     Raises:
         ValueError: If the model cannot stream, or weights of it are offloaded.
     """
     step = EncodeStep(_frozen_copy(model), num_quantizers)
-    chunk = step.half.like.new_zeros(batch_size, step.half.channels, step.half.frame_size)
+    chunk = step.half.like.new_zeros(batch_size, step.half.channels, num_frames * step.half.frame_size)
     return _export(step, step.half, chunk, batch_size)
 
 
 def export_decode_step(
-    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None
+    model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None, num_frames: int = 1
 ) -> tuple[ExportedProgram, dict[str, Tensor]]:
     """The program of `DecodeStep`, and the state that begins its streams.
 
@@ -78,13 +79,14 @@ def export_decode_step(
         model: On the device and in the precision that the program is for.
         batch_size: Rows, fixed in the program.
         num_quantizers: Codebooks that it gets, fixed in the program; all, if left out.
+        num_frames: Frames of a call, fixed in the program.
 
     Raises:
         ValueError: If the model cannot stream, or weights of it are offloaded.
     """
     step = DecodeStep(_frozen_copy(model))
     num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
-    codes = step.half.like.new_zeros(batch_size, num_quantizers, 1).long()
+    codes = step.half.like.new_zeros(batch_size, num_quantizers, num_frames).long()
     return _export(step, step.half, codes, batch_size)
 
 
