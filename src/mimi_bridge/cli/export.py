@@ -81,12 +81,13 @@ def _save_onnx(program: ExportedProgram, name: str, path: Path) -> None:
         "output_names": [result, *(f"next_{state}" for state in STATE_NAMES)],
     }
     exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
     with (
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):  # its progress
         warnings.simplefilter("ignore")
-        level, _ = exporter.level, exporter.setLevel(logging.ERROR)
+        exporter.setLevel(logging.ERROR)
         try:
             onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
             assert onnx_program is not None
