@@ -1,9 +1,9 @@
-"""What a codec's latents know: python lab/codec_latents.py --corpus FOLDER
+"""Probe a codec's latents for phones and pitch: python lab/codec_latents.py --corpus FOLDER
 
-A small causal network is trained to tell the phone and the pitch of a frame from a codec's latents up to that frame,
-and is asked about speakers that neither it nor the codec was trained on. The corpus is what lab/train_codec.py
-writes (OUTPUT/corpus), with `--align` for the phones. Pitch is told within crops of 5 s, so that knowing the speaker
-alone is worth nothing.
+A small causal network is trained to predict phone and pitch of a frame from a codec's latents up to that frame, and is
+tested on speakers that neither it nor the codec was trained on. The corpus is written by lab/train_codec.py
+(OUTPUT/corpus), with `--align` for the phones. Pitch is relative to the mean of crops of 5 s, so that knowing the
+speaker does not help.
 """
 
 import argparse
@@ -46,14 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="with the folders train and held_out")
     parser.add_argument("--codecs", nargs="+", default=[str(small_codec())], help="Mimi checkpoints")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of speech to train on; half as much to be asked")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of speech to train on; half as much to test on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| codec | phones told right | log F0 within 5 s, r² | frames |\n|---|---|---|---|")
+    print("| codec | phone accuracy | log F0 within 5 s, r² | frames |\n|---|---|---|---|")
     for name in arguments.codecs:
         codec = MimiModel.from_pretrained(name).eval()
         train, held_out = SpeechCorpus(arguments.corpus / "train"), SpeechCorpus(arguments.corpus / "held_out")
-        phones, share, frames = _ask(
+        phones, share, frames = _probe(
             _crops(codec, train, arguments.minutes, 0), _crops(codec, held_out, arguments.minutes / 2, 1)
         )
         print(f"| {name} | {phones:.2f} | {share:.2f} | {frames} |", flush=True)
@@ -61,7 +61,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def _crops(codec: MimiModel, corpus: SpeechCorpus, minutes: float, seed: int) -> dict[str, Tensor]:
-    # Latents and what is true of them.
+    # Latents and their labels.
     found: dict[str, list[Tensor]] = {name: [] for name in ("latents", "phones", "labelled", "pitch", "voiced")}
     seconds = TOGETHER * CROP_FRAMES / codec.config.frame_rate
     for number in range(round(60 * minutes / seconds)):
@@ -74,7 +74,7 @@ def _crops(codec: MimiModel, corpus: SpeechCorpus, minutes: float, seed: int) ->
     return {name: torch.cat(parts).clone() for name, parts in found.items()}
 
 
-def _ask(train: dict[str, Tensor], held_out: dict[str, Tensor]) -> tuple[float, float, int]:
+def _probe(train: dict[str, Tensor], held_out: dict[str, Tensor]) -> tuple[float, float, int]:
     mean, std = train["latents"].mean(dim=(0, 2), keepdim=True), train["latents"].std(dim=(0, 2), keepdim=True)
     middle = train["pitch"][train["voiced"]].mean()
     torch.manual_seed(0)
@@ -84,18 +84,20 @@ def _ask(train: dict[str, Tensor], held_out: dict[str, Tensor]) -> tuple[float, 
     for _ in range(STEPS):
         rows = torch.randint(len(train["latents"]), (16,))
         chosen = {name: values[rows] for name, values in train.items()}
-        told = network((chosen["latents"] - mean) / std).transpose(1, 2)
-        phones = nn.functional.cross_entropy(told[chosen["labelled"]][:, :-1], chosen["phones"][chosen["labelled"]])
-        pitch = (told[..., -1] - (chosen["pitch"] - middle))[chosen["voiced"]].square().mean()
+        predicted = network((chosen["latents"] - mean) / std).transpose(1, 2)
+        phones = nn.functional.cross_entropy(
+            predicted[chosen["labelled"]][:, :-1], chosen["phones"][chosen["labelled"]]
+        )
+        pitch = (predicted[..., -1] - (chosen["pitch"] - middle))[chosen["voiced"]].square().mean()
         (phones + PITCH_WEIGHT * pitch).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
     with torch.inference_mode():
-        told = network.eval()((held_out["latents"] - mean) / std).transpose(1, 2)
-    right = (told[..., :-1].argmax(dim=-1) == held_out["phones"])[held_out["labelled"]].float().mean()
+        predicted = network.eval()((held_out["latents"] - mean) / std).transpose(1, 2)
+    right = (predicted[..., :-1].argmax(dim=-1) == held_out["phones"])[held_out["labelled"]].float().mean()
     voiced = held_out["voiced"]
-    pitch, truth = (_less_own_mean(values, voiced) for values in (told[..., -1], held_out["pitch"]))
+    pitch, truth = (_less_own_mean(values, voiced) for values in (predicted[..., -1], held_out["pitch"]))
     missed = (pitch - truth)[voiced].square().sum() / truth[voiced].square().sum()
     return right.item(), 1 - missed.item(), int(voiced.sum())
 

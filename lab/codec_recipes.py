@@ -1,8 +1,7 @@
-"""What brings a voice soonest: python lab/codec_recipes.py --corpus FOLDER --minutes 5
+"""Compare recipes of codec training by voicing: python lab/codec_recipes.py --corpus FOLDER --minutes 5
 
-Goes on from one codec with several recipes for the same CPU time each, and prints how much voice held-out speakers
-have then, and how near they come. The corpus is what lab/train_codec.py writes (OUTPUT/corpus). Needs the
-extras `train` and `eval`.
+Continues one codec with several recipes for the same CPU time each, and prints pitch, voicing and mel distance of
+held-out speakers. The corpus is written by lab/train_codec.py (OUTPUT/corpus). Needs the extras `train` and `eval`.
 """
 
 import argparse
@@ -26,7 +25,7 @@ LEARNING_RATE, UNENDING = 4e-4, 10**6
 
 
 class Recipe(NamedTuple):
-    """What differs: the phase, the weights of the distances and of the pitch target, and what learns."""
+    """A recipe: the phase, the weights of the distances and of the pitch target, and what is trained."""
 
     phase: str
     distances: dict[str, float]
@@ -40,7 +39,7 @@ RECIPES = {
     "mel distance alone": Recipe("codebooks", MEL),
     "+ harmonics": Recipe("codebooks", HARMONICS),
     "the same, encoder frozen": Recipe("codebooks", HARMONICS, only_decoder=True),
-    "+ harmonics + pitch told from the latents": Recipe("codebooks", HARMONICS, pitch=0.5),
+    "+ harmonics + pitch predicted from the latents": Recipe("codebooks", HARMONICS, pitch=0.5),
     "+ harmonics + pitch + discriminator": Recipe("adversarial", HARMONICS, pitch=0.5),
     "+ discriminator, without the others": Recipe("adversarial", MEL),
 }
@@ -50,10 +49,10 @@ def main() -> None:
     """Train each, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="with the folders train and held_out")
-    parser.add_argument("--initial", default=str(small_codec()), help="the codec to go on from")
+    parser.add_argument("--initial", default=str(small_codec()), help="the codec to continue")
     parser.add_argument("--minutes", type=float, default=5.0, help="of CPU time, each")
     parser.add_argument("--recordings", type=int, default=24, help="held-out, to be measured")
-    parser.add_argument("--head-start", type=int, default=0, help="steps before the codec hears the discriminator")
+    parser.add_argument("--head-start", type=int, default=0, help="steps of the discriminator before its losses count")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     codec_training.HEAD_START_STEPS = arguments.head_start

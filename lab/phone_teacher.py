@@ -1,8 +1,7 @@
-"""A small speech teacher for the benchmarks: WavLM's architecture, trained on the spot to tell phones.
+"""A small speech teacher for the recipe study: WavLM's architecture, trained for minutes to recognize phones.
 
-Nobody has WavLM's weights without a network, and random ones know nothing that a head could learn. This one is trained
-for some minutes on the training speakers' recordings and the phones of their alignments; its features are what its
-last layer makes of a frame.
+WavLM's weights need a network, and random weights have nothing that a head could learn. This model is trained on the
+training speakers' recordings and the phones of their alignments; its features are the states of its last layer.
 """
 
 import random
@@ -20,7 +19,7 @@ RATE, HOP, WINDOW = 16_000, 320, 400  # Hz, samples, samples of the first frame:
 CROP_SECONDS = 2.0
 BATCH = 8
 LEARNING_RATE = 1e-3
-HELD_BACK = 20  # every so many recordings tell how good it is
+HELD_BACK = 20  # every N-th recording measures its accuracy
 
 
 def train_phone_teacher(folder: Path, utterances: Sequence[Utterance], num_steps: int, seed: int = 0) -> float:
@@ -33,7 +32,7 @@ def train_phone_teacher(folder: Path, utterances: Sequence[Utterance], num_steps
         seed: Of weights and crops.
 
     Returns:
-        Share of the frames of some recordings kept back whose phone it tells.
+        Share of the frames of held-back recordings whose phone it recognizes.
     """
     torch.manual_seed(seed)
     model = WavLMModel(
@@ -67,8 +66,10 @@ def train_phone_teacher(folder: Path, utterances: Sequence[Utterance], num_steps
     for _ in range(num_steps):
         crops = [_crop(*draw.choice(trained), draw) for _ in range(BATCH)]
         audio, labels = (torch.stack(parts) for parts in zip(*crops, strict=True))
-        told = readout(model(audio).last_hidden_state)
-        loss = nn.functional.cross_entropy(told.flatten(0, 1), labels[:, : told.shape[1]].flatten(), ignore_index=-1)
+        predicted = readout(model(audio).last_hidden_state)
+        loss = nn.functional.cross_entropy(
+            predicted.flatten(0, 1), labels[:, : predicted.shape[1]].flatten(), ignore_index=-1
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -84,7 +85,7 @@ def _normalised(audio: Tensor) -> Tensor:
 
 
 def _labels(phones: list, numbers: dict[str, int]) -> Tensor:
-    # The phone in the middle of each frame, -1 where none is said.
+    # The phone in the middle of each frame, -1 where there is none.
     labels = torch.full((int(phones[-1].end * RATE / HOP) + 2 if phones else 1,), -1)
     for phone in phones:
         first, last = (round((second * RATE - WINDOW / 2) / HOP) for second in (phone.start, phone.end))
@@ -96,10 +97,10 @@ def _crop(audio: Tensor, labels: Tensor, draw: random.Random) -> tuple[Tensor, T
     num_frames = int(CROP_SECONDS * RATE / HOP)
     first = draw.randint(0, max(0, len(audio) // HOP - num_frames))
     piece = audio[first * HOP : (first + num_frames) * HOP]
-    told = labels[first : first + num_frames]
+    labels = labels[first : first + num_frames]
     return (
         nn.functional.pad(piece, (0, num_frames * HOP - len(piece))),
-        nn.functional.pad(told, (0, num_frames - len(told)), value=-1),
+        nn.functional.pad(labels, (0, num_frames - len(labels)), value=-1),
     )
 
 
@@ -107,9 +108,9 @@ def _crop(audio: Tensor, labels: Tensor, draw: random.Random) -> tuple[Tensor, T
 def _accuracy(model: WavLMModel, readout: nn.Linear, recordings: list[tuple[Tensor, Tensor]]) -> float:
     right = count = 0
     for audio, labels in recordings:
-        told = readout(model(audio[None]).last_hidden_state)[0].argmax(dim=-1)
-        wanted = labels[: len(told)]
+        predicted = readout(model(audio[None]).last_hidden_state)[0].argmax(dim=-1)
+        wanted = labels[: len(predicted)]
         known = wanted >= 0
-        right += int((told[: len(wanted)][known] == wanted[known]).sum())
+        right += int((predicted[: len(wanted)][known] == wanted[known]).sum())
         count += int(known.sum())
     return right / max(1, count)

@@ -1,10 +1,10 @@
-"""Which recipe does what: python lab/recipes.py --speech FOLDER --text-teacher FOLDER --output docs/results.md
+"""Compare training recipes: python lab/recipes.py --speech FOLDER --text-teacher FOLDER --output docs/results.md
 
-Converts a codec, trains its heads in several ways on the latents of some speakers, and measures on others: distance
-to each teacher beside the best constant's, how near decoded speech comes to the recordings, and what each head's codes
-tell of phone, speaker and pitch. Needs the extras `train` and `eval`, a folder with a manifest.jsonl and alignments,
-and a text model with a fast tokenizer; the speech teacher is made on the spot (`phone_teacher`). With `--output`, the
-tables take the place of those between the lines `<!-- recipes -->` and `<!-- end of recipes -->` of the file.
+Converts a codec, trains its heads in several ways on the latents of some speakers, and evaluates on others: distance
+to each teacher beside the constant predictor's, reconstruction, and probes of phone, speaker and pitch for each head.
+Needs the extras `train` and `eval`, a folder with a manifest.jsonl and alignments, and a text model with a fast
+tokenizer; the speech teacher is trained first (`phone_teacher`). With `--output`, the tables replace those between the
+lines `<!-- recipes -->` and `<!-- end of recipes -->` of the file.
 """
 
 import argparse
@@ -40,14 +40,14 @@ from mimi_bridge.weights import SMALL_CODEC
 from phone_teacher import train_phone_teacher
 from recipe_data import Split, ceilings, row_of
 
-LISTENED = 16  # held-out recordings that are decoded on the way
+LISTENED = 16  # held-out recordings that are decoded during training
 MEASURED = 45  # held-out recordings that are evaluated
 MARKS = ("<!-- recipes -->", "<!-- end of recipes -->")
 UNTRAINED: dict[str, dict] = {
     "converted (λ = 0, exact)": {"residual_weight": 0.0},
     "converted, literal start (λ = 1)": {"residual_weight": 1.0},
 }
-TRAINED: dict[str, dict] = {  # by name, what is not as in the first
+TRAINED: dict[str, dict] = {  # by name, the differences from the first
     "specification, λ moved": {},
     "content alone (no WavLM)": {"wavlm_weight": 0.0},
     "WavLM alone (no Qwen)": {"qwen_weight": 0.0},
@@ -89,13 +89,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--source", default=SMALL_CODEC, help="the codec, as in convert_kyutai.py")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE))
     parser.add_argument("--text-teacher", required=True, help="a text model of transformers, or its folder")
-    parser.add_argument("--text-layer", type=int, help="whose states are taken; default the last")
-    parser.add_argument("--teacher-steps", type=int, default=1200, help="that the speech teacher is trained for")
+    parser.add_argument("--text-layer", type=int, help="layer of its states; default the last")
+    parser.add_argument("--teacher-steps", type=int, default=1200, help="of training the speech teacher")
     parser.add_argument("--held-out", nargs="+", default=["LJ", "jenny", "libri-*[05]"], help="speakers, patterns")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--only", nargs="+", help="variants, patterns")
     parser.add_argument("--jobs", type=int, default=2, help="variants at once, one thread each")
-    parser.add_argument("--output", type=Path, help="a file whose tables are renewed")
+    parser.add_argument("--output", type=Path, help="a file whose tables are replaced")
     parser.add_argument("--picture", type=Path, help="also draw the first trained variant's curves, to here")
     arguments = parser.parse_args()
     if arguments.speech is None:
@@ -111,9 +111,9 @@ def quiet() -> None:
 
 
 def prepare(arguments: argparse.Namespace, work: Path) -> str:
-    """Teachers, the converted codec and all rows, in the folder; returns what they are, in markdown."""
+    """Write teachers, the converted codec and all rows to the folder; returns their description in markdown."""
     split = Split.of(arguments.speech, arguments.held_out)
-    told = train_phone_teacher(work / "phones", split.train, arguments.teacher_steps)
+    phone_accuracy = train_phone_teacher(work / "phones", split.train, arguments.teacher_steps)
     text = QwenTeacher(arguments.text_teacher, layer=arguments.text_layer, dtype="float32")
     speech = WavLMTeacher(str(work / "phones"))
     convert(arguments.source, work / "bridge", qwen_dim=text.dim, wavlm_dim=speech.dim)
@@ -132,13 +132,13 @@ def prepare(arguments: argparse.Namespace, work: Path) -> str:
     return (
         f"{arguments.steps} steps; trained on {minutes[0]:.0f} minutes of {speakers[0]} speakers, measured on "
         f"{minutes[1]:.0f} minutes of {speakers[1]} others. Text teacher: {text.dim}-d; speech teacher: WavLM's "
-        f"architecture, {speech.dim}-d, which tells the phone of {100 * told:.0f} % of frames. The best linear map of "
-        f"a frame to the text teacher, against the constant: {maps}.\n"
+        f"architecture, {speech.dim}-d, which recognizes the phone of {100 * phone_accuracy:.0f} % of frames. The "
+        f"best linear map of a frame to the text teacher, against the constant predictor: {maps}.\n"
     )
 
 
 def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
-    """Train one variant, if it is to be trained, and measure it."""
+    """Train one variant, unless it is an untrained one, and evaluate it."""
     name, arguments, work = job
     quiet()
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -224,7 +224,7 @@ def listener(model: MimiBridgeModel, data: dict) -> Callable[[], float]:
 
 
 def quality_table(found: list[dict]) -> str:
-    """Distances to the teachers, reconstruction, and use of the codes."""
+    """Distances to the teachers, reconstruction, and codebook usage."""
     lines = [
         "| recipe | text teacher, constant | speech teacher, constant | mel at 0, 25, 50, 100 % | mel | STOI | codes "
         "in use c / p / a |",
@@ -243,7 +243,7 @@ def quality_table(found: list[dict]) -> str:
 
 
 def probe_table(found: list[dict]) -> str:
-    """What a small network reads from each head's codes alone."""
+    """Scores of a small network on each head's codes alone."""
     attributes = found[0]["evaluation"]["probes"]["attributes"]
     wanted = [name for name in ("phone", "speaker", "pitch") if name in attributes]
     titles = [f"{name}: {head}" for name in wanted for head in HEADS]
@@ -280,7 +280,7 @@ def _chosen(name: str, patterns: list[str] | None) -> bool:
 
 
 def write_between_marks(path: Path, text: str) -> None:
-    """Put text between the two marks of a file, in place of what stands there."""
+    """Replace the text between the two marks of a file."""
     before, first, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
     _, last, after = rest.partition(MARKS[1])
     if not (first and last):

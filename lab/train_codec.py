@@ -1,12 +1,12 @@
-"""Train a small Mimi from nothing: python lab/train_codec.py --output FOLDER --speech FOLDER
+"""Train a small Mimi from random weights: python lab/train_codec.py --output FOLDER --speech FOLDER
 
 Speech comes from a folder (with a manifest.jsonl for speakers and phones, see `mimi_bridge.data.manifest`) and from
-espeak-ng in many voices. Every fifth speaker is held out, or those that `--held-out` names. A run that was stopped
-goes on at its last checkpoint when it is started again with the same arguments. Several processes:
+espeak-ng in many voices. Every fifth speaker is held out, or those that `--held-out` names. The same arguments resume
+an interrupted run at its last checkpoint. Several processes:
 
     torchrun --nproc_per_node 2 lab/train_codec.py --output FOLDER --speech FOLDER
 
-Losses and figures of the held-out speakers: tensorboard --logdir FOLDER. Sounds on the way: FOLDER/samples.
+Losses and held-out figures: tensorboard --logdir FOLDER. Decoded samples during training: FOLDER/samples.
 """
 
 import argparse
@@ -46,7 +46,7 @@ FREE_TO_CHANGE = (
     "minutes",
     "only_corpus",
     "workers",
-)  # when a run goes on; the rest makes it another run
+)  # when a run is resumed; other arguments must be the same
 LOGGED_TOGETHER = 10  # steps
 HELD_OUT_FRAMES = 48
 HELD_OUT_CROPS = 12
@@ -92,9 +92,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="folder of recordings")
     parser.add_argument("--held-out", nargs="+", metavar="SPEAKER", help="names or patterns; default every fifth")
     parser.add_argument("--teacher", help="speech model instead of phones: openai/whisper-base, microsoft/wavlm-large")
-    parser.add_argument("--align", action="store_true", help="find the phones of texts that come without alignment")
-    parser.add_argument("--initial", help="begin with this codec instead of random weights; see small_codec()")
-    parser.add_argument("--judges", type=Path, help="and with the judges.pt that was written beside that codec")
+    parser.add_argument("--align", action="store_true", help="align texts that have no alignment, for their phones")
+    parser.add_argument("--initial", help="start from this codec instead of random weights; see small_codec()")
+    parser.add_argument("--judges", type=Path, help="and from the discriminator in the judges.pt beside that codec")
     parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
     parser.add_argument("--reconstruction-steps", type=int, default=2200)
     parser.add_argument("--codebook-steps", type=int, default=1600)
@@ -102,12 +102,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
-    parser.add_argument("--judged-share", type=float, default=0.5, help="of the crops: what the discriminator hears")
-    parser.add_argument("--judged-seconds", type=float, default=0.48, help="of each of them")
+    parser.add_argument("--judged-share", type=float, default=0.5, help="of the crops that the discriminator sees")
+    parser.add_argument("--judged-seconds", type=float, default=0.48, help="of each crop that it sees")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
     parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
     parser.add_argument("--only-corpus", action="store_true", help="write OUTPUT/corpus, which takes no GPU, and stop")
-    parser.add_argument("--minutes", type=float, help="stop so long after the start and write the codec")
+    parser.add_argument("--minutes", type=float, help="stop this long after the start and write the codec")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -175,7 +175,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
             break
         if stopping:
             bar.close()
-            print(f"stopped at step {training.step}; the same command goes on from here.")
+            print(f"stopped at step {training.step}; the same command resumes here.")
             return
     bar.close()
     if accelerator.is_main_process:
@@ -185,7 +185,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 def log(writer: SummaryWriter, bar: tqdm, steps: dict[int, dict[str, torch.Tensor]]) -> None:
-    """Write the losses of some steps, by number, and show those of the last: a GPU is waited for once."""
+    """Write the losses of several steps, by number, and show the last ones; a GPU is synchronized once."""
     for step, losses in steps.items():
         values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
         for name, value in values.items():
@@ -194,7 +194,7 @@ def log(writer: SummaryWriter, bar: tqdm, steps: dict[int, dict[str, torch.Tenso
 
 
 class StopRequest:
-    """Remembers that it is time to stop, or that Ctrl-C or SIGTERM asked for it; asked again, it stops at once."""
+    """Remembers that the time is over, or a first Ctrl-C or SIGTERM; a second one stops the process at once."""
 
     def __init__(self, end: float = math.inf) -> None:
         self._asked = False
@@ -203,7 +203,7 @@ class StopRequest:
             signal.signal(number, self._ask)
 
     def asked_of_any(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked; the same answer in all of them, so that they stop after the same step."""
+        """Whether any process was asked to stop; all processes get the same answer and stop after the same step."""
         if accelerator.num_processes == 1:
             return self._asked or self.is_time
         asked = torch.tensor(float(self._asked or self.is_time), device=accelerator.device)
@@ -220,7 +220,7 @@ class StopRequest:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Write the training and held-out speech, unless it is there."""
+    """Write the training and held-out corpora, unless they exist."""
     folder = arguments.output / "corpus"
     if all((folder / part / "corpus.json").is_file() for part in ("train", "held_out")):
         return
@@ -248,7 +248,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def praat_pitch(audio: torch.Tensor, sampling_rate: int) -> np.ndarray:
-    """F0 as praat hears it, see `unknown_pitch`; sound too short to tell has none."""
+    """F0 by praat, see `unknown_pitch`; audio that is too short has none."""
     try:
         return Sound(audio, sampling_rate).f0_hz.numpy()
     except ValueError:
@@ -262,13 +262,13 @@ def speech_teacher(name: str) -> Teacher:
 
 
 class PhoneFinder:
-    """Finds phones in a given alignment, else by laying the text over the recording."""
+    """Finds phones in a given alignment, else by forced alignment of the text."""
 
     def __init__(self) -> None:
         self._aligner = PocketsphinxAligner()
 
     def __call__(self, utterance: Utterance, audio: torch.Tensor, sampling_rate: int) -> list[Span] | None:
-        """The phones, or None if there is no text, or no laying it over."""
+        """The phones, or None if there is no text, or it cannot be aligned."""
         if utterance.alignment is not None:
             return given_phones(utterance, audio, sampling_rate)
         if not utterance.text or self._aligner.unknown_words(utterance.text):
@@ -278,10 +278,10 @@ class PhoneFinder:
 
 
 def held_out_speakers(speakers: list[str], patterns: list[str] | None) -> set[str]:
-    """Speakers that no step sees.
+    """Speakers that are not trained on.
 
     Raises:
-        ValueError: If a pattern names nobody, or nobody is left to train on.
+        ValueError: If a pattern matches no speaker, or no speaker is left to train on.
     """
     if patterns is None:
         held_out = set(speakers[::5])
@@ -337,7 +337,7 @@ def resume(training: CodecTraining, checkpoint: Path, settings: dict[str, str]) 
 
 
 def save_checkpoint(training: CodecTraining, checkpoint: Path, settings: dict[str, str]) -> None:
-    """Write it whole or not at all."""
+    """Write a checkpoint atomically."""
     partial = checkpoint.with_suffix(".partial")
     torch.save({"settings": settings, "training": training.state_dict()}, partial)
     os.replace(partial, checkpoint)

@@ -1,1 +1,1 @@
-"""A Mimi from nothing: how the small codec was trained. No part of the package."""
+"""Training a Mimi from random weights, as the small codec was trained. Not part of the package."""

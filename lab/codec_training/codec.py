@@ -25,7 +25,7 @@ UNQUANTIZED = -1  # in `num_acoustic`: this sequence passes the acoustic project
 
 @dataclass
 class CodecOutput:
-    """What the codec makes of a batch.
+    """The codec's outputs for a batch.
 
     Attributes:
         audio: Decoded, `(batch, 1, samples)`.
@@ -73,7 +73,7 @@ class TrainableMimi(nn.Module):
         return self
 
     def forward(self, audio: Tensor, num_acoustic: Tensor | None = None, may_learn: bool = True) -> CodecOutput:
-        """Encode, quantize and decode; in training mode the codebooks move.
+        """Encode, quantize and decode; in training mode the codebooks are updated.
 
         Args:
             audio: `(batch, 1, samples)`, whole frames.
@@ -96,7 +96,7 @@ class TrainableMimi(nn.Module):
 
     @torch.no_grad()
     def load_mimi(self, mimi: MimiModel, frames_per_step: int) -> None:
-        """Begin with the weights and codebooks of a Mimi of the same config.
+        """Load the weights and codebooks of a Mimi of the same config.
 
         Args:
             mimi: Its quantizers' first codebooks are taken, as many as this codec has.

@@ -1,8 +1,7 @@
-"""All the speech a codec trains on, in one file of samples, and random crops of it.
+"""The training speech of a codec in one file of samples, and random crops of it.
 
 `write_corpus` resamples recordings once; `SpeechCorpus` maps the file into memory, so that several processes share
-it. Which crops a step gets depends on the step alone: a run that was stopped goes on with the very batches it would
-have had.
+it. The crops of a step depend on its number alone, so that an interrupted run resumes with the same batches.
 """
 
 import json
@@ -25,9 +24,9 @@ SILENCE = "SIL"
 LABELS_PER_SECOND = 100
 UNKNOWN = -1
 SPEAKER_BALANCE = 0.8  # speakers are drawn by this power of their minutes: 1 by minutes, 0 all alike
-SPEEDS = (0.85, 1.18)  # half of the crops are played so much slower or faster, which makes other voices of them
+SPEEDS = (0.85, 1.18)  # half of the crops are played slower or faster, which changes the voice
 GAINS_DB = (-15.0, 3.0)
-TAUGHT_TOGETHER = 64  # recordings that a teacher hears at once
+TAUGHT_TOGETHER = 64  # recordings of one call of a teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class CropBatch:
         label_shares: Share of each frame's time that each label has, `(batch, frames, labels)`.
         labelled: True on frames whose labels are known, `(batch, frames)`.
         pitch: Mean F0 of the voiced part of each frame in octaves over 1 Hz, `(batch, frames)`; 0 where none is.
-        voiced: Share of each frame's time that is voiced, `(batch, frames)`; NaN where that is not known.
+        voiced: Share of each frame's time that is voiced, `(batch, frames)`; NaN where it is unknown.
         features: Of the teacher, at each frame's middle, `(batch, frames, dim)`; None without one.
     """
 
@@ -69,14 +68,14 @@ def given_phones(utterance: Utterance, audio: Tensor, sampling_rate: int) -> lis
 
 
 class Teacher(Protocol):
-    """A speech model whose features are kept beside the speech."""
+    """A speech model whose features are stored with the speech."""
 
     def features(self, recordings: Sequence[Tensor], sampling_rate: int) -> list[Tensor]:
         """Of each recording `(samples,)`, evenly spread over its time, `(frames, dim)`."""
 
 
 def unknown_pitch(_audio: Tensor, _sampling_rate: int) -> np.ndarray:
-    """F0 in Hz, 100 a second, 0 where there is no voice: here NaN, for not known."""
+    """F0 in Hz, 100 a second, 0 where unvoiced: here NaN, for unknown."""
     return np.array([np.nan])
 
 
@@ -89,7 +88,7 @@ def write_corpus(
     find_pitch: Callable[[Tensor, int], np.ndarray] = unknown_pitch,
     teacher: Teacher | None = None,
 ) -> None:
-    """Resample recordings into one file; whole or not at all.
+    """Resample recordings into one file, atomically.
 
     Args:
         folder: Gets `samples.i16`, `labels.i8`, `pitch.f16`, with a teacher `features.f16`, and, last, `corpus.json`.
@@ -198,7 +197,7 @@ class SpeechCorpus:
             num_frames: Length of each.
             frame_size: Samples of a frame.
             seed: Decides everything: the run's seed, the step, the process.
-            augment: Also change speed (and pitch with it) and loudness.
+            augment: Also change speed (and pitch with it) and level.
         """
         random = np.random.default_rng(seed)
         pieces = [self._crop(random, num_frames, frame_size, augment) for _ in range(batch_size)]

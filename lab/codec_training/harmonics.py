@@ -1,7 +1,7 @@
-"""How far the harmonics of decoded speech are from the original's.
+"""Distance of the harmonics of decoded speech from the original's.
 
-A mel band in the middle of speech is several harmonics wide, and cannot tell a voice from a whisper. Long windows on a
-linear frequency axis resolve every harmonic of every voice.
+A mel band in the middle of speech is several harmonics wide, so it hardly distinguishes voiced from unvoiced speech.
+Long windows on a linear frequency axis resolve every harmonic of every voice.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from mimi_bridge.losses.reconstruction import FLOOR, magnitudes
 
 WINDOWS = (4096, 2048, 1024)  # samples at 24 kHz: 171, 85 and 43 ms
-HIGHEST_HZ = 6000.0  # above, what is voiced is noisy
+HIGHEST_HZ = 6000.0  # above, voiced speech is noisy
 
 
 def harmonic_distance(

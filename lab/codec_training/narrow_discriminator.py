@@ -1,8 +1,8 @@
-"""A discriminator that a CPU can afford: it hears samples folded by several periods, and the voice's part of spectra.
+"""A discriminator that is cheap enough for a CPU: of samples folded by several periods, and of the lower spectrum.
 
-Samples a period apart show whether a voice repeats itself; spectra up to 6 kHz show its harmonics. Every layer
-strides, so that all of it costs less than one decoding. Scores and features are as those of
-`MultiScaleSpectrogramDiscriminator`, and so are the losses.
+Samples one period apart show whether speech is periodic; spectra up to 6 kHz show its harmonics. Every layer is
+strided, so that the whole costs less than one decoding. Scores and features have the form of
+`MultiScaleSpectrogramDiscriminator`'s, so its losses apply.
 
 Source: Kong et al. 2020 (arXiv:2010.05646), section 2.3: periods; Defossez et al. 2022 (arXiv:2210.13438), section
 3.4: complex spectra.
@@ -18,7 +18,7 @@ from mimi_bridge.losses.reconstruction import hann_window
 
 PERIODS = (2, 3, 5, 7, 11)  # samples
 WINDOWS = (2048, 512)  # samples
-HIGHEST_SHARE = 0.5  # of the frequencies that are judged
+HIGHEST_SHARE = 0.5  # of the frequencies: up to 6 kHz at 24 kHz
 
 
 class NarrowDiscriminator(nn.Module):
@@ -37,7 +37,7 @@ class NarrowDiscriminator(nn.Module):
         self.by_window = nn.ModuleList(_Stack(2, num_filters, (3, 5), (1, 2)) for _ in windows)
 
     def forward(self, audio: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Scores, high where it sounds real, and features of each stack, for audio `(batch, 1, samples)`."""
+        """Scores, high for real audio, and features of each stack, for audio `(batch, 1, samples)`."""
         pairs = [(stack, _folded(audio, period)) for stack, period in zip(self.by_period, self.periods, strict=True)]
         pairs += [
             (stack, _spectrum(audio, window)) for stack, window in zip(self.by_window, self.windows, strict=True)
@@ -74,5 +74,5 @@ def _spectrum(audio: Tensor, window: int) -> Tensor:
     spectrum = torch.stft(
         audio[:, 0].float(), window, window // 4, window=hann, pad_mode="constant", return_complex=True
     )
-    judged = spectrum[:, : round(HIGHEST_SHARE * (window // 2))] * (4 / hann.sum().sqrt())
-    return torch.view_as_real(judged).permute(0, 3, 2, 1).contiguous()
+    band = spectrum[:, : round(HIGHEST_SHARE * (window // 2))] * (4 / hann.sum().sqrt())
+    return torch.view_as_real(band).permute(0, 3, 2, 1).contiguous()

@@ -1,4 +1,7 @@
-"""Pitch told from a codec's latents, so that the latents learn to hold it; the reader is dropped afterwards."""
+"""Pitch predicted from a codec's latents, a training target that makes the latents carry pitch.
+
+The network that predicts it is not part of the trained codec.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ class PitchReader(nn.Module):
     Args:
         dim: Of the latents.
         hidden_size: Of its layer.
-        num_frames: That it sees: each frame and those before.
+        num_frames: Its receptive field: each frame and those before.
     """
 
     def __init__(self, dim: int, hidden_size: int = 64, num_frames: int = 3):
@@ -21,19 +24,19 @@ class PitchReader(nn.Module):
         self.tell = nn.Conv1d(hidden_size, 2, 1)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents `(batch, frames, dim)` -> octaves over 1 Hz, and log odds of a voice, `(batch, frames)` each."""
+        """Latents `(batch, frames, dim)` -> octaves over 1 Hz, and log odds of voicing, `(batch, frames)` each."""
         past = self.see.kernel_size[0] - 1
         hidden = self.see(nn.functional.pad(latents.transpose(1, 2), (past, 0)))
         octaves, odds = self.tell(nn.functional.gelu(hidden)).unbind(dim=1)
         return octaves + MIDDLE_OCTAVE, odds
 
     def loss(self, latents: Tensor, pitch: Tensor, voiced: Tensor) -> Tensor:
-        """Cross-entropy of voicing, and the mean absolute error of the octave where there is a voice, a scalar.
+        """Cross-entropy of voicing plus the mean absolute error in octaves where speech is voiced, a scalar.
 
         Args:
             latents: `(batch, frames, dim)`.
             pitch: Octaves over 1 Hz, `(batch, frames)`; ignored where nothing is voiced.
-            voiced: Share of each frame, `(batch, frames)`; NaN where that is not known.
+            voiced: Voiced share of each frame, `(batch, frames)`; NaN where it is unknown.
         """
         octaves, odds = self(latents)
         known = ~voiced.isnan()

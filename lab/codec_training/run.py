@@ -1,9 +1,9 @@
-"""The steps of training a codec from nothing: what is learned in each phase, and everything a checkpoint holds.
+"""The training loop of a codec from random weights: its phases, its losses and its checkpoint.
 
-First the codec learns to reproduce speech without codebooks. Then its codebooks are filled from data and learn with
-it, the first of them to tell phones, or what a teacher hears. Last, all of it learns against a discriminator. All the
-while the latents must tell pitch. What a step does depends on its number and the weights alone, so that a run can stop
-and go on anywhere.
+First the codec learns to reproduce speech without codebooks. Then its codebooks are initialized from data and trained
+with it, the first of them also to predict phones or a teacher's features. Last, it is trained against a discriminator.
+In every phase, pitch is predicted from the latents. A step depends on its number and the weights alone, so that a run
+is resumable at any step.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
 """
@@ -46,18 +46,18 @@ COMMITMENT_WEIGHT = 0.25
 UNQUANTIZED_SHARE = 0.25  # of the sequences, while codebooks learn
 DROPOUT_SHARE = 0.25  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
-FRAMES_REMEMBERED = 10  # an entry is the mean of so many frames, or of more: a small batch moves it little
+FRAMES_REMEMBERED = 10  # an entry averages at least this many frames, so that a small batch changes it little
 FRAMES_PER_ENTRY = 25  # at least, for k-means
-JUDGED_SHARE = 0.5  # of the sequences of a step: what is left of them costs nothing
+JUDGED_SHARE = 0.5  # of the sequences of a step: the discriminator sees only these
 JUDGED_SECONDS = 0.48
-QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
-HEAD_START_STEPS = 300  # of the discriminator, before anything listens to it
+MIN_RMS = 1e-3  # the discriminator's inputs are normalized to one level, but silence is not amplified
+HEAD_START_STEPS = 300  # of the discriminator, before its losses count
 ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """A phase of training.
 
     Attributes:
         name: `reconstruction`, `codebooks` or `adversarial`.
@@ -71,7 +71,7 @@ class Phase:
 
 
 class CodecTraining:
-    """Model, discriminator, their optimizers and where training stands: all that a checkpoint holds.
+    """Model, discriminator, their optimizers and progress: everything in a checkpoint.
 
     Args:
         config: Of the codec.
@@ -82,10 +82,10 @@ class CodecTraining:
         discriminator_filters: Its width.
         seed: Of weights, crops and codebooks.
         accelerator: Device and processes.
-        initial: A codec to begin with, codebooks and all, instead of random weights.
-        judged_share: Of the sequences of a step that the discriminator hears: what is left of them costs nothing.
-        judged_seconds: Of each of those.
-        num_workers: Processes that cut crops ahead of the steps; 0 cuts them when they are wanted.
+        initial: A codec to start from, with its codebooks, instead of random weights.
+        judged_share: Of the sequences of a step that the discriminator sees.
+        judged_seconds: Length of the excerpt of each that it sees.
+        num_workers: Processes that cut crops ahead of the steps; 0 cuts them in the training loop.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class CodecTraining:
         judged_seconds: float = JUDGED_SECONDS,
         num_workers: int = 0,
     ):
-        torch.manual_seed(seed)  # every process begins with the same weights
+        torch.manual_seed(seed)  # every process starts from the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
         self.batch_size, self.num_frames = batch_size, num_frames
         self.judged_share, self.judged_seconds, self.num_workers = judged_share, judged_seconds, num_workers
@@ -159,7 +159,7 @@ class CodecTraining:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken."""
+        """Resume where `state_dict` was taken."""
         self.phase_number, self.phase_step, self.step = state["phase_number"], state["phase_step"], state["step"]
         self.has_codebooks, self.head_start_steps = state["has_codebooks"], state["head_start_steps"]
         self.model.load_state_dict(state["model"])
@@ -171,7 +171,7 @@ class CodecTraining:
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def judges(self) -> dict:
-        """What hears the codec without being part of it: discriminator, pitch reader, readout of the labels."""
+        """The networks that train the codec and are not part of it: discriminator, pitch and label readouts."""
         return {
             "discriminator": self.discriminator.state_dict(),
             "pitch_reader": self.pitch_reader.state_dict(),
@@ -179,7 +179,7 @@ class CodecTraining:
         }
 
     def load_judges(self, judges: dict) -> None:
-        """Begin with those of another run, which was trained on the same labels; they need no head start."""
+        """Start from those of another run, trained on the same labels; the discriminator then needs no head start."""
         self.discriminator.load_state_dict(judges["discriminator"])
         self.pitch_reader.load_state_dict(judges["pitch_reader"])
         self.model.readout.load_state_dict(judges["readout"])
@@ -188,7 +188,7 @@ class CodecTraining:
     def _begin_phase(self, fill: bool = True) -> None:
         model, phase = self.model, self.phase
         for projection in (model.semantic.project_out, model.acoustic.project_in, model.acoustic.project_out):
-            projection.requires_grad_(phase.name != "reconstruction")  # not in the sound yet
+            projection.requires_grad_(phase.name != "reconstruction")  # decoded audio does not depend on it yet
         learning = [*model.parameters(), *self.pitch_reader.parameters()]
         self.parameters = [parameter for parameter in learning if parameter.requires_grad]
         fused = self.accelerator.device.type == "cuda"
@@ -206,7 +206,7 @@ class CodecTraining:
         return warmup * (0.1 + 0.9 * cosine)
 
     def _loader(self) -> DataLoader:
-        # The batches of all steps that are left.
+        # The batches of all remaining steps.
         steps = range(self.step, self.step + sum(phase.num_steps for phase in self.phases[self.phase_number :]))
         on_gpu = self.accelerator.device.type == "cuda"
         return DataLoader(
@@ -239,7 +239,7 @@ class CodecTraining:
         output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
         side_losses, side = self._side_losses(output, batch)
         if self.phase.name == "adversarial":
-            losses, gradient = self._judge(output.audio, audio)
+            losses, gradient = self._adversarial_losses(output.audio, audio)
             torch.autograd.backward([output.audio, side], [gradient, None])
         else:
             losses = self._distances(output.audio, audio)
@@ -253,16 +253,16 @@ class CodecTraining:
         return {name: loss.detach() for name, loss in (losses | side_losses).items()}
 
     def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
-        # What does not pass through the decoded audio, by name, and its weighted sum.
+        # The losses that do not depend on the decoded audio, by name, and their weighted sum.
         losses, side = {}, output.latents.sum() * 0.0
         if batch.features is not None:
             losses["teacher"] = masked_cosine_distance(output.readout, batch.features, torch.ones_like(batch.labelled))
             side = side + TEACHER_WEIGHT * losses["teacher"]
         else:
-            surprise = nn.functional.cross_entropy(
+            cross_entropy = nn.functional.cross_entropy(
                 output.readout.transpose(1, 2), batch.label_shares.transpose(1, 2), reduction="none"
             )
-            losses["labels"] = (surprise * batch.labelled).sum() / batch.labelled.sum().clamp(min=1)
+            losses["labels"] = (cross_entropy * batch.labelled).sum() / batch.labelled.sum().clamp(min=1)
             side = side + LABEL_WEIGHT * losses["labels"]
         if self.corpus.has_pitch:
             losses["pitch"] = self.pitch_reader.loss(output.latents, batch.pitch, batch.voiced)
@@ -272,15 +272,15 @@ class CodecTraining:
             side = side + COMMITMENT_WEIGHT * output.commitment
         return losses, side
 
-    def _judge(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _adversarial_losses(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
         leaf = decoded.detach().requires_grad_()
-        judged = round(self.judged_seconds * self.corpus.sampling_rate)
-        first = int(torch.randint(max(1, audio.shape[-1] - judged + 1), (), generator=self._generator()))
-        loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+        length = round(self.judged_seconds * self.corpus.sampling_rate)
+        first = int(torch.randint(max(1, audio.shape[-1] - length + 1), (), generator=self._generator()))
+        rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=MIN_RMS)
         rows = math.ceil(self.judged_share * len(audio))
-        with parametrize.cached():  # both hear the same weights
-            real, fake = (self.discriminator((x / loudness)[:rows, :, first : first + judged]) for x in (audio, leaf))
+        with parametrize.cached():  # one computation of the weights for both
+            real, fake = (self.discriminator((x / rms)[:rows, :, first : first + length]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
             "distance": _weighted(losses),

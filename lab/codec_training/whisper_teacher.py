@@ -1,7 +1,7 @@
-"""Whisper's encoder as a teacher: what a recognizer hears in each 80 ms.
+"""Whisper's encoder as a teacher: its features of each 80 ms.
 
-The encoder takes windows of 30 s and costs the same for a short recording, so recordings share windows, one after the
-other.
+The encoder takes windows of 30 s and costs the same for a short recording, so recordings are concatenated to fill
+windows.
 """
 
 from collections.abc import Sequence
@@ -45,26 +45,23 @@ class WhisperTeacher:
             sampling_rate: Of all of them, Hz.
 
         Returns:
-            For each `(frames, dim)`, of as many whole or begun frames of 80 ms as it has.
+            For each `(frames, dim)`, with a frame for each started 80 ms.
         """
-        found: list[Tensor] = []
         line, counts = [], []
         for number, recording in enumerate(recordings):
             samples = resample(recording.numpy(), sampling_rate, self._rate, name=f"recording {number}")[0].numpy()
             counts.append(max(1, -(-len(samples) // self._frame)))
             line.append(np.pad(samples, (0, counts[-1] * self._frame - len(samples))))
-        heard = self._hear(np.concatenate(line))
-        found = list(heard.split(counts))
-        return found
+        return list(self._encode(np.concatenate(line)).split(counts))
 
     @torch.inference_mode()
-    def _hear(self, samples: np.ndarray) -> Tensor:
+    def _encode(self, samples: np.ndarray) -> Tensor:
         # `(frames, dim)` of one long recording.
         windows = [samples[first : first + self._window] for first in range(0, len(samples), self._window)]
-        heard = []
+        features = []
         for window in windows:
             inputs = self._extractor(window, sampling_rate=self._rate, return_tensors="pt").input_features
             steps = self._encoder(inputs).last_hidden_state[0]
             frames = steps.unflatten(0, (-1, STEPS_PER_FRAME)).mean(dim=1)
-            heard.append(frames[: len(window) // self._frame])
-        return torch.cat(heard).clone()
+            features.append(frames[: len(window) // self._frame])
+        return torch.cat(features).clone()

@@ -242,25 +242,23 @@ def test_codec_does_not_listen_to_the_discriminator_during_its_head_start(unlike
     assert same(one.model.state_dict(), other.model.state_dict())
 
 
-def test_codec_listens_to_the_discriminator_after_its_head_start(unlike_discriminators, monkeypatch):
-    monkeypatch.setattr(codec_training, "HEAD_START_STEPS", 1)
+def test_codec_listens_to_the_discriminator_after_its_head_start(unlike_discriminators):
     one, other = unlike_discriminators
+    one.head_start_steps = other.head_start_steps = 1
     run(one), run(other)
     assert not same(one.model.decoder.state_dict(), other.model.decoder.state_dict())
 
 
-def test_discriminator_judges_at_the_loudness_of_the_original(begin, monkeypatch):
-    training, judged = begin(("adversarial", 1)), []
+def test_discriminator_sees_audio_at_the_level_of_the_original(begin, monkeypatch):
+    training, seen = begin(("adversarial", 1)), []
     forward = training.discriminator.forward
-    monkeypatch.setattr(training.discriminator, "forward", lambda audio: judged.append(audio) or forward(audio))
+    monkeypatch.setattr(training.discriminator, "forward", lambda audio: seen.append(audio) or forward(audio))
     monkeypatch.setattr(training, "model", decoding_half_as_loud(training.model))
     run(training)
-    real, decoded = (
-        audio.square().mean(dim=(1, 2)).sqrt() for audio in judged
-    )  # crops are shorter than what is judged
-    num_judged = math.ceil(JUDGED_SHARE * BATCH_SIZE)
-    torch.testing.assert_close(real, torch.ones(num_judged))
-    torch.testing.assert_close(decoded, torch.full((num_judged,), 0.5))
+    real, decoded = (audio.square().mean(dim=(1, 2)).sqrt() for audio in seen)  # crops are shorter than the excerpt
+    num_rows = math.ceil(JUDGED_SHARE * BATCH_SIZE)
+    torch.testing.assert_close(real, torch.ones(num_rows))
+    torch.testing.assert_close(decoded, torch.full((num_rows,), 0.5))
 
 
 def decoding_half_as_loud(model: torch.nn.Module) -> torch.nn.Module:
