@@ -9,7 +9,7 @@ import copy
 import io
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -22,12 +22,14 @@ from ..alignment_targets import pool_to_frames
 from ..audio.files import decode_audio, load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for
+from .frame_targets import PROSODY, UNKNOWN, phones_by_frame, prosody_by_frame
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
 MAX_CHANNELS = 16
 MAX_QUOTED = 60  # characters of a value, in a message
 SPAN_TOLERANCE = 1e-3  # seconds; the model itself allows no more
 AUDIO_KEYS = ("audio", "input_values", "audio_path")
+FRAME_TARGETS = ("phones", "prosody", "speaker")  # what batches hold if they are asked for
 
 
 @dataclass
@@ -44,6 +46,9 @@ class _Row:
     token_spans: Tensor | None = None  # (tokens, 2), seconds
     token_mask: Tensor | None = None  # (tokens,)
     wavlm_features: Tensor | None = None  # (frames, wavlm_dim)
+    phone_ids: Tensor | None = None  # (frames,)
+    prosody: Tensor | None = None  # (frames, 3), NaN where it is not defined
+    speaker: str | None = None
 
 
 class MimiBridgeCollator:
@@ -56,7 +61,9 @@ class MimiBridgeCollator:
       hidden_size)`, with `target_latents` if the original Mimi's quantized ones are known;
     - `qwen_hidden`, `(tokens, qwen_dim)`, with `token_spans` in seconds, `(tokens, 2)`, or `durations` in frames,
       `(tokens,)`, and `token_mask`, `(tokens,)`, where some tokens are silence; all may be missing or None;
-    - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None.
+    - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None;
+    - for `with_frame_targets`: `phones`, mappings of `phone`, `start` and `end`; `f0_hz` and `level_db`, `(steps,)` at
+      100 Hz; `speaker`; may be missing or None.
 
     Args:
         sampling_rate: Of the model, Hz.
@@ -85,6 +92,8 @@ class MimiBridgeCollator:
         self.crop_frames = None if crop_seconds is None else int(crop_seconds * self.frame_rate + 1e-6)
         if self.crop_frames is not None and self.crop_frames < 1:
             raise ValueError(f"crop_seconds must hold a frame of {1 / self.frame_rate:.3f} s, got {crop_seconds}.")
+        self.frame_targets: frozenset[str] = frozenset()
+        self.speakers: dict[str, int] = {}
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that stay alive see it move
 
     @classmethod
@@ -113,6 +122,27 @@ class MimiBridgeCollator:
         whole.crop_frames = None
         return whole
 
+    def with_frame_targets(
+        self, names: Collection[str], speakers: Mapping[str, int] | None = None
+    ) -> "MimiBridgeCollator":
+        """This collator whose batches also hold what is known of each frame, see `frame_targets`.
+
+        Args:
+            names: Among `phones`: `phone_ids`, `(batch, frames)`, -100 where unknown; `prosody`: `prosody_targets`,
+                `(batch, frames, 3)`, pitch, level and voicing, and `prosody_mask` of its shape; `speaker`:
+                `speaker_ids`, `(batch,)`, -100 where unknown.
+            speakers: Their numbers; others are unknown.
+
+        Raises:
+            ValueError: If a name is none of these.
+        """
+        unknown = sorted(set(names) - set(FRAME_TARGETS))
+        if unknown:
+            raise ValueError(f"frame targets must be among {', '.join(FRAME_TARGETS)}, got {', '.join(unknown)}.")
+        other = copy.copy(self)
+        other.frame_targets, other.speakers = frozenset(names), dict(speakers or {})
+        return other
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch.
 
@@ -120,7 +150,8 @@ class MimiBridgeCollator:
             `input_values` `(batch, 1, samples)`, whole frames, with `padding_mask` `(batch, samples)`; or `latents`
             with `frame_mask` and perhaps `target_latents`, with `target_mask` if some rows have none. And, where a row
             has them, `qwen_hidden`, `token_spans` or `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
-            Last, `output_losses`, True, where the collator was told to ask for them.
+            What `with_frame_targets` asked for. Last, `output_losses`, True, where the collator was told to ask for
+            them.
 
         Raises:
             ValueError: If a row is none, holds neither audio nor latents, its parts do not fit together or are not
@@ -132,7 +163,8 @@ class MimiBridgeCollator:
         batch = self._collate_sound(parsed)
         num_frames = max(row.num_frames for row in parsed)
         asked = {"output_losses": True} if self.output_losses else {}
-        return batch | self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames) | asked
+        batch |= self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames)
+        return batch | self._collate_frame_targets(parsed, num_frames) | asked
 
     def _parse(self, row: dict[str, Any], number: int) -> _Row:
         if not isinstance(row, Mapping):
@@ -161,7 +193,18 @@ class MimiBridgeCollator:
             parsed.wavlm_features = _at_frames(
                 _tensor(row["wavlm_features"], f"wavlm_features of {name}", 2), parsed.num_frames, name
             )
+        self._parse_frame_targets(row, parsed)
         return parsed
+
+    def _parse_frame_targets(self, row: dict[str, Any], parsed: _Row) -> None:
+        name, place = parsed.name, (parsed.num_frames, self.frame_rate, parsed.name)
+        if "phones" in self.frame_targets and row.get("phones") is not None:
+            parsed.phone_ids = phones_by_frame(row["phones"], *place)
+        if "prosody" in self.frame_targets and row.get("f0_hz") is not None and row.get("level_db") is not None:
+            steps = (_tensor(row[column], f"{column} of {name}", 1) for column in ("f0_hz", "level_db"))
+            parsed.prosody = prosody_by_frame(*steps, *place)
+        if "speaker" in self.frame_targets and row.get("speaker") is not None:
+            parsed.speaker = str(row["speaker"])
 
     def _audio(self, row: dict[str, Any], name: str) -> Tensor:
         given = next((row[key] for key in AUDIO_KEYS if row.get(key) is not None), None)
@@ -263,6 +306,9 @@ class MimiBridgeCollator:
             latents=cut(row.latents),
             target_latents=cut(row.target_latents),
             wavlm_features=cut(row.wavlm_features),
+            phone_ids=cut(row.phone_ids),
+            prosody=cut(row.prosody),
+            speaker=row.speaker,
         )
         if row.qwen_hidden is not None:
             self._crop_tokens(row, cropped, first, last)
@@ -337,6 +383,28 @@ class MimiBridgeCollator:
             ]
             batch["token_mask"] = _stack([mask[:, None] for mask in masks], num_tokens)[:, :, 0]
         return batch
+
+    def _collate_frame_targets(self, rows: list[_Row], num_frames: int) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = {}
+        if "phones" in self.frame_targets:
+            batch["phone_ids"] = _filled([row.phone_ids for row in rows], (num_frames,), UNKNOWN)
+        if "prosody" in self.frame_targets:
+            values = _filled([row.prosody for row in rows], (num_frames, len(PROSODY)), torch.nan)
+            batch["prosody_mask"] = ~values.isnan()
+            batch["prosody_targets"] = values.nan_to_num(0.0)
+        if "speaker" in self.frame_targets:
+            numbers = [UNKNOWN if row.speaker is None else self.speakers.get(row.speaker, UNKNOWN) for row in rows]
+            batch["speaker_ids"] = torch.tensor(numbers)
+        return batch
+
+
+def _filled(values: list[Tensor | None], shape: tuple[int, ...], nothing: float) -> Tensor:
+    # Rows that may be shorter than the first axis of a shape, or missing, become one tensor.
+    filled = torch.full((len(values), *shape), nothing)
+    for row, value in zip(filled, values, strict=True):
+        if value is not None:
+            row[: len(value)] = value
+    return filled
 
 
 def _collate_wavlm(rows: list[_Row], num_frames: int) -> dict[str, Tensor]:

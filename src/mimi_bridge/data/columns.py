@@ -4,7 +4,11 @@ from typing import Any
 
 
 def row_columns(
-    audio: str, text_dim: int | None = None, speech_dim: int | None = None, latents_dim: int | None = None
+    audio: str,
+    text_dim: int | None = None,
+    speech_dim: int | None = None,
+    latents_dim: int | None = None,
+    prosody: bool = False,
 ) -> Any:
     """The columns, as `datasets.Features`.
 
@@ -13,6 +17,7 @@ def row_columns(
         text_dim: Size of the language model's states; None leaves out what concerns them.
         speech_dim: Size of the speech model's features; None leaves them out.
         latents_dim: Size of the codec's latents; None leaves them out.
+        prosody: Whether pitch and level are there.
     """
     from datasets import Features, List, Value
 
@@ -27,10 +32,14 @@ def row_columns(
     columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
     if text_dim is not None:
         word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
-        columns |= {"words": List(word), "alignment_score": Value("float32"), "token_ids": List(Value("int32"))}
+        phone = {"phone": Value("string"), "start": Value("float32"), "end": Value("float32")}
+        columns |= {"words": List(word), "phones": List(phone), "alignment_score": Value("float32")}
+        columns["token_ids"] = List(Value("int32"))
         columns |= {"token_spans": vectors(2, "float32"), "qwen_hidden": vectors(text_dim)}
     if speech_dim is not None:
         columns["wavlm_features"] = vectors(speech_dim)
     if latents_dim is not None:
         columns |= {name: vectors(latents_dim) for name in ("latents", "target_latents")}
+    if prosody:
+        columns |= {name: List(Value("float32")) for name in ("f0_hz", "level_db")}
     return Features(columns)

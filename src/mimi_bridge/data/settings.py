@@ -34,6 +34,7 @@ class Settings:
         require_tokens: Leave out a recording whose tokens cannot be placed in time; otherwise it is kept for its
             speech features, without tokens, and said to be.
         latents_model: A freshly converted model, whose latents are stored; None leaves them out.
+        prosody: Store pitch, as praat finds it, and level of every 10 ms.
         audio: What is stored of it: `"path"`; `"samples"`, 16 bits at 24 kHz; `"none"`, where there are latents; or
             `"auto"`: paths of files, samples of a data set and of segments of files.
         dtype: Of the teachers' computation, as in `from_pretrained`.
@@ -60,6 +61,7 @@ class Settings:
     min_score: float | None = None
     require_tokens: bool = False
     latents_model: str | None = None
+    prosody: bool = False
     audio: str = "auto"
     dtype: str = "auto"
     min_seconds: float = 0.08

@@ -20,6 +20,7 @@ from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.alignment.tokens import token_spans
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.latents import OriginalLatents
+from mimi_bridge.data.prepare import rows as rows_module
 from mimi_bridge.data.prepare.run import Report, prepare
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.teachers.statistics import RunningStatistics
@@ -109,6 +110,8 @@ def test_tokens_have_the_place_that_the_aligner_gives_their_words(prepared, teac
         assert row["alignment_score"] == pytest.approx(found.score)
         assert [word["word"] for word in row["words"]] == [word.label for word in found.words]
         np.testing.assert_allclose(row["token_spans"], token_spans(text, offsets, found.words), atol=1e-6)
+        assert [phone["phone"] for phone in row["phones"]] == [phone.label for phone in found.phones]
+        np.testing.assert_allclose([p["start"] for p in row["phones"]], [p.start for p in found.phones], atol=1e-6)
         assert (row["token_spans"][:, 1] > row["token_spans"][:, 0]).sum() > 1
 
 
@@ -304,3 +307,30 @@ def test_run_that_found_nothing_of_use_leaves_nothing_in_the_way(settings, tmp_p
     with pytest.raises(ValueError, match="none of the 5 recordings"):
         prepare(replace(settings, max_seconds=0.1), tmp_path / "data")
     assert not list(tmp_path.iterdir())
+
+
+# --- pitch and level ---
+
+
+def test_pitch_and_level_of_every_ten_milliseconds_are_stored_where_they_are_wanted(settings, prepared, tmp_path):
+    pytest.importorskip("parselmouth")
+    assert {"f0_hz", "level_db"}.isdisjoint(rows_of(prepared[0]).column_names)
+    prepare(replace(settings, prosody=True), tmp_path / "data")
+    rows = rows_of(tmp_path / "data")
+    for row in rows:
+        samples = load_audio(str(row["audio_path"]), 24_000)[0]
+        assert len(row["f0_hz"]) == len(row["level_db"]) == -(-len(samples) // 240)
+        power = samples[1680:1920].square().mean().item()
+        assert row["level_db"][7] == pytest.approx(10 * np.log10(power), abs=1e-3)
+        voiced = row["f0_hz"][row["f0_hz"] > 0]
+        assert len(voiced) > 20 and 50 < np.median(voiced) < 400
+    collate = MimiBridgeCollator(24_000, 1920).with_frame_targets(["phones", "prosody", "speaker"], {"speaker1": 0})
+    batch = collate([rows[number] for number in range(len(rows))])
+    assert (batch["phone_ids"] > 0).float().mean() > 0.3 and batch["prosody_mask"][..., 0].float().mean() > 0.2
+    assert sorted(batch["speaker_ids"].tolist()) == [-100, -100, -100, 0, 0]
+
+
+def test_pitch_without_praat_is_refused(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pitch needs the package praat-parselmouth; run pip install"):
+        prepare(replace(settings, prosody=True), tmp_path / "data")

@@ -7,6 +7,7 @@ of rounding also on those that shared a forward pass with it, which are always t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..alignment.files import given_alignment
 from ..alignment.tokens import token_spans
 from ..alignment.types import Aligner, Alignment
 from ..columns import row_columns
+from ..frame_targets import STEP_RATE, level_by_step
 from ..latents import OriginalLatents
 from ..manifest import Utterance
 from ..settings import GIVEN, POCKETSPHINX, Settings
@@ -72,6 +74,7 @@ class RowMaker:
 
     Raises:
         OSError: If a model is not to be had.
+        ModuleNotFoundError: If pitch is wanted and praat-parselmouth is not installed.
         ValueError: If a setting fits nothing.
     """
 
@@ -95,6 +98,10 @@ class RowMaker:
                 dtype=settings.dtype,
                 max_seconds=settings.max_seconds + 1,
             )
+        if settings.prosody and find_spec("parselmouth") is None:
+            raise ModuleNotFoundError(
+                "pitch needs the package praat-parselmouth; run pip install 'mimi-bridge[eval]', or leave prosody out."
+            )
         if settings.latents_model is not None:
             model = AutoModel.from_pretrained(settings.latents_model)
             if not isinstance(model, MimiBridgeModel):
@@ -109,7 +116,8 @@ class RowMaker:
     def features(self) -> Any:
         """The columns, as `datasets.Features`."""
         parts = (self._text, self._speech, self._latents)
-        return row_columns(self._stored, *(None if part is None else part.dim for part in parts))
+        dims = (None if part is None else part.dim for part in parts)
+        return row_columns(self._stored, *dims, prosody=self.settings.prosody)
 
     def rows(
         self,
@@ -249,9 +257,10 @@ class RowMaker:
             row["audio_path"] = str(utterance.path.absolute())
         row |= {"seconds": recording.seconds, "num_frames": recording.num_frames}
         if self._text is not None:
-            row |= dict.fromkeys(("words", "alignment_score", "token_ids", "token_spans", "qwen_hidden"))
+            row |= dict.fromkeys(("words", "phones", "alignment_score", "token_ids", "token_spans", "qwen_hidden"))
         if alignment is not None and states is not None and recording.spans is not None:
             row["words"] = [{"word": word.label, "start": word.start, "end": word.end} for word in alignment.words]
+            row["phones"] = [{"phone": said.label, "start": said.start, "end": said.end} for said in alignment.phones]
             row |= {"alignment_score": alignment.score, "token_ids": states.token_ids}
             row |= {"token_spans": recording.spans.numpy(), "qwen_hidden": _half(states.hidden)}
         if recording.features is not None:
@@ -259,7 +268,21 @@ class RowMaker:
         if self._latents is not None:
             found, target = self._latents(recording.audio)
             row |= {"latents": _half(found), "target_latents": _half(target)}
+        if self.settings.prosody:
+            row["f0_hz"] = _pitch(recording.audio)
+            row["level_db"] = level_by_step(recording.audio[0].numpy(), RATE)
         return row
+
+
+def _pitch(audio: Tensor) -> np.ndarray:
+    # At 100 Hz; of a sound that is too short to have a pitch, none.
+    from ...evaluation.sound import Sound
+
+    sound = Sound(audio, RATE)
+    try:
+        return sound.f0_hz.numpy()
+    except ValueError:
+        return np.zeros(-(-audio.shape[-1] * STEP_RATE // RATE), np.float32)
 
 
 def _count(row: dict[str, Any], num_frames: int, statistics: dict[str, RunningStatistics]) -> None:
