@@ -93,6 +93,11 @@ AUDIO = {"input_values": torch.zeros(2, 1, 2 * FRAME + 1)}
 SAMPLES = torch.arange(2 * FRAME + 1) < torch.tensor([[2 * FRAME + 1], [FRAME]])
 
 
+def totals_of(*counts: int) -> Tensor:
+    """Frames of a step, of the first kinds; none of the others."""
+    return torch.tensor([*counts, *[0] * (len(COUNTED) - len(counts))], dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     "batch, expected",
     [
@@ -114,7 +119,9 @@ SAMPLES = torch.arange(2 * FRAME + 1) < torch.tensor([[2 * FRAME + 1], [FRAME]])
 )
 def test_frames_are_counted_for_each_kind_of_loss(model, batch, expected):
     counts = count_frames(batch, model)
-    assert counts.tolist() == expected
+    of_content = dict(zip(COUNTED, counts.tolist(), strict=True))
+    assert [of_content.pop(name) for name in ("frames", "qwen", "wavlm")] == expected
+    assert of_content.pop("speech_content") == expected[2] and not any(of_content.values())
     assert counts.dtype == torch.int64  # MPS has no float64
 
 
@@ -138,7 +145,25 @@ def test_frames_of_the_batches_sum_to_the_frames_of_the_step(model, rows, sizes)
     with_text = [row for row in rows if "durations" in row]
     num_text = sum(int(row["durations"][row["token_mask"]].sum()) for row in with_text)
     num_features = sum(len(row["wavlm_features"]) for row in rows if "wavlm_features" in row)
-    assert total.tolist() == [sum(len(row["latents"]) for row in rows), num_text, num_features]
+    assert total.tolist()[:3] == [sum(len(row["latents"]) for row in rows), num_text, num_features]
+
+
+@pytest.mark.parametrize(("delay", "num_phones", "num_features"), [(0, 4, 6), (1, 2, 4), (9, 0, 0)])
+def test_frames_with_something_to_read_are_counted_as_late_as_content_is(model, delay, num_phones, num_features):
+    model = deepcopy(model)
+    model.config.content_delay = delay
+    phones = torch.tensor([[3, -100, 1, 0], [-100, 5, 7, 7]])
+    masks = torch.tensor([[[1, 1, 1], [0, 1, 1], [1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 1]]])
+    prosody = {"prosody_targets": torch.zeros(2, 4, 3), "prosody_mask": masks.bool()}
+    batch = {**LATENTS, **FEATURES, **prosody, "phone_ids": phones, "speaker_ids": torch.tensor([-100, 1])}
+    counts = dict(zip(COUNTED, count_frames(batch, model).tolist(), strict=True))
+    expected = {"phone": num_phones, "speech_content": num_features, "pitch": 4, "level": 5, "speaker": 2}
+    assert counts == {"frames": 6, "qwen": 0, "wavlm": 6} | expected
+
+
+def test_targets_of_other_frames_are_refused(model):
+    with pytest.raises(ValueError, match=r"phone_ids must have one entry for each of the \(2, 4\) \(batch, frames\)"):
+        count_frames({**LATENTS, "phone_ids": torch.zeros(2, 5).long()}, model)
 
 
 def test_losses_are_means_over_the_frames_they_are_counted_in(model, rows):
@@ -331,7 +356,7 @@ def test_mel_term_weighs_each_recording_by_its_frames(model, sounds):
 @pytest.mark.parametrize("sizes", [[1] * 4, [2, 2], [3, 1]], ids=str)
 def test_mel_shares_of_the_batches_sum_to_the_whole(model, sounds, sizes):
     whole = mel_of(model, *sounds)
-    totals = torch.tensor([10.0, 0, 0], dtype=torch.float64)
+    totals = totals_of(10)
     got = 0.0
     for audio, decoded, mask in zip(*(part.split(sizes) for part in sounds), strict=True):
         longest = -(-int(mask.sum(dim=-1).max()) // FRAME) * FRAME
@@ -350,7 +375,7 @@ def term(value: float, num_frames: int) -> Term:
 def test_weighted_sum_by_hand():
     terms = {"qwen": term(2.0, 3), "wavlm": term(5.0, 4), "commitment_content": term(7.0, 8), "mel": term(11.0, 8)}
     weights = {"qwen": 0.5, "wavlm": 3.0, "commitment": 0.25, "mel": 1.0, "latents": 100.0}
-    totals = torch.tensor([16, 6, 40], dtype=torch.float64)
+    totals = totals_of(16, 6, 40)
     expected = 0.5 * 2 * 3 / 6 + 3 * 5 * 4 / 40 + 0.25 * 7 * 8 / 16 + 11 * 8 / 16
     assert weighted_sum(terms, weights, totals).item() == pytest.approx(expected)
 
@@ -367,10 +392,10 @@ def test_weighted_sum_by_hand():
 )
 def test_weight_is_looked_up_by_the_whole_name_and_then_by_its_beginning(weights, expected):
     terms = {"commitment_content": term(3.0, 2), "commitment_prosody": term(5.0, 2)}
-    assert weighted_sum(terms, weights, torch.tensor([2.0, 0, 0])).item() == pytest.approx(expected)
+    assert weighted_sum(terms, weights, totals_of(2)).item() == pytest.approx(expected)
 
 
 def test_loss_of_a_step_in_which_no_frame_has_the_teacher_is_0():
-    totals = torch.tensor([8.0, 0.0, 0.0], dtype=torch.float64)
+    totals = totals_of(8)
     loss = weighted_sum({"qwen": term(0.0, 0)}, {"qwen": 1.0}, totals)
     assert loss == 0 and loss.dtype == torch.float32

@@ -201,8 +201,8 @@ class MimiBridgeCollator:
         if "phones" in self.frame_targets and row.get("phones") is not None:
             parsed.phone_ids = phones_by_frame(row["phones"], *place)
         if "prosody" in self.frame_targets and row.get("f0_hz") is not None and row.get("level_db") is not None:
-            steps = (_tensor(row[column], f"{column} of {name}", 1) for column in ("f0_hz", "level_db"))
-            parsed.prosody = prosody_by_frame(*steps, *place)
+            f0_hz, level_db = (_tensor(row[column], f"{column} of {name}", 1) for column in ("f0_hz", "level_db"))
+            parsed.prosody = prosody_by_frame(f0_hz, level_db, *place)
         if "speaker" in self.frame_targets and row.get("speaker") is not None:
             parsed.speaker = str(row["speaker"])
 

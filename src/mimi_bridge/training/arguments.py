@@ -14,6 +14,7 @@ from ..codebook import CODEBOOK_UPDATES
 from .optimizer import learning_rates
 
 CONTENT_INITS = ("k-means", "least-squares", "none")
+READOUT_WEIGHTS = ("phone_weight", "speech_content_weight", "prosody_weight", "speaker_reversal_weight")
 SHARDED = "codebooks move as a whole; start one process a device with torchrun, which needs no such argument"
 UNSUPPORTED = {  # transformers' arguments that could not be honoured, and why
     "remove_unused_columns": "the collator reads columns that the model does not take, such as audio; leave it out",
@@ -51,6 +52,17 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             trained before, from its own as training begins, where the data set does not hold the original's.
         adversarial_weight: Weight of the adversarial loss of the decoded audio and, twice, of feature matching; needs
             audio and the decoder. 0 does without a discriminator.
+        phone_weight: Weight of the cross-entropy of the phone that is spoken, read from the content head's entries by
+            a linear map; needs `phones` in the rows. 0 does without, as in the next four.
+        speech_content_weight: Weight of the distance to the speech model, read from content alone; needs
+            `wavlm_features`.
+        prosody_weight: Weight of pitch, level (smooth L1) and voicing (cross-entropy), read from the prosody head's
+            entries; needs `f0_hz` and `level_db`.
+        speaker_reversal_weight: Weight of the cross-entropy of the speaker, read from content, whose gradient is
+            reversed on its way to the content head; needs `speaker`.
+        acoustic_dropout: Share of recordings that are decoded without their acoustic codes in training; needs audio
+            and the decoder.
+        readout_learning_rate: Of the maps that read phones, features, prosody and speakers.
         residual_weight_end: λ at the end. Left out, 1; the model's own where neither the encoder nor a head learns, so
             that codes stay what they are.
         residual_weight_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
@@ -82,6 +94,12 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     mel_weight: float | None = field(default=None, metadata={"help": "mel distance of the decoded audio"})
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
     adversarial_weight: float = field(default=0.0, metadata={"help": "a discriminator's opinion"})
+    phone_weight: float = field(default=0.0, metadata={"help": "phones from content"})
+    speech_content_weight: float = field(default=0.0, metadata={"help": "speech model's features from content alone"})
+    prosody_weight: float = field(default=0.0, metadata={"help": "pitch, level and voicing from prosody"})
+    speaker_reversal_weight: float = field(default=0.0, metadata={"help": "speaker from content, reversed"})
+    acoustic_dropout: float = field(default=0.0, metadata={"help": "share decoded without acoustic codes"})
+    readout_learning_rate: float = field(default=1e-3, metadata={"help": "of what reads phones, prosody, speakers"})
     residual_weight_end: float | None = field(default=None, metadata={"help": "lambda at the end"})
     residual_weight_ratio: float = field(default=0.6, metadata={"help": "share of the steps over which it moves"})
     content_init: str = field(default="k-means", metadata={"help": "k-means, least-squares or none"})
@@ -102,7 +120,8 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             raise ValueError("include_for_metrics='inputs' is not supported here: recordings differ in length.")
         _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
         _check_choice("content_init", self.content_init, CONTENT_INITS)
-        for name in ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial"):
+        of_heads = ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial")
+        for name in (*of_heads, "phone", "speech_content", "prosody", "speaker_reversal"):
             value = getattr(self, f"{name}_weight")
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}_weight must be at least 0, got {value}; 0 switches that loss off.")
@@ -113,8 +132,20 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        if not 0 <= self.acoustic_dropout < 1:
+            raise ValueError(
+                f"acoustic_dropout must lie in [0, 1), got {self.acoustic_dropout}; with 1 no acoustic code would be "
+                "decoded at all."
+            )
+        if not 0 < self.readout_learning_rate < math.inf:
+            raise ValueError(f"readout_learning_rate must be more than 0, got {self.readout_learning_rate}.")
         if self.codebook_decay is not None and not 0 < self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must lie between 0 and 1, both excluded, got {self.codebook_decay}.")
+
+    @property
+    def readout_weights(self) -> dict[str, float]:
+        """The weight of every readout, by the name of its argument."""
+        return {name: getattr(self, name) for name in READOUT_WEIGHTS}
 
     @property
     def rates(self) -> dict[str, float]:

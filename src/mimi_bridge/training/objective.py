@@ -14,8 +14,10 @@ from ..frames import frame_mask_from_padding_mask, silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
+from .readout_targets import readout_targets
 
-COUNTED = ("frames", "qwen", "wavlm")  # what a loss may be a mean over
+READ = ("phone", "speech_content", "pitch", "level", "speaker")  # counted by the targets of their names
+COUNTED = ("frames", "qwen", "wavlm", *READ)  # what a loss may be a mean over
 LOSSES = {  # by name, what it is a mean over
     "qwen": "qwen",
     "wavlm": "wavlm",
@@ -28,6 +30,8 @@ LOSSES = {  # by name, what it is a mean over
     "latents": "frames",
     "adversarial": "frames",
     "features": "frames",
+    **{name: name for name in READ},
+    "voicing": "level",
 }
 BLAME = {  # whose loss it is, for messages
     "qwen": "content head",
@@ -37,6 +41,8 @@ BLAME = {  # whose loss it is, for messages
         for loss in ("commitment", "codebook")
         for head in ("content", "prosody", "acoustic")
     },
+    **dict.fromkeys(("phone", "speech_content", "speaker"), "content head"),
+    **dict.fromkeys(("pitch", "level", "voicing"), "prosody head"),
 }
 
 
@@ -49,7 +55,7 @@ class Term:
 
 
 def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
-    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(3,)`, int64."""
+    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(kinds,)`, int64."""
     frame_mask = batch_frame_mask(batch, model)
     counts = [frame_mask.sum()]
     if "qwen_hidden" in batch:
@@ -64,6 +70,8 @@ def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
         counts.append(has_features.sum())
     else:
         counts.append(counts[0].new_zeros(()))
+    targets = readout_targets(batch, frame_mask, model.config.content_delay)
+    counts += [targets[name][1].sum() if name in targets else counts[0].new_zeros(()) for name in READ]
     return torch.stack(counts)
 
 
@@ -132,7 +140,7 @@ def weighted_sum(terms: dict[str, Term], weights: dict[str, float], totals: Tens
     Args:
         terms: The batch's losses.
         weights: Of each loss, by its name or the part before the first `_`.
-        totals: Frames of the whole step for each of `COUNTED`, `(3,)`.
+        totals: Frames of the whole step for each of `COUNTED`, `(kinds,)`.
     """
     shares = dict(zip(COUNTED, totals.clamp(min=1), strict=True))
     parts = [

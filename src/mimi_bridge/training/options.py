@@ -9,7 +9,7 @@ from torch import nn
 
 from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
-from .arguments import MimiBridgeTrainingArguments
+from .arguments import READOUT_WEIGHTS, MimiBridgeTrainingArguments
 from .beginning import bridges_of
 from .optimizer import CODEC
 
@@ -36,7 +36,8 @@ def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any])
                 f"it as {where} in the arguments instead."
             )
     if (options.get("optimizers") or (None,))[0] is not None:
-        for name, default in (("head_learning_rates", None), ("codebook_update", "ema")):
+        of_readouts = ((name, 0.0) for name in READOUT_WEIGHTS)
+        for name, default in (("head_learning_rates", None), ("codebook_update", "ema"), *of_readouts):
             if getattr(args, name) != default:
                 raise ValueError(
                     f"optimizers holds an optimizer of your own, whose groups say what learns and how fast, so {name} "
@@ -99,12 +100,17 @@ def check_model(args: MimiBridgeTrainingArguments, model: nn.Module) -> None:
     Raises:
         ValueError: If a loss of audio needs a decoder that is not there, or codebooks are in half precision.
     """
-    for name in ("mel_weight", "adversarial_weight"):
+    for name in ("mel_weight", "adversarial_weight", "acoustic_dropout"):
         if getattr(args, name) and getattr(model, "decoder", None) is None:
             raise ValueError(
                 f"{name}={getattr(args, name)} needs the decoder, but the model was loaded without it; load it whole, "
                 f"or set {name} to 0."
             )
+    if args.acoustic_dropout and args.mel_weight == 0 and args.adversarial_weight == 0:
+        raise ValueError(
+            f"acoustic_dropout={args.acoustic_dropout} needs a loss of the decoded audio, but mel_weight and "
+            "adversarial_weight are 0; give one of them a weight, or leave acoustic_dropout out."
+        )
     for half in CODEC:
         rate = (args.head_learning_rates or {}).get(half, 0)  # type: ignore[union-attr]  # parsed by now
         if rate and getattr(model, half, None) is None:

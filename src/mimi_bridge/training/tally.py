@@ -4,13 +4,16 @@ Everything is a sum, so that it may be gathered over batches and processes. Sums
 not every device has.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from ..distillation import constant_distance
+from ..distillation import TeacherBridge, constant_distance
 from ..outputs import MimiBridgeOutput
 from ..quantizer import CausalBridgeQuantizer
 from .objective import LOSSES, Term
+from .readouts import Baseline
 
 
 class Tally:
@@ -18,27 +21,32 @@ class Tally:
 
     Args:
         quantizer: Whose codes are counted and whose teachers are compared.
+        baselines: Of other losses, by name.
     """
 
-    def __init__(self, quantizer: CausalBridgeQuantizer):
-        self._bridges = {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
+    def __init__(self, quantizer: CausalBridgeQuantizer, baselines: Mapping[str, Baseline] | None = None):
+        bridges = {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
+        self._baselines = {name: _baseline_of(bridge) for name, bridge in bridges.items()} | dict(baselines or {})
         self._num_acoustic = quantizer.num_quantizers - 2
         self._losses = torch.zeros(len(LOSSES), 2, dtype=torch.float64)  # sum, frames
         self._targets = {
-            name: torch.zeros(bridge.out_features + 2, dtype=torch.float64) for name, bridge in self._bridges.items()
+            name: torch.zeros(baseline.size, dtype=torch.float64) for name, baseline in self._baselines.items()
         }
         shape = (quantizer.num_quantizers, quantizer.codebook_size)
         self.code_counts = torch.zeros(shape, dtype=torch.float64)
 
     @torch.no_grad()
-    def add(self, terms: dict[str, Term], outputs: MimiBridgeOutput) -> None:
-        """Count a batch."""
+    def add(
+        self, terms: dict[str, Term], outputs: MimiBridgeOutput, target_sums: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Count a batch; `target_sums` are those of the baselines that were given."""
         names = list(LOSSES)
         for name, term in terms.items():
             value, num_frames = (number.detach().cpu().double() for number in (term.value, term.num_frames))
             self._losses[names.index(name)] += torch.stack([value * num_frames, num_frames])
-        for name, distance in (outputs.distances or {}).items():
-            self._targets[name] += distance.target_sums.cpu().double()
+        of_teachers = {name: distance.target_sums for name, distance in (outputs.distances or {}).items()}
+        for name, sums in {**of_teachers, **(target_sums or {})}.items():
+            self._targets[name] += sums.detach().cpu().double()
         assert outputs.audio_codes is not None and outputs.audio_codes_mask is not None
         codes = outputs.audio_codes.transpose(0, 1)[:, outputs.audio_codes_mask].cpu()
         self.code_counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
@@ -59,7 +67,7 @@ class Tally:
             self._targets[name] += sums
 
     def results(self, fitted_on: "Tally | None" = None) -> dict[str, float]:
-        """By name: `loss_NAME`, `constant_NAME` of each teacher, `usage_HEAD` and `perplexity_HEAD`.
+        """By name: `loss_NAME`, `constant_NAME` of each baseline, `usage_HEAD` and `perplexity_HEAD`.
 
         Usage is the share of the codes that could have been used (no more than there were frames); the acoustic
         head's are means over its codebooks. Empty if nothing was counted.
@@ -71,11 +79,11 @@ class Tally:
         for name, (total, num_frames) in zip(LOSSES, self._losses.tolist(), strict=True):
             if num_frames:
                 results[f"loss_{name}"] = total / num_frames
-        for name, bridge in self._bridges.items():
+        for name, baseline in self._baselines.items():
             sums = self._targets[name]
-            fitted = sums if fitted_on is None or fitted_on._targets[name][-1] == 0 else fitted_on._targets[name]
-            if sums[-1] > 0:
-                results[f"constant_{name}"] = constant_distance(bridge.distance, sums, fitted)
+            fitted = sums if fitted_on is None or not fitted_on._targets[name].any() else fitted_on._targets[name]
+            if sums.any():
+                results[f"constant_{name}"] = baseline.distance(sums, fitted)
         num_frames = self.code_counts[0].sum().item()
         if num_frames:
             used, perplexity = self.usage(), self.perplexity()
@@ -96,3 +104,7 @@ class Tally:
 
     def _parts(self) -> list[Tensor]:
         return [self._losses, *self._targets.values(), self.code_counts]
+
+
+def _baseline_of(bridge: TeacherBridge) -> Baseline:
+    return Baseline(bridge.out_features + 2, lambda sums, fitted: constant_distance(bridge.distance, sums, fitted))

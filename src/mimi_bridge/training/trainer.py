@@ -22,6 +22,7 @@ from ..data.collator import MimiBridgeCollator
 from ..data.teachers.statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
+from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
 from .beginning import (
@@ -40,9 +41,19 @@ from .guards import (
     raise_if_not_finite,
     raise_if_nothing_learns,
 )
-from .objective import Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
+from .objective import COUNTED, Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
 from .optimizer import freeze, frozen_by_hand, hold_frozen_parts_still, parameter_groups, rates_in
 from .options import check_data_set, check_model, check_options, check_statistics
+from .readout_targets import READOUT_KEYS, readout_targets
+from .readouts import (
+    COLLATED,
+    Readouts,
+    check_columns,
+    load_readouts,
+    loss_weights,
+    raise_if_nothing_to_read,
+    speakers_of,
+)
 from .reference import Reference, is_fresh
 from .tally import Tally
 
@@ -117,6 +128,7 @@ class MimiBridgeTrainer(Trainer):
         self._given_optimizer = self.optimizer
         self._resumed = False
         self.adversary: Adversary | None = None
+        self.readouts: Readouts | None = None
         self._frames_of_data: float = math.inf
         self._frozen: list[nn.Parameter] = []
         self._rates_of_step: dict[str, float] = {}
@@ -164,6 +176,8 @@ class MimiBridgeTrainer(Trainer):
         if self.optimizer is None:
             args = self.bridge_args
             groups = parameter_groups(self.bridge_model, self.rates, args.weight_decay)
+            if self.readouts is not None:
+                groups.append(self.readouts.optimizer_group(args.readout_learning_rate))
             optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
                 args, self.bridge_model
             )
@@ -200,7 +214,8 @@ class MimiBridgeTrainer(Trainer):
             ValueError: If a loss of audio has a weight, but the batch holds none.
         """
         inputs = in_precision_of(self.bridge_model, dict(inputs))
-        targets = inputs.pop("target_latents", None), inputs.pop("target_mask", None)
+        target_latents = inputs.pop("target_latents", None), inputs.pop("target_mask", None)
+        read_from = {name: inputs.pop(name) for name in READOUT_KEYS if name in inputs}
         if model.training:
             hold_frozen_parts_still(self.bridge_model, self.rates)
         audio = inputs.get("input_values")
@@ -209,31 +224,42 @@ class MimiBridgeTrainer(Trainer):
         uses_adversary = self.adversary is not None and model.training
         wants_audio = audio is not None and (self.weights["mel"] > 0 or uses_adversary)
         asked = {"output_audio": wants_audio, "output_losses": True, "return_dict": True}
-        outputs: MimiBridgeOutput = model(**inputs | asked)
+        with self._acoustic_dropout(audio if model.training else None):
+            outputs: MimiBridgeOutput = model(**inputs | asked)
+        if model.training and self.bridge_args.acoustic_dropout:
+            restore_quantized(outputs)
         totals = num_items_in_batch
         if not isinstance(totals, Tensor):
-            totals = count_frames(inputs, self.bridge_model)
-        terms = head_terms(outputs)
+            totals = count_frames(inputs | read_from, self.bridge_model)
+        terms, target_sums = head_terms(outputs), {}
         if self.weights["latents"] > 0:
-            terms |= self._latents_terms(outputs, *targets)
+            terms |= self._latents_terms(outputs, *target_latents)
+        if self.readouts is not None:
+            assert outputs.audio_codes_mask is not None
+            delay = self.bridge_model.config.content_delay
+            targets = readout_targets(inputs | read_from, outputs.audio_codes_mask, delay)
+            read, target_sums = self.readouts(outputs, targets)
+            terms |= read
         if wants_audio:
             terms |= self._audio_terms(outputs, inputs, totals, uses_adversary)
         loss = weighted_sum(terms, self.weights, totals)
         if model.training:
             raise_if_nothing_learns(loss, self.rates)
             raise_if_not_finite(terms, self.state.global_step + 1)
-            self._train_tally.add(terms, outputs)
+            self._train_tally.add(terms, outputs, target_sums)
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         else:
-            self._eval_tally.add(terms, outputs)
+            self._eval_tally.add(terms, outputs, target_sums)
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         counts = [count_frames(batch, self.bridge_model) for batch in batch_samples]
-        totals = torch.stack(counts).sum(dim=0).to(device) if counts else torch.zeros(3, device=device).long()
+        totals = (
+            torch.stack(counts).sum(dim=0).to(device) if counts else torch.zeros(len(COUNTED), device=device).long()
+        )
         totals = cast(Tensor, self.accelerator.reduce(totals, "sum"))
         self._frames_of_epoch += totals.cpu()
-        if counts and not totals[1:].any() and (self.weights["qwen"] or self.weights["wavlm"]):
+        if counts and not totals[1:3].any() and (self.weights["qwen"] or self.weights["wavlm"]):
             raise ValueError(
                 f"no frame of step {self.state.global_step + 1} has a teacher: its recordings hold neither "
                 "qwen_hidden with a place in time nor wavlm_features. Add them to the data, or set qwen_weight=0 and "
@@ -326,13 +352,14 @@ class MimiBridgeTrainer(Trainer):
                 "reference": self.reference.state_dict(),
                 "reference_is_original": self.reference.is_original,
                 "adversary": self.adversary.state_dict() if self.adversary else None,
+                "readouts": self.readouts.checkpoint() if self.readouts else None,
                 "trained_on": self._trained_on.sums(),
             }
             torch.save(state, os.path.join(output_dir, STATE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
         path = os.path.join(checkpoint, STATE_NAME)
         if not os.path.isfile(path):
@@ -341,6 +368,8 @@ class MimiBridgeTrainer(Trainer):
                 "or with save_only_model. Load its model and train that from the beginning instead."
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
+        load_readouts(self.readouts, state.get("readouts"), checkpoint)  # before the optimizer, whose groups must fit
+        super()._load_optimizer_and_scheduler(checkpoint)
         self.residual_weight_start = self.reference.residual_weight = state["residual_weight_start"]
         self.reference.is_original = state["reference_is_original"]
         self.reference.load_state_dict(state["reference"], strict=not self.reference.is_original)
@@ -369,14 +398,16 @@ class MimiBridgeTrainer(Trainer):
         """Take the crops of the epoch, and count its frames."""
         if hasattr(self.data_collator, "set_epoch"):
             self.data_collator.set_epoch(int(self.state.epoch or 0))
-        self._frames_of_epoch = torch.zeros(3, dtype=torch.int64)
+        self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
 
     def end_epoch(self) -> None:
         """Note how much data there is, and name the losses that have a weight but nothing to be computed from."""
-        frames, *of_teachers = self._frames_of_epoch.tolist()
-        self._frames_of_data = min(self._frames_of_data, max(1, frames))
-        for name, column, found in zip(("qwen", "wavlm"), ("qwen_hidden", "wavlm_features"), of_teachers, strict=True):
-            if frames and not found and self.weights[name] > 0:
+        found = dict(zip(COUNTED, self._frames_of_epoch.tolist(), strict=True))
+        self._frames_of_data = min(self._frames_of_data, max(1, found["frames"]))
+        if found["frames"] and self.readouts is not None:
+            raise_if_nothing_to_read(self.bridge_args.readout_weights, found)
+        for name, column in (("qwen", "qwen_hidden"), ("wavlm", "wavlm_features")):
+            if found["frames"] and not found[name] and self.weights[name] > 0:
                 logger.warning_once(
                     f"{name}_weight is {self.weights[name]}, but no frame of the training data has a target in "
                     f"{column}, so that loss is not part of training; add {column}, or set {name}_weight to 0."
@@ -411,6 +442,13 @@ class MimiBridgeTrainer(Trainer):
             learner.forget()
         if self.adversary is not None:
             self.adversary.step()
+        if self.readouts is not None:
+            self.readouts.zero_grad(set_to_none=True)
+
+    def share_readout_gradients(self) -> None:
+        """Let every process have the readouts' gradient of all of them, which no wrapper of the model sees to."""
+        if self.readouts is not None:
+            self.readouts.share_gradients(self.accelerator, self.args.max_grad_norm or 0.0)
 
     # --- the rest ---
 
@@ -424,10 +462,37 @@ class MimiBridgeTrainer(Trainer):
         self.residual_weight_start = float(model.config.residual_weight)
         weight = args.adversarial_weight
         self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator) if weight else None
+        self._set_up_readouts()
         self._train_tally, self._eval_tally = self._new_tally(), self._new_tally()
         self._trained_on = self._new_tally()
-        self._frames_of_epoch = torch.zeros(3, dtype=torch.int64)
+        self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
         self._frames_of_data = math.inf
+
+    def _set_up_readouts(self) -> None:
+        weights = self.bridge_args.readout_weights
+        self.readouts = None
+        if not any(weights.values()):
+            return
+        speakers = speakers_of(self.train_dataset) if weights["speaker_reversal_weight"] else {}
+        wanted = [name for argument, name in COLLATED.items() if weights[argument] > 0]
+        if isinstance(self.data_collator, MimiBridgeCollator):
+            check_columns(weights, self.train_dataset)
+            self.data_collator = self.data_collator.with_frame_targets(wanted, speakers)
+        if isinstance(self.eval_data_collator, MimiBridgeCollator):
+            self.eval_data_collator = self.eval_data_collator.with_frame_targets(wanted, speakers)
+        quantizer = self.bridge_model.quantizer
+        self.readouts = Readouts(weights, quantizer.codec_dim, quantizer.proj_wavlm, speakers, self.args.seed)
+        self.readouts.to(self.args.device)
+
+    @contextmanager
+    def _acoustic_dropout(self, audio: Tensor | None) -> Iterator[None]:
+        share = self.bridge_args.acoustic_dropout
+        if audio is None or not share:
+            yield
+            return
+        rows = choose_rows(audio, share, self.args.seed, self.state.global_step)
+        with decoded_without_acoustic(self.bridge_model, rows):
+            yield
 
     def _weights(self) -> dict[str, float]:
         args, config = self.bridge_args, self.bridge_model.config
@@ -444,13 +509,15 @@ class MimiBridgeTrainer(Trainer):
             "latents": args.latents_weight,
             "adversarial": args.adversarial_weight,
             "features": 2 * args.adversarial_weight,
+            **loss_weights(args.readout_weights),
         }
 
     def _weight(self, name: str) -> float:
         return self.weights.get(name, self.weights.get(name.partition("_")[0], 0.0))
 
     def _refuse_losses_of_audio(self, training: bool) -> None:
-        for name in ("mel_weight", "adversarial_weight") if training else ("mel_weight",):
+        of_training = ("mel_weight", "adversarial_weight", "acoustic_dropout")
+        for name in of_training if training else ("mel_weight",):
             weight = getattr(self.bridge_args, name)
             if weight:
                 raise ValueError(
@@ -519,7 +586,7 @@ class MimiBridgeTrainer(Trainer):
         unknown = [
             name
             for name, bridge in bridges_of(quantizer).items()
-            if self.weights[name] > 0 and name not in stored and not has_statistics(bridge)
+            if self._uses_teacher(name) and name not in stored and not has_statistics(bridge)
         ]
         survey = None
         if begin is not None or (is_new and unknown):
@@ -539,6 +606,9 @@ class MimiBridgeTrainer(Trainer):
         frames_per_step = max(1, round(survey.frames_per_row * batch))
         perplexity = begin(quantizer, survey, frames_per_step, torch.Generator().manual_seed(args.seed))
         logger.info("the content head begins with %s, perplexity %.0f", args.content_init, perplexity)
+
+    def _uses_teacher(self, name: str) -> bool:
+        return self.weights[name] > 0 or (name == "wavlm" and self.weights["speech_content"] > 0)
 
     def _warn_of_other_statistics(self) -> None:
         for name, given in self._teacher_statistics.items():
@@ -569,7 +639,7 @@ class MimiBridgeTrainer(Trainer):
         return torch.cat([block[: int(count)] for block, count in zip(blocks, counts, strict=True)])
 
     def _new_tally(self) -> Tally:
-        return Tally(self.bridge_model.quantizer)
+        return Tally(self.bridge_model.quantizer, self.readouts.baselines() if self.readouts else None)
 
     def _gathered(self, tally: Tally) -> Tally:
         if self.accelerator.num_processes > 1:
@@ -592,6 +662,9 @@ class _StepCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self._trainer.end_epoch()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.share_readout_gradients()
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         self._trainer.note_rates(optimizer)

@@ -116,8 +116,8 @@ class RowMaker:
     def features(self) -> Any:
         """The columns, as `datasets.Features`."""
         parts = (self._text, self._speech, self._latents)
-        dims = (None if part is None else part.dim for part in parts)
-        return row_columns(self._stored, *dims, prosody=self.settings.prosody)
+        text, speech, latents = (None if part is None else part.dim for part in parts)
+        return row_columns(self._stored, text, speech, latents, self.settings.prosody)
 
     def rows(
         self,

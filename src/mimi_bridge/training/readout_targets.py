@@ -1,0 +1,56 @@
+"""What the readouts are to tell of each frame of a batch, and where that is known.
+
+Content is read with the config's `content_delay`: the code of frame t is to tell what was said in frame t - delay.
+"""
+
+from torch import Tensor
+
+from ..alignment_targets import delay_targets, pool_to_frames
+from ..data.frame_targets import PROSODY, UNKNOWN
+
+READOUT_KEYS = ("phone_ids", "prosody_targets", "prosody_mask", "speaker_ids")  # of a batch; not the model's
+Targets = dict[str, tuple[Tensor, Tensor]]
+
+
+def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) -> Targets:
+    """By name, targets and the mask of the frames that have one, `(batch, frames)`; those that the batch holds.
+
+    `phone` `(batch, frames)` and `speech_content` `(batch, frames, wavlm_dim)`, as many frames late as `delay` says;
+    `pitch`, `level`, `voicing` and `speaker`, `(batch, frames)`.
+
+    Args:
+        batch: As the collator makes it.
+        frame_mask: True on real frames, `(batch, frames)`.
+        delay: Of content, in frames.
+
+    Raises:
+        ValueError: If targets are of another shape than the frames.
+    """
+    targets: Targets = {}
+    if "phone_ids" in batch:
+        phones = _of_frames(batch["phone_ids"], "phone_ids", frame_mask)
+        targets["phone"] = delay_targets(phones, frame_mask & (phones != UNKNOWN), delay, frame_mask)
+    if "wavlm_features" in batch:
+        features = batch["wavlm_features"]
+        if features.shape[:2] != frame_mask.shape:
+            features = pool_to_frames(features, frame_mask)
+        known = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
+        targets["speech_content"] = delay_targets(features, known, delay, frame_mask)
+    if "prosody_targets" in batch:
+        values = _of_frames(batch["prosody_targets"], "prosody_targets", frame_mask)
+        masks = _of_frames(batch["prosody_mask"], "prosody_mask", frame_mask) & frame_mask[:, :, None]
+        for number, name in enumerate(PROSODY):
+            targets[name] = values[:, :, number], masks[:, :, number]
+    if "speaker_ids" in batch:
+        speakers = batch["speaker_ids"][:, None].expand_as(frame_mask)
+        targets["speaker"] = speakers, frame_mask & (speakers != UNKNOWN)
+    return targets
+
+
+def _of_frames(values: Tensor, name: str, frame_mask: Tensor) -> Tensor:
+    if values.shape[:2] != frame_mask.shape:
+        raise ValueError(
+            f"{name} must have one entry for each of the {tuple(frame_mask.shape)} (batch, frames), got "
+            f"{tuple(values.shape)}; make them by MimiBridgeCollator."
+        )
+    return values

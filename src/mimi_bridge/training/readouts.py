@@ -1,0 +1,303 @@
+"""Readouts: small maps that the trainer owns, each reading from one head's share of the latents what that head is for.
+
+The gradient of what a readout gets wrong passes the lookup and reaches the head, so that its entries come to carry
+it: content the phone and the speech model's features, prosody pitch, level and voicing. The speaker is read from
+content by a readout whose gradient is reversed on its way to the head. Readouts are in the optimizer and in the
+trainer's checkpoints, never in the model; a run without their weights has none.
+
+Source: frame phones on the entries of a codebook, PAST (arXiv:2505.14470); prosody's targets and the reversal, FACodec
+(arXiv:2403.03100); gradient reversal, Ganin and Lempitsky 2015 (arXiv:1409.7495).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..data.frame_targets import PHONES, PROSODY
+from ..distillation import TeacherBridge, constant_distance, masked_distance, target_sums
+from ..heads import without_autocast
+from ..outputs import MimiBridgeOutput
+from .objective import Term
+from .readout_targets import Targets
+
+NEEDS = {  # by the argument that weighs a readout, the columns of a row that it needs
+    "phone_weight": ("phones",),
+    "speech_content_weight": ("wavlm_features",),
+    "prosody_weight": ("f0_hz", "level_db"),
+    "speaker_reversal_weight": ("speaker",),
+}
+COLLATED = {"phone_weight": "phones", "prosody_weight": "prosody", "speaker_reversal_weight": "speaker"}
+COUNTED_BY = {  # the kind of frames that a readout needs some of, see `objective.COUNTED`
+    "phone_weight": "phone",
+    "speech_content_weight": "speech_content",
+    "prosody_weight": "level",
+    "speaker_reversal_weight": "speaker",
+}
+SPEAKER_WIDTH = 128  # of the hidden layer that reads the speaker
+GROUP = "readouts"  # of the optimizer
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is summed of a readout's targets, and what a constant would have got on them.
+
+    Attributes:
+        size: Of the sums.
+        distance: Of the sums, and of those on which the constant is fitted.
+    """
+
+    size: int
+    distance: Callable[[Tensor, Tensor], float]
+
+
+class Readouts(nn.Module):
+    """The readouts of one run.
+
+    Args:
+        weights: Of the arguments in `NEEDS`, by name; a readout of weight 0 is not there.
+        codec_dim: Size of the latents.
+        bridge: To the speech model, which is read from content alone in the same space, by the same distance.
+        speakers: To tell apart, numbered.
+        seed: Of the readouts' weights; the caller's random numbers stay what they are.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        codec_dim: int,
+        bridge: TeacherBridge,
+        speakers: Mapping[str, int],
+        seed: int,
+    ):
+        super().__init__()
+        self._bridge = (bridge,)  # in a tuple: it is the model's, and no part of this
+        self.speakers = dict(speakers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if weights["phone_weight"]:
+                self.phone = nn.Linear(codec_dim, len(PHONES))
+            if weights["speech_content_weight"]:
+                self.speech_content = nn.Linear(codec_dim, bridge.out_features)
+            if weights["prosody_weight"]:
+                self.prosody = nn.Linear(codec_dim, len(PROSODY))
+            if weights["speaker_reversal_weight"]:
+                hidden = nn.Linear(codec_dim, SPEAKER_WIDTH)
+                self.speaker = nn.Sequential(hidden, nn.ReLU(), nn.Linear(SPEAKER_WIDTH, len(speakers)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the readouts that are there."""
+        return tuple(name for name, _ in self.named_children())
+
+    def forward(self, outputs: MimiBridgeOutput, targets: Targets) -> tuple[dict[str, Term], dict[str, Tensor]]:
+        """The readouts' losses by name, and the sums of their targets for `baselines`.
+
+        A batch may lack the targets of a readout, since rows may; see `raise_if_nothing_to_read`.
+
+        Args:
+            outputs: Of the model.
+            targets: Of `readout_targets`.
+        """
+        assert outputs.content is not None and outputs.prosody is not None
+        with without_autocast(outputs.content.device.type):
+            content, prosody = outputs.content.float(), outputs.prosody.float()
+            terms, sums = {}, {}
+            for name in self.names:
+                for target in PROSODY if name == "prosody" else (name,):
+                    if target in targets:
+                        read = prosody if name == "prosody" else content
+                        terms[target], sums[target] = self._term(target, read, *targets[target])
+        return terms, sums
+
+    def _term(self, name: str, latents: Tensor, targets: Tensor, mask: Tensor) -> tuple[Term, Tensor]:
+        num_frames = mask.sum()
+        if name == "speech_content":
+            (bridge,) = self._bridge
+            standard = bridge.standardise(targets.masked_fill(~mask[:, :, None], 0.0))
+            distance = masked_distance(bridge.distance, self.speech_content(latents), standard, mask)
+            return Term(distance, num_frames), target_sums(bridge.distance, standard, mask)
+        latents, targets = latents[mask], targets[mask]
+        if name in PROSODY:
+            read = self.prosody(latents)[:, PROSODY.index(name)]
+            losses, sums = _voicing(read, targets) if name == "voicing" else _deviation(read, targets)
+        else:
+            latents = _Reversed.apply(latents) if name == "speaker" else latents
+            read = self.get_submodule(name)(latents)
+            losses = nn.functional.cross_entropy(read, targets, reduction="none")
+            sums = torch.bincount(targets, minlength=read.shape[-1])
+        return Term(losses.sum() / num_frames.clamp(min=1), num_frames), sums
+
+    def baselines(self) -> dict[str, Baseline]:
+        """What a constant would have got, by the name of each loss."""
+        (bridge,) = self._bridge
+        sizes = {"phone": len(PHONES), "voicing": 2, "speaker": len(self.speakers)}
+        found = {name: Baseline(size, frequency_entropy) for name, size in sizes.items()}
+        found |= {name: Baseline(2, _mean_deviation) for name in ("pitch", "level")}
+        found["speech_content"] = Baseline(
+            bridge.out_features + 2, lambda sums, fitted: constant_distance(bridge.distance, sums, fitted)
+        )
+        names = {target for name in self.names for target in (PROSODY if name == "prosody" else (name,))}
+        return {name: found[name] for name in sorted(names)}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What a checkpoint holds of them; their place in the optimizer is in its own."""
+        return {"names": list(self.names), "speakers": self.speakers, "weights": self.state_dict()}
+
+    def optimizer_group(self, learning_rate: float) -> dict[str, Any]:
+        """The readouts' group for an optimizer; their weights do not decay."""
+        return {"params": [*self.parameters()], "lr": learning_rate, "weight_decay": 0.0, "name": GROUP}
+
+    def share_gradients(self, accelerator: Accelerator, max_norm: float) -> None:
+        """Before a step: the mean gradient of all processes, cut to a norm of its own, 0 for none."""
+        parameters = list(self.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if accelerator.num_processes > 1:
+            flat = accelerator.reduce(nn.utils.parameters_to_vector(gradients), "mean")
+            nn.utils.vector_to_parameters(flat, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if max_norm:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def load_readouts(readouts: Readouts | None, state: dict[str, Any] | None, checkpoint: str) -> None:
+    """Go on with the readouts of a checkpoint.
+
+    Raises:
+        ValueError: If it has others than this run, or told other speakers apart.
+    """
+    here, there = list(readouts.names) if readouts else [], state["names"] if state else []
+    if readouts is None and state is None:
+        return
+    if readouts is None or state is None or here != there:
+        raise ValueError(
+            f"{checkpoint} was trained with readouts of {', '.join(there) or 'nothing'}, but this run has readouts of "
+            f"{', '.join(here) or 'nothing'}; give the weights (phone_weight and so on) that it was begun with."
+        )
+    if readouts.speakers != state["speakers"]:
+        raise ValueError(
+            f"{checkpoint} was trained to tell {len(state['speakers'])} speakers apart, but this data set has "
+            f"{len(readouts.speakers)}, or others; go on with the data that it was begun with."
+        )
+    readouts.load_state_dict(state["weights"])
+
+
+def raise_if_nothing_to_read(weights: Mapping[str, float], found: Mapping[str, int]) -> None:
+    """Refuse to go on with a readout that had no frame in a whole epoch.
+
+    Raises:
+        ValueError: Naming the argument and the columns.
+    """
+    for argument, kind in COUNTED_BY.items():
+        if weights[argument] > 0 and not found[kind]:
+            columns = " and ".join(NEEDS[argument])
+            what = " that is a phone of ARPAbet" if argument == "phone_weight" else ""
+            raise ValueError(
+                f"{argument} is {weights[argument]}, but no frame of the training data has a target in {columns}{what}"
+                f"; add {columns}, or set {argument} to 0."
+            )
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient is turned round."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return -gradients[0]
+
+
+def _voicing(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    losses = nn.functional.binary_cross_entropy_with_logits(read, targets, reduction="none")
+    return losses, torch.stack([(1 - targets).sum(), targets.sum()])
+
+
+def _deviation(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    losses = nn.functional.smooth_l1_loss(read, targets, reduction="none")
+    constant = nn.functional.smooth_l1_loss(torch.zeros_like(targets), targets, reduction="sum")
+    return losses, torch.stack([constant, targets.new_tensor(len(targets))])
+
+
+def _mean_deviation(sums: Tensor, fitted: Tensor) -> float:
+    # Targets are less their recording's mean, so the constant is 0, whatever it was fitted on.
+    return (sums[0] / sums[1].clamp(min=1)).item()
+
+
+def frequency_entropy(counts: Tensor, fitted: Tensor) -> float:
+    """The cross-entropy of classes, in nats, that always says how often each was in `fitted`.
+
+    A class that is not in `fitted` counts as if it had been there once.
+    """
+    known = torch.where((fitted == 0) & (counts > 0), 1.0, fitted.double())
+    chosen = counts > 0
+    log_shares = (known[chosen] / known.sum()).log()
+    return (-(counts[chosen] * log_shares).sum() / counts.sum()).item()
+
+
+def loss_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each readout's loss by its name in the log, of the arguments in `NEEDS`."""
+    of_prosody = dict.fromkeys(PROSODY, weights["prosody_weight"])
+    return of_prosody | {
+        "phone": weights["phone_weight"],
+        "speech_content": weights["speech_content_weight"],
+        "speaker": weights["speaker_reversal_weight"],
+    }
+
+
+def speakers_of(dataset: Any) -> dict[str, int]:
+    """The speakers of a data set in the order of their names, numbered.
+
+    Raises:
+        ValueError: If there are fewer than two, or the data set cannot be looked through.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "speaker_reversal_weight numbers the speakers of the whole data set, but the training data has no length; "
+            "use one that is not streamed, or set speaker_reversal_weight to 0."
+        )
+    if hasattr(dataset, "column_names"):
+        if "speaker" not in dataset.column_names:
+            raise ValueError(_lacks("speaker_reversal_weight", "speaker"))
+        found = dataset.with_format(None)["speaker"]
+    else:
+        found = [dataset[index].get("speaker") for index in range(len(dataset))]
+    names = sorted({str(speaker) for speaker in found if speaker is not None})
+    if not names:
+        raise ValueError(_lacks("speaker_reversal_weight", "speaker"))
+    if len(names) == 1:
+        raise ValueError(
+            f"speaker_reversal_weight needs two speakers or more to tell apart, got {names[0]!r} alone; set it to 0."
+        )
+    return {name: number for number, name in enumerate(names)}
+
+
+def check_columns(weights: Mapping[str, float], dataset: Any) -> None:
+    """Refuse a data set that says nothing of what a readout is to read; one that cannot be looked through passes.
+
+    Raises:
+        ValueError: Naming the argument and the column.
+    """
+    for argument, columns in NEEDS.items():
+        for column in columns if weights[argument] > 0 else ():
+            if hasattr(dataset, "column_names"):
+                has_column = dataset.column_names is None or column in dataset.column_names
+            else:
+                has_column = not isinstance(dataset, list | tuple) or any(
+                    isinstance(row, Mapping) and row.get(column) is not None for row in dataset
+                )
+            if not has_column:
+                raise ValueError(_lacks(argument, column))
+
+
+def _lacks(argument: str, column: str) -> str:
+    hint = " by mimi-bridge prepare --prosody" if argument == "prosody_weight" else " by mimi-bridge prepare"
+    return (
+        f"{argument} needs the column {column}, but the training data has none; add it{hint}, or set {argument} to 0."
+    )
