@@ -1,6 +1,7 @@
 """The command `mimi-bridge evaluate`."""
 
 import json
+import sys
 
 import pytest
 
@@ -71,3 +72,14 @@ def test_what_is_left_out_is_named_one_by_one(tmp_path, model_folder, recordings
     error = capsys.readouterr().err
     assert all(f"left out: ann/{name}: " in error for name in ("x.m4a", "one.wav", "two.wav"))
     assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]) == 3
+
+
+def test_page_that_cannot_be_written_names_the_package(tmp_path, model_folder, recordings, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("mimi_bridge.evaluation.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    output = tmp_path / "out"
+    arguments = ["evaluate", model_folder, recordings, "-o", str(output), "--only", "codes", "--examples", "0"]
+    assert main([*arguments, "--max-recordings", "1"]) == 0
+    assert "no page: it needs the package jinja2; run pip install" in capsys.readouterr().err
+    assert (output / "evaluation.json").is_file() and not (output / "report.html").exists()

@@ -111,7 +111,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"\n{output / RESULT_FILE}")
     try:
         report = importlib.import_module("mimi_bridge.evaluation.report.page")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        print(f"no page: it needs the package {error.name}; run pip install 'mimi-bridge[eval]'.", file=sys.stderr)
         return
     print(report.write_report(output) or output / "report.html")
 
