@@ -53,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             qwen_dim=options.qwen_dim,
             wavlm_dim=options.wavlm_dim,
+            content_layers=options.content_layers,
+            prosody_layers=options.prosody_layers,
+            content_delay=options.content_delay,
             overwrite=options.overwrite,
         )
         print(summary(report, options.output))
@@ -115,6 +118,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="size of the speech model's features (default: %(default)s, of WavLM-large)",
     )
+    for head in ("content", "prosody"):
+        parser.add_argument(
+            f"--{head}-layers",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"causal layers of the {head} head's own, which change nothing until they are trained (default: 0)",
+        )
+    parser.add_argument(
+        "--content-delay",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="content is to be taught what was said so many frames before, 80 ms each (default: 0)",
+    )
     parser.add_argument("--speech", metavar="PATH", help="a recording, or a folder of them, for the proof")
     parser.add_argument("--seed", type=int, default=0, help="of the new content head (default: 0)")
     parser.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the result to this repository on the Hub")
@@ -132,6 +150,9 @@ def convert(
     seed: int = 0,
     qwen_dim: int = 1536,
     wavlm_dim: int = 1024,
+    content_layers: int = 0,
+    prosody_layers: int = 0,
+    content_delay: int = 0,
     overwrite: bool = False,
 ) -> dict:
     """Convert, prove and write; see the command's help for the arguments.
@@ -147,13 +168,14 @@ def convert(
     output = output.absolute()
     _restore_replaced(output)
     _check_output(output, Path(source).expanduser(), overwrite)
-    _check_numbers(residual_weight, num_acoustic_codebooks)
+    new = {"content_layers": content_layers, "prosody_layers": prosody_layers, "content_delay": content_delay}
+    _check_numbers(residual_weight, num_acoustic_codebooks, new)
     _step(1, f"reading {source}")
     found = read_source(source, revision)
     audio, speech_name = proof_speech(speech, found.config.sampling_rate)
     model = found.build()
     _step(2, "transplanting")
-    result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim)
+    result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim, **new)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
@@ -245,13 +267,16 @@ def _check_output(output: Path, source: Path, overwrite: bool) -> None:
         )
 
 
-def _check_numbers(residual_weight: float, num_acoustic_codebooks: int) -> None:
+def _check_numbers(residual_weight: float, num_acoustic_codebooks: int, new: dict[str, int]) -> None:
     if not 0.0 <= residual_weight <= 1.0:
         raise ConversionError(f"--residual-weight must lie in [0, 1], got {residual_weight}; 0 is exactly Mimi.")
     if not 1 <= num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
         raise ConversionError(
             f"--num-acoustic-codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {num_acoustic_codebooks}."
         )
+    for name, number in new.items():
+        if number < 0:
+            raise ConversionError(f"--{name.replace('_', '-')} must be at least 0, got {number}; 0 is none.")
 
 
 def _report(found: Source, result: Transplant, proof: dict) -> dict:
@@ -268,6 +293,9 @@ def _report(found: Source, result: Transplant, proof: dict) -> dict:
             "num_quantizers": config.num_quantizers,
             "frame_rate": config.frame_rate,
             "sampling_rate": config.sampling_rate,
+            "content_layers": config.content_layers,
+            "prosody_layers": config.prosody_layers,
+            "content_delay": config.content_delay,
         },
         "proof": proof,
         "keys": {"moved": result.moved, "derived": result.derived, "fresh": result.fresh, "left": result.left},

@@ -42,6 +42,7 @@ KEY_MAP: Sequence[tuple[str, str]] = (
 # In a checkpoint of Mimi Bridge, but in no Mimi: made new, or computed from what was moved.
 FRESH_KEYS: Sequence[str] = (
     r"quantizer\.head_content\..+",
+    r"quantizer\.head_prosody\.context\..+",
     r"quantizer\.proj_(qwen|wavlm)\.(weight|bias|mean|std)",
     r"quantizer\..+\._codebook\.initted",
 )

@@ -16,7 +16,7 @@ $base_model---
 [Mimi](https://huggingface.co/kyutai/mimi) with its codes in three heads: content (codebook 0, new), prosody (codebook
 1, Mimi's codebook 0) and acoustic (codebooks 2 to $last, Mimi's codebooks 1 to $carried). $frame_rate frames
 a second of $sampling_rate Hz audio. Converted, not trained: the content head is new and silent until it is fine-tuned.
-
+$levers
 ```python
 import mimi_bridge  # or trust_remote_code=True below, without the package
 from transformers import AutoFeatureExtractor, AutoModel
@@ -71,6 +71,7 @@ def model_card(report: dict, folder_name: str) -> str:
     return CARD.substitute(
         source=source["name"],
         base_model=f"base_model: {source['name']}\n" if source["revision"] else "",
+        levers=_levers(config),
         folder=folder_name,
         last=config["num_quantizers"] - 1,
         carried=config["num_quantizers"] - 2,
@@ -105,3 +106,20 @@ def model_card(report: dict, folder_name: str) -> str:
         licence=SMALL_CODEC_LICENCE if source["name"] == small_codec().name else KYUTAI_LICENCE,
         versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     )
+
+
+def _levers(config: dict) -> str:
+    """What this model has beyond the specification, as a paragraph; nothing if it has nothing."""
+    frames, frame_rate = config["content_delay"], config["frame_rate"]
+    sentences = [
+        f"The {head} head has {config[f'{head}_layers']} causal layer(s) of its own, which change nothing until they "
+        "are trained."
+        for head in ("content", "prosody")
+        if config[f"{head}_layers"]
+    ]
+    if frames:
+        sentences.append(
+            f"`content_delay` is {frames} frame(s), {1000 * frames / frame_rate:g} ms: the content code at frame t is "
+            f"to be taught what was said until frame t - {frames}, so read it so much later."
+        )
+    return "".join(f"\n{sentence}" for sentence in sentences) + "\n" * bool(sentences)

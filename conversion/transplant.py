@@ -1,7 +1,8 @@
 """The surgery: Mimi's tensors into the heads of Mimi Bridge, each accounted for.
 
 The content head and the bridges are new. The content head starts silent (its way out is zero), so that with λ = 0 the
-result is Mimi to the bit, and training decides what the head may say.
+result is Mimi to the bit, and training decides what the head may say. So do layers of a head's own, if they are asked
+for.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ def transplant(
     seed: int = 0,
     qwen_dim: int = 1536,
     wavlm_dim: int = 1024,
+    content_layers: int = 0,
+    prosody_layers: int = 0,
+    content_delay: int = 0,
 ) -> Transplant:
     """Build a Mimi Bridge model from a Mimi checkpoint.
 
@@ -54,6 +58,9 @@ def transplant(
         seed: Of what is made new.
         qwen_dim: Size of the language model's states.
         wavlm_dim: Size of the speech model's features.
+        content_layers: Layers of the content head's own; the rest of what is made new is the same with and without.
+        prosody_layers: The same of the prosody head.
+        content_delay: Frames by which content is to answer late.
 
     Raises:
         ConversionError: If a key on either side is unaccounted for, or there are too few codebooks.
@@ -64,9 +71,11 @@ def transplant(
             f"{num_acoustic_codebooks} acoustic ones; lower --num-acoustic-codebooks."
         )
     config = bridge_config(source, residual_weight, num_acoustic_codebooks, qwen_dim, wavlm_dim)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        new = {f"quantizer.{key}": value for key, value in MimiBridgeModel(config).quantizer.state_dict().items()}
+    new = _new_tensors(config, seed)
+    if content_layers or prosody_layers:
+        config.content_layers, config.prosody_layers = content_layers, prosody_layers
+        new = _new_tensors(config, seed) | new
+    config.content_delay = content_delay
 
     tensors: dict[str, Tensor] = {}
     moved, left = [], []
@@ -97,6 +106,13 @@ def transplant(
     except (ValueError, RuntimeError) as error:
         raise ConversionError(f"{source.name} does not fit a Mimi Bridge model: {error}") from error
     return Transplant(model.eval(), sorted(moved), derived, fresh, sorted(left))
+
+
+def _new_tensors(config: MimiBridgeConfig, seed: int) -> dict[str, Tensor]:
+    """The tensors of a new quantizer by flat key."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {f"quantizer.{key}": value for key, value in MimiBridgeModel(config).quantizer.state_dict().items()}
 
 
 def bridge_config(

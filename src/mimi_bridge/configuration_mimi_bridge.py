@@ -74,6 +74,9 @@ class MimiBridgeConfig(MimiConfig):
         num_acoustic_codebooks: Codebooks of the acoustic head, 1 to 31.
         qwen_dim: Size of the language model's hidden states, the teacher of the content head.
         wavlm_dim: Size of the speech model's features, the teacher of content + prosody.
+        content_layers: Causal transformer layers of the content head's own, over the latents; 0, the specification's,
+            is none. They have the sizes of the encoder's and its `sliding_window`, which counts frames here.
+        prosody_layers: The same of the prosody head.
         residual_weight: λ in [0, 1]. The acoustic head quantizes `latents - λ (content + prosody)`: 1 is the
             specification's residual chain, 0 is Mimi's parallel split, for which Mimi's codebooks were trained.
         content_delay: Frames by which content answers late: the content code at frame `t` is taught what was said
@@ -121,6 +124,8 @@ class MimiBridgeConfig(MimiConfig):
     num_acoustic_codebooks: int = 7
     qwen_dim: int = 1536
     wavlm_dim: int = 1024
+    content_layers: int = 0
+    prosody_layers: int = 0
     residual_weight: float | int = _setting("residual_weight", 1.0)
     content_delay: int = _setting("content_delay", 0)
     codebook_decay: float | int = _setting("codebook_decay", 0.99)
@@ -136,6 +141,12 @@ class MimiBridgeConfig(MimiConfig):
             self.num_quantizers = self.num_content_codebooks + self.num_prosody_codebooks + self.num_acoustic_codebooks
         super().__post_init__(**kwargs)
 
+    @property
+    def context_layers(self) -> dict[str, int]:
+        """Layers of a head's own, by head, where it has some."""
+        layers = {"content": self.content_layers, "prosody": self.prosody_layers}
+        return {name: number for name, number in layers.items() if number > 0}
+
     def validate_architecture(self):
         """Part of `@strict`-powered validation: each rule is one sentence with what was expected, got, and to do."""
         self._validate_codebooks()
@@ -148,6 +159,11 @@ class MimiBridgeConfig(MimiConfig):
         for name in ("qwen_dim", "wavlm_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be the teacher's hidden size, at least 1, got {getattr(self, name)}.")
+
+        for name in ("content_layers", "prosody_layers"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or number < 0:
+                raise ValueError(f"{name} must be a whole number of layers, at least 0, got {number}; 0 is none.")
 
     def _validate_codebooks(self):
         for name in ("num_content_codebooks", "num_prosody_codebooks", "num_semantic_quantizers"):

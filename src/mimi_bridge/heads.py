@@ -8,19 +8,26 @@ Autocast casts nothing down here, so that a training under it gives the codes of
 
 A head knows no padding: it is given real frames alone (see `frames.RealFrames`).
 
+A head may have a context: causal transformer layers of its own over the latents, whose result is added to what the
+head quantizes. It begins as zero, so that a head with a new context gives the codes it gave without.
+
 Codebooks move at the end of each training forward, or, where a trainer gives the head a `learner`, once an optimizer
 step (see `codebook`).
 
 Source: van den Oord et al. 2017 (arXiv:1711.00937); the projections follow transformers' `models/mimi`.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MimiConfig
+from transformers.models.mimi.modeling_mimi import MimiTransformerModel
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
 from .codebook import CodebookLearner, learn_from, nearest_entries
@@ -45,6 +52,41 @@ class HeadOutput:
     attraction: Tensor | None = None
 
 
+class ZeroLinear(nn.Linear):
+    """A linear map that begins as zero."""
+
+    def reset_parameters(self) -> None:
+        """Begin again as zero."""
+        nn.init.zeros_(self.weight)
+
+
+class HeadContext(nn.Module):
+    """What one head knows of the frames before: Mimi's causal transformer over the latents, a map that begins as zero.
+
+    Args:
+        config: Whose sizes, window and rotary embedding the layers have; the window is in frames here.
+        num_layers: Layers, at least 1.
+    """
+
+    def __init__(self, config: MimiConfig, num_layers: int):
+        super().__init__()
+        own = deepcopy(config)
+        own.num_hidden_layers, own.use_cache = num_layers, False
+        own._attn_implementation = config._attn_implementation or "sdpa"
+        self.transformer = MimiTransformerModel(own)
+        self.out = ZeroLinear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """What is added to what the head quantizes: latents `(batch, frames, codec_dim)` -> the same shape.
+
+        A frame's value depends on the frames up to it alone: what stands in padding on the right reaches no real one,
+        unless it is NaN.
+        """
+        with without_autocast(latents.device.type):
+            hidden = self.transformer(latents.to(self.out.weight.dtype)).last_hidden_state
+            return self.out(hidden).to(latents.dtype)
+
+
 class QuantizerHead(nn.Module):
     """A head of `num_codebooks` codebooks in a chain, each quantizing what the ones before it left.
 
@@ -54,10 +96,20 @@ class QuantizerHead(nn.Module):
         codebook_size: Entries of a codebook.
         num_codebooks: Codebooks in the chain, or None for a single `VectorQuantize` without one.
         decay: Decay of the codebooks' moving averages, per training forward. May be changed at any time.
+        context: See `HeadContext`; None: the head knows a frame alone.
     """
 
-    def __init__(self, codec_dim: int, codebook_dim: int, codebook_size: int, num_codebooks: int | None, decay: float):
+    def __init__(
+        self,
+        codec_dim: int,
+        codebook_dim: int,
+        codebook_size: int,
+        num_codebooks: int | None,
+        decay: float,
+        context: HeadContext | None = None,
+    ):
         super().__init__()
+        self.context = context
         self.project_in = nn.Conv1d(codec_dim, codebook_dim, 1, bias=False)
         options = {
             "dim": codebook_dim,
@@ -177,6 +229,38 @@ class QuantizerHead(nn.Module):
 
     def _project_out(self, entries: Tensor) -> Tensor:
         return self.project_out(entries.to(self.project_out.weight.dtype).transpose(1, 2)).transpose(1, 2)
+
+
+def contexts_of(
+    heads: Mapping[str, QuantizerHead], latents: Tensor, frame_mask: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What the heads' own layers add to what they quantize, by head; nothing of a head that has none.
+
+    Args:
+        heads: By name.
+        latents: `(batch, frames, codec_dim)`.
+        frame_mask: True on real frames, `(batch, frames)`; all are, if None.
+
+    Returns:
+        `(batch, frames, codec_dim)` each; anything on masked frames.
+
+    Raises:
+        ValueError: If padding is not on the right: the layers would take it for a part of the recording.
+    """
+    layers = {name: head.context for name, head in heads.items() if head.context is not None}
+    if layers and frame_mask is not None:
+        if not torch.compiler.is_compiling() and bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
+            raise ValueError(
+                "frame_mask must be True on a recording's frames and False after them, because heads of this model "
+                "have layers over time (content_layers, prosody_layers); pad on the right."
+            )
+        latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)  # NaN would pass even a weight of 0
+    return {name: context(latents) for name, context in layers.items()}
+
+
+def with_context(contexts: Mapping[str, Tensor], name: str, latents: Tensor) -> Tensor:
+    """What a head quantizes: what the heads before it left, and its context where it has one."""
+    return latents + contexts[name] if name in contexts else latents
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:

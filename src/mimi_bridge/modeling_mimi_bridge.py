@@ -35,6 +35,7 @@ from .checkpoint import (
 from .configuration_mimi_bridge import MimiBridgeConfig
 from .distillation import TeacherBridge
 from .frames import check_tensor, checked_audio, frame_mask_from_padding_mask, silence_padding, whole_frames
+from .heads import ZeroLinear
 from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer, swap_heads
 
@@ -200,7 +201,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             padding_mask: Non-zero on real samples, `(batch, samples)` or `(batch, channels, samples)`; right padding.
             num_quantizers: Give the first so many codebooks only, in the order content, prosody, acoustic.
             encoder_cache: Cache of the encoder transformer from the call before; streaming. Its name before
-                transformers 5.24, `encoder_past_key_values`, is taken, too.
+                transformers 5.24, `encoder_past_key_values`, is taken, too. A model whose heads have layers of their
+                own takes none: use `stream()`.
             padding_cache: Cache of the convolutions from the call before; streaming.
             use_streaming: Keep both caches and return them; the config's, if left out. Chunks must then be whole
                 frames.
@@ -219,6 +221,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         use_streaming = self.config.use_streaming if use_streaming is None else use_streaming
         streaming = use_streaming or padding_cache is not None
         is_plain = not (streaming or encoder_cache is not None or any(kwargs.values()))
+        if streaming or encoder_cache is not None:
+            self._raise_on_contexts()
         encoder = self._require("encoder")
         packed = self._packed_parts(input_values, "encoder", "quantizer") if is_plain else None
         if packed is not None:
@@ -401,6 +405,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         recorded = None
         if input_values is not None:
             raise_on_ignored("where audio is given; it goes with latents, and padding_mask with audio", of_latents)
+            if encoder_cache is not None:
+                self._raise_on_contexts()
             audio, frame_mask = self._whole_frames(input_values, padding_mask)
             encoder = self._require("encoder")
             recorded, encoder_cache = call_with_cache(encoder, audio, cache=encoder_cache, **kwargs)
@@ -464,6 +470,20 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         padded = [torch.nn.functional.pad(codes, (0, num_frames - codes.shape[-1])) for codes in rows]
         return MimiBridgeEncoderOutput(audio_codes=torch.stack(padded), audio_codes_mask=audio_codes_mask)
 
+    def set_attn_implementation(self, attn_implementation, *args, **kwargs):
+        """As in transformers; the heads' own layers follow."""
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        for head in self.quantizer.heads.values():
+            if head.context is not None:
+                head.context.transformer.config._attn_implementation = self.config._attn_implementation
+
+    def _raise_on_contexts(self) -> None:
+        if self.quantizer.has_contexts:
+            raise ValueError(
+                "transformers' caches know nothing of the heads' own layers (content_layers, prosody_layers), so "
+                "chunks cannot be encoded by them; use stream(), or encode whole recordings."
+            )
+
     def _packed_parts(self, given: Tensor, *names: str) -> Any:
         return None if runtime is None else runtime.packed_parts(self, given, *names)
 
@@ -515,6 +535,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             init.ones_(codebook.initted)
         elif isinstance(module, ResidualVQ):
             init.ones_(module.beam_score_weights)
+        elif isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)  # a head's new layers change nothing
         elif isinstance(module, TeacherBridge):
             init.zeros_(module.mean)
             init.ones_(module.std)

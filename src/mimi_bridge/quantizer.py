@@ -1,13 +1,14 @@
 """The quantizer of Mimi Bridge: content, prosody and acoustic heads in a residual chain.
 
-    q_c = content(x)
-    q_p = prosody(x - sg(q_c))
+    q_c = content(x + context_c(x))
+    q_p = prosody(x - sg(q_c) + context_p(x))
     q_a = acoustic(x - λ sg(q_c + q_p))
     q   = q_c + q_p + q_a                      what the decoder gets
 
 `sg` stops gradients. λ = 1 is the specification's chain; λ = 0 with a silent content head is Mimi's parallel split, to
-the bit. Two linear bridges lead to the teachers: content to a language model's states, content + prosody to a speech
-model's features.
+the bit. A head's context is nothing unless it has layers of its own, which see the latents of the frames up to now,
+not what other heads took. Two linear bridges lead to the teachers: content to a language model's states, content +
+prosody to a speech model's features.
 
 Source: the specification's `CausalBridgeQuantizer`; Mimi's split quantizer is arXiv:2410.00037, section 3.3.
 """
@@ -27,7 +28,7 @@ from .alignment_targets import delay_targets, lay_out_tokens, pool_to_frames
 from .configuration_mimi_bridge import LOSSES, LossWeights, MimiBridgeConfig, Setting
 from .distillation import TeacherBridge, TeacherDistance
 from .frames import RealFrames, check_tensor
-from .heads import HeadOutput, QuantizerHead, without_autocast
+from .heads import HeadContext, HeadOutput, QuantizerHead, contexts_of, with_context, without_autocast
 from .outputs import CausalBridgeQuantizerOutput
 
 
@@ -48,6 +49,7 @@ class CausalBridgeQuantizer(nn.Module):
         loss_weights: Weight of each loss in the sum, by name: `commitment`, `codebook`, `qwen`, `wavlm`. Missing ones
             count 1.
         distances: Distance to each teacher, by name: `qwen`, `wavlm`; `"mse"` or `"cosine"`. Missing ones are `"mse"`.
+        contexts: Causal layers of a head's own, by name: `content`, `prosody`; see `HeadContext`.
 
     Attributes:
         settings: The owner of λ, delay, decay, weights and distances, which may be changed at any time: the config of
@@ -76,6 +78,7 @@ class CausalBridgeQuantizer(nn.Module):
         codebook_decay: float = 0.99,
         loss_weights: dict[str, float] | None = None,
         distances: dict[str, str] | None = None,
+        contexts: Mapping[str, HeadContext] | None = None,
     ):
         super().__init__()
         self.codec_dim = codec_dim
@@ -86,9 +89,15 @@ class CausalBridgeQuantizer(nn.Module):
         if set(distances) != {"qwen", "wavlm"}:
             raise ValueError(f"distances must give 'mse' or 'cosine' for qwen and wavlm, got {distances}.")
 
+        contexts = contexts or {}
+        if not set(contexts) <= {"content", "prosody"}:
+            raise ValueError(f"contexts must be of content and prosody, got {', '.join(contexts)}.")
+
         sizes = (codec_dim, codebook_dim, codebook_size)
-        self.head_content = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
-        self.head_prosody = QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay)
+        self.head_content, self.head_prosody = (
+            QuantizerHead(*sizes, num_codebooks=None, decay=codebook_decay, context=contexts.get(name))
+            for name in ("content", "prosody")
+        )
         self.acoustic_residual = QuantizerHead(*sizes, num_codebooks=num_acoustic_codebooks, decay=codebook_decay)
         self.proj_qwen = TeacherBridge(codec_dim, qwen_dim, "qwen_hidden", distances["qwen"])
         self.proj_wavlm = TeacherBridge(codec_dim, wavlm_dim, "wavlm_features", distances["wavlm"])
@@ -123,6 +132,7 @@ class CausalBridgeQuantizer(nn.Module):
             codebook_dim=config.codebook_dim,
             frame_rate=config.frame_rate,
             codebook_decay=config.codebook_decay,
+            contexts={name: HeadContext(config, number) for name, number in config.context_layers.items()},
         )
         quantizer.take_settings(config)
         return quantizer
@@ -194,7 +204,10 @@ class CausalBridgeQuantizer(nn.Module):
         frames = RealFrames(frame_mask)
         with without_autocast(x.device.type):
             targets = self._lay_out_teachers(real, tokens, wavlm_features, wavlm_mask, num_quantizers, return_loss)
-            heads = self._run_heads(frames.gather(x), num_quantizers, with_commitment=return_loss)
+            contexts = {
+                name: frames.gather(context) for name, context in self.contexts(x, frame_mask, num_quantizers).items()
+            }
+            heads = self._run_heads(frames.gather(x), contexts, num_quantizers, with_commitment=return_loss)
             shares = {name: frames.scatter(head.quantized) for name, head in heads.items()}
             distances = self._distances(shares, targets)
         codes = torch.cat([head.codes for head in heads.values()], dim=1)
@@ -232,10 +245,11 @@ class CausalBridgeQuantizer(nn.Module):
             if not torch.compiler.is_compiling() and not bool(frame_mask.any()):
                 raise ValueError("frame_mask marks no frame as real; pass at least one.")
             latents = latents.masked_fill(~frame_mask[:, :, None], 0.0)
-        codes = [self.head_content.encode(latents)]
+        contexts = self.contexts(latents, frame_mask, num_quantizers)
+        codes = [self.head_content.encode(with_context(contexts, "content", latents))]
         if num_quantizers > 1:
             content = self.head_content.decode(codes[0])
-            codes.append(self.head_prosody.encode(latents - content))
+            codes.append(self.head_prosody.encode(with_context(contexts, "prosody", latents - content)))
         if num_quantizers > 2:
             taken = self.residual_weight * (content + self.head_prosody.decode(codes[1]))
             codes.append(self.acoustic_residual.encode(latents - taken, num_quantizers - 2))
@@ -262,18 +276,32 @@ class CausalBridgeQuantizer(nn.Module):
             total = total + self.acoustic_residual.decode(codes[:, 2:])
         return total
 
+    def contexts(
+        self, latents: Tensor, frame_mask: Tensor | None = None, num_quantizers: int | None = None
+    ) -> dict[str, Tensor]:
+        """`contexts_of` the heads that give the first so many codebooks."""
+        heads = dict(list(self.heads.items())[: num_quantizers or self.num_quantizers])
+        return contexts_of(heads, latents, frame_mask)
+
+    @property
+    def has_contexts(self) -> bool:
+        """Whether a head has layers of its own, so that its codes depend on the frames before."""
+        return any(head.context is not None for head in self.heads.values())
+
     def take_settings(self, settings: Any) -> None:
         """Let λ, delay, decay, weights and distances be those of another owner, such as the model's config."""
         self.settings = self.proj_qwen.settings = self.proj_wavlm.settings = settings
 
-    def _run_heads(self, latents: Tensor, num_quantizers: int, with_commitment: bool) -> dict[str, HeadOutput]:
+    def _run_heads(
+        self, latents: Tensor, contexts: dict[str, Tensor], num_quantizers: int, with_commitment: bool
+    ) -> dict[str, HeadOutput]:
         if self.training:
             for head in self.heads.values():
                 head.decay = self.codebook_decay
-        content = self.head_content(latents, with_commitment=with_commitment)
+        content = self.head_content(with_context(contexts, "content", latents), with_commitment=with_commitment)
         outputs = {"content": content}
         if num_quantizers > 1:
-            residual = latents - content.quantized.detach()
+            residual = with_context(contexts, "prosody", latents - content.quantized.detach())
             outputs["prosody"] = prosody = self.head_prosody(residual, with_commitment=with_commitment)
         if num_quantizers > 2:
             residual = latents - self.residual_weight * (content.quantized + prosody.quantized).detach()

@@ -258,6 +258,9 @@ def test_fewer_acoustic_codebooks_are_proven_and_reported_as_such(mimi_folder, o
     [
         (["--residual-weight", "3"], "--residual-weight must lie in [0, 1], got 3.0"),
         (["--num-acoustic-codebooks", "0"], "--num-acoustic-codebooks must be 1 to 31, got 0"),
+        (["--content-layers", "-1"], "--content-layers must be at least 0, got -1"),
+        (["--prosody-layers", "-2"], "--prosody-layers must be at least 0, got -2"),
+        (["--content-delay", "-3"], "--content-delay must be at least 0, got -3"),
     ],
 )
 def test_option_out_of_range_is_refused_before_anything_is_read(run_command, output, options, message):
@@ -327,9 +330,11 @@ def test_command_passes_all_its_options_on(run_command, monkeypatch):
         *("--source", "kyutai/mimi", "--revision", "main", "--output", "bridge", "--overwrite", "--speech", "me.wav"),
         *("--residual-weight", "0.5", "--num-acoustic-codebooks", "3", "--seed", "7"),
         *("--qwen-dim", "384", "--wavlm-dim", "64"),
+        *("--content-layers", "2", "--prosody-layers", "1", "--content-delay", "4"),
     )
     options = {"revision": "main", "overwrite": True, "speech": "me.wav", "seed": 7}
     options |= {"residual_weight": 0.5, "num_acoustic_codebooks": 3, "qwen_dim": 384, "wavlm_dim": 64}
+    options |= {"content_layers": 2, "prosody_layers": 1, "content_delay": 4}
     assert passed == [(("kyutai/mimi", Path("bridge")), options)]
 
 

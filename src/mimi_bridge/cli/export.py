@@ -18,7 +18,6 @@ from .loading import add_model, load_model
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 EXPORTERS = ("onnx", "onnxscript")  # packages that torch.onnx asks for
-STATE_NAMES = ("tails", "keys_values", "positions")
 MAX_FRAMES = 125  # of a call: 10 s
 
 
@@ -64,21 +63,21 @@ def _export(options: argparse.Namespace) -> None:
     folder, suffix = Path(options.output), SUFFIXES[options.format]
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in {"encode": export_encode_step, "decode": export_decode_step}.items():
-        program, _ = make(model, **sizes)
+        program, state = make(model, **sizes)
         with growing_file(folder / f"{name}{suffix}") as path:
-            SAVERS[options.format](program, name, path)
+            SAVERS[options.format](program, name, list(state), path)
         print(f"{folder / name}{suffix}: {(folder / f'{name}{suffix}').stat().st_size / 1e6:.1f} MB")
     config = model.config
     about = sizes | {"sampling_rate": config.sampling_rate, "frame_size": config.frame_size}
     write_whole(folder / "export.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
-def _save_onnx(program: ExportedProgram, name: str, path: Path) -> None:
+def _save_onnx(program: ExportedProgram, name: str, state_names: list[str], path: Path) -> None:
     result = {"encode": "audio_codes", "decode": "audio_values"}[name]
     given = {"encode": "input_values", "decode": "audio_codes"}[name]
     names: dict[str, Any] = {
-        "input_names": [given, *STATE_NAMES],
-        "output_names": [result, *(f"next_{state}" for state in STATE_NAMES)],
+        "input_names": [given, *state_names],
+        "output_names": [result, *(f"next_{state}" for state in state_names)],
     }
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
@@ -96,7 +95,7 @@ def _save_onnx(program: ExportedProgram, name: str, path: Path) -> None:
             exporter.setLevel(level)
 
 
-def _save_torch(program: ExportedProgram, _name: str, path: Path) -> None:
+def _save_torch(program: ExportedProgram, _name: str, _state_names: list[str], path: Path) -> None:
     with open(path, "wb") as file:  # by its name alone torch would want another suffix
         torch.export.save(program, file)
 

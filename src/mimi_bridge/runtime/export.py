@@ -5,6 +5,7 @@ A step is a pure function, state in and state out, with the weights inside: it r
 stream. Nothing is checked in it: not whether audio is finite, nor whether codes are in range.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch.export import ExportedProgram, export
 
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..offloading import is_hooked
-from .codec import DecoderHalf, EncoderHalf, Half, State
+from .codec import DecoderHalf, EncoderHalf, State
 from .packing import PackedModel
 
 STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
+# An encode step whose heads have layers of their own has `PackedQuantizer.state_names` after these.
 
 
 class EncodeStep(nn.Module):
@@ -29,15 +31,23 @@ class EncodeStep(nn.Module):
         self.half: EncoderHalf = packed.require("encoder", model.encoder)
         self.quantizer = packed.require("quantizer", model.quantizer)
         self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
+        self.names = (*STATE, *self.quantizer.state_names(self.num_quantizers))
 
-    def forward(self, chunk: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    def new_state(self, batch_size: int) -> State:
+        """The state that begins streams."""
+        return self.half.new_state(batch_size) | self.quantizer.new_state(batch_size, self.num_quantizers)
+
+    def forward(self, chunk: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Encode whole frames."""
-        latents, state = self.half(_owned(tails, keys_values, positions), chunk)
-        return self.quantizer.encode(latents, self.num_quantizers), *(state[name] for name in STATE)
+        latents, moved = self.half(_owned(self.names, state), chunk)
+        codes, moved = self.quantizer.encode_next(moved, latents, self.num_quantizers)
+        return codes, *(moved[name] for name in self.names)
 
 
 class DecodeStep(nn.Module):
     """`(codes, *state) -> (audio, *state)`: `(batch, codebooks, frames)` to `(batch, channels, samples)`."""
+
+    names = STATE
 
     def __init__(self, model: Any):
         super().__init__()
@@ -45,10 +55,14 @@ class DecodeStep(nn.Module):
         self.half: DecoderHalf = packed.require("decoder", model.decoder)
         self.quantizer = packed.require("quantizer", model.quantizer)
 
-    def forward(self, codes: Tensor, tails: Tensor, keys_values: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    def new_state(self, batch_size: int) -> State:
+        """The state that begins streams."""
+        return self.half.new_state(batch_size)
+
+    def forward(self, codes: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Decode whole frames."""
-        audio, state = self.half(_owned(tails, keys_values, positions), self.quantizer.decode(codes))
-        return audio, *(state[name] for name in STATE)
+        audio, moved = self.half(_owned(self.names, state), self.quantizer.decode(codes))
+        return audio, *(moved[name] for name in self.names)
 
 
 def export_encode_step(
@@ -67,7 +81,7 @@ def export_encode_step(
     """
     step = EncodeStep(_frozen_copy(model), num_quantizers)
     chunk = step.half.like.new_zeros(batch_size, step.half.channels, num_frames * step.half.frame_size)
-    return _export(step, step.half, chunk, batch_size)
+    return _export(step, chunk, batch_size)
 
 
 def export_decode_step(
@@ -87,13 +101,15 @@ def export_decode_step(
     step = DecodeStep(_frozen_copy(model))
     num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
     codes = step.half.like.new_zeros(batch_size, num_quantizers, num_frames).long()
-    return _export(step, step.half, codes, batch_size)
+    return _export(step, codes, batch_size)
 
 
-def _export(step: nn.Module, half: Half, given: Tensor, batch_size: int) -> tuple[ExportedProgram, dict[str, Tensor]]:
-    state = half.new_state(batch_size)
+def _export(
+    step: EncodeStep | DecodeStep, given: Tensor, batch_size: int
+) -> tuple[ExportedProgram, dict[str, Tensor]]:
+    state = step.new_state(batch_size)
     with torch.no_grad():  # or each change of the mode inside the step would become a part of the program
-        return export(step, (given, *(state[name] for name in STATE))), state
+        return export(step, (given, *(state[name] for name in step.names))), state
 
 
 def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:
@@ -110,5 +126,6 @@ def _frozen_copy(model: MimiBridgeModel) -> MimiBridgeModel:
     return deepcopy(model).eval().requires_grad_(False)
 
 
-def _owned(tails: Tensor, keys_values: Tensor, positions: Tensor) -> State:
-    return {"tails": tails, "keys_values": keys_values.clone(), "positions": positions}
+def _owned(names: Sequence[str], values: Sequence[Tensor]) -> State:
+    state = dict(zip(names, values, strict=True))
+    return {name: value.clone() if name.endswith("keys_values") else value for name, value in state.items()}

@@ -55,7 +55,7 @@ def _encoder(module: Any, plain: bool) -> EncoderHalf:
     return EncoderHalf(
         near_audio=layers[:boundary],
         near_transformer=layers[boundary:-1],
-        transformer=_transformer(module.encoder_transformer, plain),
+        transformer=lay_out_transformer(module.encoder_transformer, plain),
         resampling=resampling,
         tails_size=tails_size,
         near_audio_ratio=ratio,
@@ -76,7 +76,7 @@ def _decoder(module: Any, plain: bool) -> DecoderHalf:
     return DecoderHalf(
         near_audio=layers[len(layers) - boundary :],
         near_transformer=layers[1 : len(layers) - boundary],
-        transformer=_transformer(module.decoder_transformer, plain),
+        transformer=lay_out_transformer(module.decoder_transformer, plain),
         resampling=resampling,
         tails_size=tails_size,
         near_audio_ratio=ratio,
@@ -179,7 +179,16 @@ def _transposed(module: Any, activates: bool, plain: bool) -> Convolution | Upsa
     )
 
 
-def _transformer(module: Any, plain: bool) -> Transformer:
+def lay_out_transformer(module: Any, plain: bool = False) -> Transformer:
+    """A transformer for inference.
+
+    Args:
+        module: transformers' `MimiTransformerModel`.
+        plain: As in `lay_out`.
+
+    Raises:
+        Unsupported: If it computes something that this layout does not.
+    """
     first, rotary = module.layers[0], module.rotary_emb
     if rotary.rope_type != "default":
         raise Unsupported(f"its rotary embedding is of type {rotary.rope_type!r}, not 'default'")

@@ -41,8 +41,8 @@ class PackedModel:
         Raises:
             Unsupported: If there is none, with the reason.
         """
-        if name != "quantizer":
-            check_attention(module.config)  # may be set at any time, and is no part of the module
+        for part in _with_attention(name, module):
+            check_attention(part.config)  # may be set at any time, and is no part of the module
         kept = self._kept.get(name)
         if kept is not None and not module.training and kept[0].is_current():
             return kept[1]
@@ -73,6 +73,15 @@ class PackedModel:
     def _pack(self, name: str, module: Any) -> tuple[Snapshot, Packed]:
         if name == "quantizer":
             check_weights(module)
+            for transformer in _with_attention(name, module):
+                check_half(transformer)
             return Snapshot(module), PackedQuantizer(module, self._plain)
         check_half(module)
         return Snapshot(module), lay_out(name, module, self._plain)
+
+
+def _with_attention(name: str, module: Any) -> list[Any]:
+    # The half itself, or the transformers of the quantizer's heads.
+    if name != "quantizer":
+        return [module]
+    return [head.context.transformer for head in module.heads.values() if head.context is not None]

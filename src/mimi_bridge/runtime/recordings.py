@@ -60,7 +60,11 @@ def encode_recordings(
     """
 
     def codes_of(audio: Tensor) -> Tensor:
-        return torch.cat([quantizer.encode(latents, num_quantizers) for latents in half.in_chunks(audio)], dim=-1)
+        state, codes = quantizer.new_state(len(audio), num_quantizers), []
+        for latents in half.in_chunks(audio):
+            found, state = quantizer.encode_next(state, latents, num_quantizers)
+            codes.append(found)
+        return torch.cat(codes, dim=-1)
 
     if audio.device.type != "cpu":  # which would be waited for to say whether all are real
         return codes_of(audio).masked_fill(~audio_codes_mask[:, None], 0)

@@ -46,14 +46,14 @@ class StreamSteps:
         Args:
             half: The encoder.
             quantizer: The packed quantizer.
-            state: See `codec`; it is used up.
+            state: See `codec`, with the quantizer's in it; it is used up.
             audio: `(batch, channels, frames * frame_size)`.
             is_active: False on rows that pause, `(batch,)`; None if there is none.
         """
 
         def step(state: State, audio: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
             latents, state = half(state, audio, is_active)
-            codes = quantizer.encode(latents, self.num_quantizers)
+            codes, state = quantizer.encode_next(state, latents, self.num_quantizers, is_active)
             return codes if is_active is None else codes.masked_fill(~is_active[:, None, None], self.silent), state
 
         if not self.records or audio.shape[-1] != half.frame_size:

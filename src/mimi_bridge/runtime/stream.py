@@ -26,6 +26,7 @@ from .steps import StreamSteps
 
 NO_CODE = -1  # in codes: this row has no such frame
 HALVES = ("encoder", "decoder")
+BEGUN = {"tails", "positions", "context_frames"}  # 0 where a row begins; by positions, old keys are out of sight
 
 
 def one_at_a_time(method: Callable) -> Callable:
@@ -62,12 +63,14 @@ class MimiBridgeStream:
         self._lock = RLock()
         self._frame_size, self._channels = config.frame_size, config.audio_channels
         self._state: dict[str, State] = {}
+        quantizer: PackedQuantizer = model.packed.require("quantizer", model.quantizer)
         for name in HALVES:
             if getattr(model, name) is not None:
                 half = model.packed.require(name, getattr(model, name))
                 self._state[name] = half.new_state(batch_size)
                 self._like = half.like.new_empty(0)
-        model.packed.require("quantizer", model.quantizer)
+        if "encoder" in self._state:
+            self._state["encoder"] |= quantizer.new_state(batch_size, self.num_quantizers)
         if cuda_graphs and self._like.device.type != "cuda":
             raise ValueError(
                 f"cuda_graphs needs the model on a GPU, but it is on {self._like.device}; move it there, or leave "
@@ -208,10 +211,9 @@ class MimiBridgeStream:
             raise ValueError(f"rows must be 0 to {self.batch_size - 1} in this stream, got {wrong[0]}.")
         rows = list(rows)
         for state in self._state.values():
-            state["positions"] = state["positions"].clone()
-            state["positions"][rows] = 0  # keys and values count by position, so old ones are out of sight
-            state["tails"] = state["tails"].clone()
-            state["tails"][rows] = 0
+            for name in BEGUN & state.keys():
+                state[name] = state[name].clone()
+                state[name][rows] = 0
         for row in rows:
             self._num_waiting[row] = 0
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..frames import RealFrames
-from ..heads import QuantizerHead
+from ..heads import QuantizerHead, contexts_of, with_context
 from ..quantizer import CausalBridgeQuantizer
 
 TRANSPLANTED = ("prosody", "acoustic")
@@ -50,14 +50,20 @@ class Reference(nn.Module):
         Those of Mimi's parallel split if these heads are the original's, else of their chain; never under autocast.
         """
         frames = RealFrames(frame_mask)
+        contexts = {} if self.is_original else contexts_of(self._named_heads, latents, frame_mask)
+        contexts = {name: frames.gather(context) for name, context in contexts.items()}
         latents = frames.gather(latents)
         if self.is_original:
             prosody, acoustic = (self.heads[name](latents).quantized for name in TRANSPLANTED)
             return frames.scatter(prosody + acoustic)
-        content = self.heads["content"](latents).quantized
-        prosody = self.heads["prosody"](latents - content).quantized
+        content = self.heads["content"](with_context(contexts, "content", latents)).quantized
+        prosody = self.heads["prosody"](with_context(contexts, "prosody", latents - content)).quantized
         taken = self.residual_weight * (content + prosody)
         return frames.scatter(content + prosody + self.heads["acoustic"](latents - taken).quantized)
+
+    @property
+    def _named_heads(self) -> dict[str, QuantizerHead]:
+        return {name: cast(QuantizerHead, head) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def drift(self, quantizer: CausalBridgeQuantizer) -> dict[str, float]:
