@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from transformers import AutoModel, EncodecFeatureExtractor
 
 import finetune
@@ -105,3 +105,46 @@ def test_traceback_is_shown_where_it_is_asked_for(data):
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ})
     assert result.returncode == 1
     assert "Traceback" in result.stderr and "FileNotFoundError" in result.stderr
+
+
+# --- recipes ---
+
+
+@pytest.fixture
+def labelled(data):
+    """The same recordings with phones, pitch and level."""
+    rows = load_from_disk(data / "data").to_list()
+    random = np.random.default_rng(1)
+    for row in rows:
+        row["phones"] = [
+            {"phone": phone, "start": 0.5 * n, "end": 0.5 * n + 0.4} for n, phone in enumerate(("K", "AE1"))
+        ]
+        row["f0_hz"] = random.uniform(80, 300, 200).astype(np.float32)
+        row["level_db"] = random.uniform(-60, -10, 200).astype(np.float32)
+    Dataset.from_list(rows).save_to_disk(data / "labelled")
+    return data
+
+
+def test_recipe_changes_losses_and_model_and_what_is_given_wins(labelled, monkeypatch):
+    given = ["--model", labelled / "model", "--train_dataset", labelled / "labelled", "--output_dir", labelled / "out"]
+    run(monkeypatch, *given, "--recipe", "content", "--prosody_weight", 0, "--content_delay", 1)
+    state = json.loads((labelled / "out" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert {"loss_phone", "loss_speech_content"} <= state["log_history"][0].keys()
+    assert "loss_pitch" not in state["log_history"][0]
+    config = AutoModel.from_pretrained(labelled / "out").config
+    assert (config.content_layers, config.prosody_layers, config.content_delay) == (2, 1, 1)
+
+
+def test_recipe_of_the_decoder_leaves_every_code_as_it_was(data, monkeypatch):
+    given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
+    run(monkeypatch, *given, "--recipe", "decoder")
+    before, after = (AutoModel.from_pretrained(data / name) for name in ("model", "out"))
+    moved = [name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])]
+    assert moved and all(name.startswith("decoder.") for name in moved)
+    assert after.config.residual_weight == before.config.residual_weight
+
+
+def test_unknown_recipe_is_refused(data, monkeypatch):
+    given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
+    with pytest.raises(ValueError, match="recipe must be one of specification, content, decoder, got 'contnt'"):
+        run(monkeypatch, *given, "--recipe", "contnt")
