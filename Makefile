@@ -47,7 +47,7 @@ test-newest: newest $(READY)
 test-newest-transformers:
 	$(MAKE) test-newest TESTS="$(TOUCHES_TRANSFORMERS)"
 
-# Made anew or brought up to date at each call: a release of today must show here today.
+# Made or brought up to date at each call: a release of today must show here today.
 newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \

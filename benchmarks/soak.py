@@ -1,9 +1,9 @@
 """Does a live codec stay exact and small for hours? python benchmarks/soak.py --model FOLDER
 
 One stream of hours of speech: its codes and audio are held, chunk by chunk, to those of a second stream that is given
-the same speech in other chunks, and its memory is watched. Then many rows that begin anew at random moments: what each
-says between two resets is held to a lone run of that stretch. Any converted model will do, such as the small codec
-(`conversion/convert_kyutai.py --source small`).
+the same speech in other chunks, and its memory is watched. Then many rows are reset at random moments: the output
+between two resets is compared with a separate run of that stretch. Any converted model will do, such as the small
+codec (`conversion/convert_kyutai.py --source small`).
 """
 
 import argparse
@@ -72,7 +72,7 @@ def soak(model, speech: torch.Tensor, hours: float) -> bool:
 
 
 def reset_rows(model, speech: torch.Tensor, num_rows: int, seconds: float) -> bool:
-    """Rows that begin anew at random, each stretch against a lone run of it."""
+    """Reset rows at random; compare each stretch with a separate run of it."""
     frame_size, frame_rate = model.config.frame_size, model.config.frame_rate
     num_calls, size = round(seconds * frame_rate / CALL_FRAMES), CALL_FRAMES * frame_size
     draw = random.Random(0)

@@ -47,7 +47,7 @@ def alternate(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 def peak_of(run: Callable[[], object]) -> float | None:
     """How far a run raises the resident memory of this process above what it is before, MiB."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         run()
         return None

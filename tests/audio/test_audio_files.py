@@ -239,7 +239,7 @@ def test_hours_of_audio_are_held_once(tmp_path):
             file.write(np.full((rate, 2), 0.1 + second / 1e3))
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
-        clear.write_text("5")  # the peak begins anew
+        clear.write_text("5")  # resets the peak
     except OSError:
         pytest.skip("this system does not tell a process's peak memory")
 

@@ -141,7 +141,7 @@ def bad_input(tmp_path_factory) -> Path:
     (folder / "in").mkdir()
     recordings = {
         "good": (good, 24_000),
-        "telephone": (good[::3].copy(), 8_000),
+        "narrowband": (good[::3].copy(), 8_000),
         "blink": (good[:72], 24_000),
         "hour": (np.zeros(3600 * 8_000, np.int16), 8_000),
         "other": (other, 24_000),
@@ -161,7 +161,7 @@ def bad_input(tmp_path_factory) -> Path:
     (folder / "in/long.json").write_text(json.dumps({"words": [word | {"phones": []} for word in words]}))
     lines = [
         {"id": "good", "path": "good.flac", "text": SENTENCES[0]},
-        {"id": "telephone", "path": "telephone.flac", "text": SENTENCES[0]},
+        {"id": "narrowband", "path": "narrowband.flac", "text": SENTENCES[0]},
         {"id": "blink", "path": "blink.flac", "text": SENTENCES[0]},
         {"id": "hour", "path": "hour.flac", "text": SENTENCES[0]},
         {"id": "nan", "path": "nan.wav", "text": SENTENCES[0]},
@@ -215,16 +215,16 @@ def test_whatever_is_wrong_with_a_recording_is_named_and_stops_no_other(
     assert all(reason in dropped[name] for name, reason in expected.items())
     early = [remark for name, remark in report["remarks"] if name == "short" and "ends early" in remark]
     assert len(early) == (0 if require_tokens else 1)
-    assert remarks.pop("telephone") == "recorded at 8000 Hz, so it holds nothing above 4000 Hz"
+    assert remarks.pop("narrowband") == "recorded at 8000 Hz, so it holds nothing above 4000 Hz"
     assert remarks.keys() == (set() if require_tokens else WITHOUT_TOKENS.keys())
     assert all(remark.startswith("without tokens: ") for remark in remarks.values())
     rows = load_from_disk(str(tmp_path / "data"))
     with_tokens = [row["id"] for row in rows if row["qwen_hidden"] is not None]
-    assert with_tokens == ["good", "telephone"] and report["num_with_tokens"] == 2
+    assert with_tokens == ["good", "narrowband"] and report["num_with_tokens"] == 2
     assert all(len(row["wavlm_features"]) == row["num_frames"] for row in rows)
     said = capsys.readouterr()
     assert "left out: hour: it lasts 3600.0 s, but max_seconds is 60" in said.err
-    assert "kept: telephone: recorded at 8000 Hz" in said.err
+    assert "kept: narrowband: recorded at 8000 Hz" in said.err
     assert f"{len(rows)} recordings, 2 of them with tokens" in said.out
 
 
@@ -307,7 +307,7 @@ def test_screen_names_the_first_that_are_left_out_and_the_report_all(wavlm, tmp_
         (["--speech-teacher", "/nowhere"], "/nowhere"),
         (["--split", "dev"], "is no data set of `datasets`, so it has no splits to choose"),
         (["--text-column", "said"], "is a folder without a manifest, so it has no columns to choose"),
-        (["--device", "nonsense"], "device 'nonsense' is not to be had here"),
+        (["--device", "nonsense"], "device 'nonsense' is not available here"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tones, wavlm, tmp_path, capsys, more, sentence):

@@ -1,4 +1,4 @@
-"""A sound's pitch and telephone samples."""
+"""A sound's pitch and wideband samples."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_noise_has_hardly_any_pitch():
     assert (Sound(noise, 24_000).f0_hz > 0).float().mean() < 0.1
 
 
-def test_telephone_samples_are_at_16_khz(voiced_audio):
+def test_wideband_samples_are_at_16_khz(voiced_audio):
     assert Sound(voiced_audio[0], 24_000).wideband.shape == (32_000,)
 
 

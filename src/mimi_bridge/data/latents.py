@@ -67,7 +67,7 @@ def cache_latents(
     dtype: str = "float16",
     leave_out: Callable[[str, str], object] | None = None,
 ) -> int:
-    """Write a `datasets` data set with `latents` and `target_latents` in place of audio; whole or not at all.
+    """Write a `datasets` data set with `latents` and `target_latents` in place of audio, atomically.
 
     Args:
         model: Freshly converted, so that its prosody and acoustic heads are the original's.
@@ -75,7 +75,7 @@ def cache_latents(
         output: A folder that does not exist yet.
         device: Where the encoder runs.
         dtype: Of what is stored: `"float16"` or `"float32"`.
-        leave_out: Is told the name and the reason of each row whose audio is missing or cannot be read; the others are
+        leave_out: Called with name and reason of each row whose audio is missing or cannot be read; the others are
             written. By default, that is logged as a warning.
 
     Returns:

@@ -167,7 +167,7 @@ def _beside(recording: Path, suffixes: tuple[str, ...]) -> Path | None:
 
 
 def _text_beside(recording: Path) -> tuple[str | None, str | None]:
-    # What is said; or why that is not to be had.
+    # The transcript, or the reason why it cannot be read.
     path = _beside(recording, TEXT_SUFFIXES)
     if path is None:
         return None, None

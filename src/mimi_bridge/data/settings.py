@@ -30,7 +30,7 @@ class Settings:
         speech_layer: As in `WavLMTeacher`.
         aligner: `"pocketsphinx"`, the name of a CTC model as in `CtcAligner`, or `"given"`: only what the source has.
         realign: Use the aligner even where the source has an alignment.
-        min_score: An alignment below it is not believed; None takes the aligner's own limit.
+        min_score: An alignment below it is rejected; None takes the aligner's own limit.
         require_tokens: Leave out a recording whose tokens cannot be placed in time; otherwise it is kept for its
             speech features, without tokens, and said to be.
         latents_model: A freshly converted model, whose latents are stored; None leaves them out.

@@ -79,7 +79,7 @@ def discriminator_loss(real: Judgement, decoded: Judgement) -> Tensor:
 
 
 def adversarial_loss(decoded: Judgement) -> Tensor:
-    """What the codec pays for being told apart, a scalar: the mean score, negated."""
+    """The codec's loss against the discriminator, a scalar: the negated mean score of decoded audio."""
     return torch.stack([-score.mean() for score, _ in decoded]).mean()
 
 

@@ -1,4 +1,4 @@
-"""A discriminator beside the model: its opinion as losses, its own optimizer, and its place in a checkpoint."""
+"""A discriminator beside the model: adversarial and feature matching loss, its optimizer, its part of a checkpoint."""
 
 from typing import Any
 

@@ -93,7 +93,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     commitment_weight: float | None = field(default=None, metadata={"help": "distance of inputs from entries"})
     mel_weight: float | None = field(default=None, metadata={"help": "mel distance of the decoded audio"})
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
-    adversarial_weight: float = field(default=0.0, metadata={"help": "a discriminator's opinion"})
+    adversarial_weight: float = field(default=0.0, metadata={"help": "adversarial and feature matching loss"})
     phone_weight: float = field(default=0.0, metadata={"help": "phones from content"})
     speech_content_weight: float = field(default=0.0, metadata={"help": "speech model's features from content alone"})
     prosody_weight: float = field(default=0.0, metadata={"help": "pitch, level and voicing from prosody"})

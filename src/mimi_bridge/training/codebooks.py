@@ -117,8 +117,8 @@ def k_means(vectors: Tensor, size: int, generator: torch.Generator, steps: int) 
         nearest = nearest_entries(vectors, centres)
         counts = torch.bincount(nearest, minlength=size)
         sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
-        anew = torch.randint(len(vectors), (size,), generator=generator).to(vectors.device)
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], vectors[anew])
+        drawn = torch.randint(len(vectors), (size,), generator=generator).to(vectors.device)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], vectors[drawn])
     return centres, torch.bincount(nearest_entries(vectors, centres), minlength=size).float()
 
 

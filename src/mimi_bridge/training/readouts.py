@@ -43,7 +43,7 @@ GROUP = "readouts"  # of the optimizer
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is summed of a readout's targets, and what a constant would have got on them.
+    """Sums of a readout's targets, and the loss of a constant predictor on them.
 
     Attributes:
         size: Of the sums.
@@ -132,7 +132,7 @@ class Readouts(nn.Module):
         return Term(losses.sum() / num_frames.clamp(min=1), num_frames), sums
 
     def baselines(self) -> dict[str, Baseline]:
-        """What a constant would have got, by the name of each loss."""
+        """The constant predictor's loss, by the name of each loss."""
         (bridge,) = self._bridge
         sizes = {"phone": len(PHONES), "voicing": 2, "speaker": len(self.speakers)}
         found = {name: Baseline(size, frequency_entropy) for name, size in sizes.items()}

@@ -1,7 +1,7 @@
-"""What is logged between two points in training: mean losses, what a constant would have got, and the codes' use.
+"""Metrics of training between two logs: mean losses, the constant predictor's losses, and codebook usage.
 
-Everything is a sum, so that it may be gathered over batches and processes. Sums are kept on the CPU, in float64, which
-not every device has.
+Everything is a sum, so that it can be accumulated over batches and processes. Sums are kept on the CPU, in float64,
+which not every device has.
 """
 
 from collections.abc import Mapping

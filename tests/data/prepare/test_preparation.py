@@ -234,8 +234,8 @@ def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_
     row = rows_of(tmp_path / "given")[0]
     np.testing.assert_allclose([word["start"] for word in row["words"]], [0.1, 0.4, 0.7, 1.0, 1.3], atol=1e-6)
     assert row["token_spans"][0, 0] == pytest.approx(0.1) and np.isnan(row["alignment_score"])
-    prepare(replace(settings, source=str(tmp_path), realign=True), tmp_path / "anew")
-    assert rows_of(tmp_path / "anew")[0]["words"][1]["start"] != pytest.approx(0.4)
+    prepare(replace(settings, source=str(tmp_path), realign=True), tmp_path / "again")
+    assert rows_of(tmp_path / "again")[0]["words"][1]["start"] != pytest.approx(0.4)
     bare = prepare(replace(settings, aligner="given"), tmp_path / "bare")
     assert bare.num_with_tokens == 0 and bare.remarks[0][1].endswith("it has no alignment, and aligner is 'given'")
 

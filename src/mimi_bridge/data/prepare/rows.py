@@ -73,7 +73,7 @@ class RowMaker:
         device: Where models run.
 
     Raises:
-        OSError: If a model is not to be had.
+        OSError: If a model is not available.
         ModuleNotFoundError: If pitch is wanted and praat-parselmouth is not installed.
         ValueError: If a setting fits nothing.
     """
@@ -130,9 +130,9 @@ class RowMaker:
 
         Args:
             recordings: Their numbers in the source.
-            note: Is told how much speech there is, and what is left out.
+            note: Records the amount of speech, and what is left out.
             statistics: Count in the targets of each frame that has one.
-            advance: Is told how many more recordings are done with.
+            advance: Called with the number of further recordings that are finished.
         """
         for first in range(0, len(recordings), ROWS_AT_ONCE):
             block = [self._read(index) for index in recordings[first : first + ROWS_AT_ONCE]]

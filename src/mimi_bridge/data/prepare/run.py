@@ -1,7 +1,7 @@
 """From recordings and transcripts to a data set that the heads train on, by one process or by many on many machines.
 
-The recordings are divided into shards, the shards among the processes. What a shard holds depends on its recordings
-and on the settings alone: a run that was killed goes on where it was, and ends with the bytes it would have had.
+The recordings are divided into shards, the shards among the processes. A shard depends on its recordings and on the
+settings alone, so that an interrupted run is resumable and ends with the same bytes.
 """
 
 import os
@@ -52,7 +52,7 @@ class Report:
 
 
 def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | None = None) -> Report | None:
-    """Make a data set that `MimiBridgeCollator` reads; a run that was killed goes on when it is started again.
+    """Make a data set that `MimiBridgeCollator` reads; the same call resumes an interrupted run.
 
     Under `torchrun` or `accelerate launch` each process takes its share of the shards, on its own device. On a CPU
     every process has one thread, so that numbers do not depend on how many there are. What is finished is left as it
@@ -96,7 +96,7 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
 
 @dataclass(frozen=True)
 class _Work:
-    """What each process is told."""
+    """The arguments of each process."""
 
     settings: Settings
     source: Source
@@ -108,7 +108,7 @@ class _Work:
         return range(first, min(first + self.settings.recordings_per_shard, len(self.source)))
 
     def write(self, shards: list[int], num_proc: int, advance: Callable[[int], object]) -> None:
-        """Write shards; `advance` is told how many more recordings are done with."""
+        """Write shards; `advance` is called with the number of further recordings that are finished."""
         if shards and num_proc == 1:
             with _one_thread():
                 maker = RowMaker(self.settings, self.source, self.device)
@@ -166,7 +166,7 @@ def _is_cpu(device: str) -> bool:
     try:
         return torch.zeros(1, device=device).device.type == "cpu"
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

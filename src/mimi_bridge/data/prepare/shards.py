@@ -1,9 +1,8 @@
-"""A data set of `datasets` on disk, written shard by shard: each whole or not at all, in any order, by any number of
-processes, over any number of starts, and always with the same bytes.
+"""A data set of `datasets` on disk, written shard by shard: atomically, in any order, by any number of processes, over
+any number of starts, and always with the same bytes.
 
-While it grows it lies beside its place, in a folder that ends in `.partial`: in `data` what it is to be, with the plan
-it was begun with; in `notes` what became of each shard. A shard counts as written once its note is there, which is the
-last thing that is put there.
+An unfinished data set lies beside its place, in a folder that ends in `.partial`: `data` holds the shards and the
+plan, `notes` a note on each shard. A shard counts as written once its note exists, which is written last.
 """
 
 import json

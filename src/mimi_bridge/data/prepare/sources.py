@@ -69,7 +69,7 @@ class FileSource:
             sampling_rate: Hz.
             max_seconds: A longer one is refused.
             only_whole: A segment of a file is refused.
-            tell: Is told what is odd about a recording that is of use all the same; by default, that is logged.
+            tell: Called with a sentence on each irregularity of a usable recording; by default, it is logged.
 
         Raises:
             OSError: If it cannot be read.

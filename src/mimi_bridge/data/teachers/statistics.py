@@ -2,7 +2,7 @@
 
 Each number is rounded once to a whole multiple of 2^-48 and summed as an integer, so that no sum depends on its
 order: the same vectors give the same bytes in one process or in many, in any batches, merged in any order. Numbers
-may reach a million (half precision ends at 65,504); deviations below 1e-6 are not told from none.
+may reach a million (half precision ends at 65,504); deviations below 1e-6 count as none.
 """
 
 from pathlib import Path
@@ -106,7 +106,7 @@ class RunningStatistics:
         self._sums = _carried(self._sums + other._sums)
 
     def save(self, path: str | Path) -> None:
-        """Write the sums, and for readers `mean` and `std`, as safetensors; whole or not at all."""
+        """Write the sums, and for readers `mean` and `std`, as safetensors, atomically."""
         tensors = {"sums": torch.from_numpy(self._sums)}
         if self.weight > 0:
             tensors |= {"mean": self.mean, "std": self.std}
