@@ -52,7 +52,7 @@ def fitted_quantizer(latents: Tensor) -> CausalBridgeQuantizer:
     quantizer = CausalBridgeQuantizer(residual_weight=0.0).eval()
     for head in quantizer.heads.values():
         residual = head.project_in(latents.transpose(1, 2))[0].T
-        for store in head.stores:
+        for store in head.vq_codebooks:
             entries = 0.5 * residual[torch.randperm(len(residual))[: store.codebook_size]]
             entries += 0.05 * residual.std() * torch.randn_like(entries)
             store.embed[0], store.embed_avg[0] = entries, entries

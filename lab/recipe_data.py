@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.alignment_targets import lay_out_tokens
+from mimi_bridge.alignment_targets import align_tokens_to_frames
 from mimi_bridge.data.alignment.tokens import token_spans
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.manifest import Utterance, read_manifest, read_phones, read_words
 from mimi_bridge.data.segments import load_recording
 from mimi_bridge.data.teachers.speech import WavLMTeacher
 from mimi_bridge.data.teachers.text import QwenTeacher
-from mimi_bridge.training.beginning import ridge_regression
+from mimi_bridge.training.content_init import ridge_regression
 
 
 @dataclass
@@ -80,7 +80,7 @@ def ceilings(
         for row in rows:
             frame_mask = torch.ones(1, len(row["latents"]), dtype=torch.bool)
             hidden, spans = row["qwen_hidden"][None], row["token_spans"][None]
-            targets, mask = lay_out_tokens(hidden, frame_mask, frame_rate, spans=spans)
+            targets, mask = align_tokens_to_frames(hidden, frame_mask, frame_rate, spans=spans)
             pairs.append((inputs(row)[mask[0]].double(), targets[0, mask[0]].double()))
         x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return x, y

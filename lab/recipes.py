@@ -52,7 +52,7 @@ TRAINED: dict[str, dict] = {  # by name, the differences from the first
     "content alone (no WavLM)": {"wavlm_weight": 0.0},
     "WavLM alone (no Qwen)": {"qwen_weight": 0.0},
     "no distillation": {"wavlm_weight": 0.0, "qwen_weight": 0.0},
-    "λ = 1 from the start": {"residual_weight_ratio": 0.0},
+    "λ = 1 from the start": {"residual_weight_warmup_ratio": 0.0},
     "codebooks by gradient": {"codebook_update": "gradient"},
     "content from least squares": {"content_init": "least-squares"},
     "ten times the rates": {"learning_rate": 1e-3},
@@ -266,7 +266,7 @@ def _probe(score: dict | None, value: float | None = None) -> str:
 def _distance(teachers: dict | None, name: str) -> str:
     if teachers is None:
         return "-"
-    loss, constant = teachers[f"eval_loss_{name}"], teachers[f"eval_constant_{name}"]
+    loss, constant = teachers[f"eval_loss_{name}"], teachers[f"eval_baseline_{name}"]
     return f"{loss:.3f} ({100 * (loss / constant - 1):+.2f} %), {constant:.3f}"
 
 
@@ -297,8 +297,8 @@ def draw(history: list[dict], path: Path) -> None:
 
     lines = [entry for entry in history if "loss_qwen" in entry]
     panels = {
-        "language model": ["loss_qwen", "constant_qwen"],
-        "speech model": ["loss_wavlm", "constant_wavlm"],
+        "language model": ["loss_qwen", "baseline_qwen"],
+        "speech model": ["loss_wavlm", "baseline_wavlm"],
         "usage": ["usage_content", "usage_prosody", "usage_acoustic"],
         "λ and distance from Mimi's latents": ["residual_weight", "loss_latents"],
     }

@@ -21,7 +21,7 @@ def head(request) -> QuantizerHead:
     """A training head, by default of two codebooks, with counts and sums as if it had trained before."""
     torch.manual_seed(0)
     head = QuantizerHead(DIM, DIM, SIZE, getattr(request, "param", 2), DECAY)
-    for level, store in enumerate(head.stores):
+    for level, store in enumerate(head.vq_codebooks):
         store.embed.normal_(std=0.5**level)
         store.cluster_size.uniform_(0.5, 3.0)
         store.embed_avg.copy_(store.embed * store.cluster_size[..., None])
@@ -47,7 +47,7 @@ def whole_numbers(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
 
 
 def teach(head: QuantizerHead, update: str) -> CodebookLearner:
-    head.learner = CodebookLearner(head.stores, update, DECAY)
+    head.learner = CodebookLearner(head.vq_codebooks, update, DECAY)
     return head.learner
 
 
@@ -64,12 +64,12 @@ def used(head: QuantizerHead, codes: Tensor) -> list[Tensor]:
 
 
 def test_nothing_is_gathered_before_anything_is_noted(head):
-    gathered = CodebookLearner(head.stores, "ema", DECAY).gathered()
+    gathered = CodebookLearner(head.vq_codebooks, "ema", DECAY).gathered()
     assert torch.equal(gathered, torch.zeros(2, SIZE, DIM + 1))
 
 
 def test_gathered_holds_each_entry_s_sum_and_count_frame_by_frame(head):
-    learner = CodebookLearner(head.stores, "ema", DECAY)
+    learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     expected = torch.zeros(2, SIZE, DIM + 1)
     for level in range(2):
         vectors, indices = whole_numbers((2, NUM_FRAMES), seed=level)
@@ -81,7 +81,7 @@ def test_gathered_holds_each_entry_s_sum_and_count_frame_by_frame(head):
 
 def test_several_notes_gather_what_one_of_all_their_frames_does(head):
     pieces = [whole_numbers((1, length), seed=length) for length in (4, 1, 7)]
-    divided, whole = (CodebookLearner(head.stores, "ema", DECAY) for _ in range(2))
+    divided, whole = (CodebookLearner(head.vq_codebooks, "ema", DECAY) for _ in range(2))
     for vectors, indices in pieces:
         divided.note(1, vectors, indices)
     whole.note(1, *(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
@@ -90,7 +90,7 @@ def test_several_notes_gather_what_one_of_all_their_frames_does(head):
 
 
 def test_inputs_are_the_vectors_of_the_first_codebook_alone(head, latents):
-    learner = CodebookLearner(head.stores, "ema", DECAY)
+    learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     codes = torch.zeros(2, NUM_FRAMES).long()
     learner.note(0, latents, codes)
     learner.note(1, 2 * latents, codes)
@@ -99,7 +99,7 @@ def test_inputs_are_the_vectors_of_the_first_codebook_alone(head, latents):
 
 
 def test_forget_leaves_nothing_of_the_step(head, latents):
-    learner = CodebookLearner(head.stores, "ema", DECAY)
+    learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     learner.note(0, latents, torch.zeros(2, NUM_FRAMES).long())
     learner.forget()
     assert not learner.gathered().any()
@@ -110,9 +110,9 @@ def test_forget_leaves_nothing_of_the_step(head, latents):
 
 
 def test_ema_moves_an_entry_to_the_running_mean_by_hand(head):
-    store = head.stores[1]
+    store = head.vq_codebooks[1]
     store.embed[0, 4], store.embed_avg[0, 4], store.cluster_size[0, 4] = 1.0, 2.0, 2.0
-    learner = CodebookLearner(head.stores, "ema", DECAY)
+    learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     learner.note(1, torch.tensor([[[4.0, 0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 0.0, 1.0]]]), torch.full((1, 3), 4))
     learner.move(learner.gathered())
     count = 0.9 * 2 + 0.1 * 3
@@ -133,7 +133,7 @@ def test_ema_is_the_library_s_own_update_for_one_step(head, latents, frame_mask)
     learner.move(learner.gathered())
     hit = used(head, codes)
     assert all(0 < entries.sum() < SIZE for entries in hit)
-    for ours, theirs, entries in zip(head.stores, library.stores, hit, strict=True):
+    for ours, theirs, entries in zip(head.vq_codebooks, library.vq_codebooks, hit, strict=True):
         torch.testing.assert_close(ours.cluster_size, theirs.cluster_size)
         torch.testing.assert_close(ours.embed_avg, theirs.embed_avg)
         torch.testing.assert_close(ours.embed[0, entries], theirs.embed[0, entries])
@@ -164,14 +164,14 @@ def test_sums_of_two_processes_move_codebooks_as_one_process_would(head, latents
 
 @BOTH_UPDATES
 def test_entries_that_nobody_hit_stay_to_the_bit_over_many_steps(head, update):
-    learner = CodebookLearner(head.stores, update, DECAY)
-    before = [store.embed.detach().clone() for store in head.stores]
+    learner = CodebookLearner(head.vq_codebooks, update, DECAY)
+    before = [store.embed.detach().clone() for store in head.vq_codebooks]
     for step in range(150):  # the counts of unused entries fall to 0.9 ** 150, below the library's smoothing
         learner.forget()
         for level in range(2):
             learner.note(level, *whole_numbers((2, 20), seed=step))
         learner.move(learner.gathered())
-    for store, entries in zip(head.stores, before, strict=True):
+    for store, entries in zip(head.vq_codebooks, before, strict=True):
         assert store.cluster_size[0, -4:].max() < 1e-5
         assert torch.equal(store.embed[0, -4:], entries[0, -4:])
         moved = (store.embed[0, :-4] != entries[0, :-4]).any(dim=-1)
@@ -179,10 +179,10 @@ def test_entries_that_nobody_hit_stay_to_the_bit_over_many_steps(head, update):
 
 
 def test_a_step_in_which_nothing_was_noted_moves_no_entry(head):
-    learner = CodebookLearner(head.stores, "ema", DECAY)
-    before = [store.embed.clone() for store in head.stores]
+    learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
+    before = [store.embed.clone() for store in head.vq_codebooks]
     learner.move(learner.gathered())
-    assert all(torch.equal(store.embed, entries) for store, entries in zip(head.stores, before, strict=True))
+    assert all(torch.equal(store.embed, entries) for store, entries in zip(head.vq_codebooks, before, strict=True))
 
 
 # --- gradients ---
@@ -190,7 +190,7 @@ def test_a_step_in_which_nothing_was_noted_moves_no_entry(head):
 
 def test_gradient_makes_parameters_of_the_entries_under_the_keys_they_had(head):
     before = states(head)
-    CodebookLearner(head.stores, "gradient", DECAY)
+    CodebookLearner(head.vq_codebooks, "gradient", DECAY)
     parameters = {name for name, _ in head.named_parameters() if "_codebook" in name}
     assert parameters == {f"vq.layers.{level}._codebook.embed" for level in range(2)}
     assert states(head).keys() == before.keys()
@@ -199,10 +199,10 @@ def test_gradient_makes_parameters_of_the_entries_under_the_keys_they_had(head):
 
 def test_ema_after_gradient_makes_the_entries_buffers_again(head):
     before = states(head)
-    CodebookLearner(head.stores, "gradient", DECAY)
-    CodebookLearner(head.stores, "ema", DECAY)
+    CodebookLearner(head.vq_codebooks, "gradient", DECAY)
+    CodebookLearner(head.vq_codebooks, "ema", DECAY)
     assert not any("_codebook" in name for name, _ in head.named_parameters())
-    assert not any(isinstance(store.embed, nn.Parameter) or store.embed.requires_grad for store in head.stores)
+    assert not any(isinstance(store.embed, nn.Parameter) or store.embed.requires_grad for store in head.vq_codebooks)
     assert states(head).keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in states(head).items())
 
@@ -211,10 +211,10 @@ def test_gradient_averages_the_counts_and_holds_the_sums_to_them(head, latents):
     learner = teach(head, "gradient")
     before, codes = states(head), head(latents).codes
     with torch.no_grad():
-        for store in head.stores:
+        for store in head.vq_codebooks:
             store.embed.add_(1.0)  # as an optimizer would
     learner.move(learner.gathered())
-    for level, store in enumerate(head.stores):
+    for level, store in enumerate(head.vq_codebooks):
         name = f"vq.layers.{level}._codebook"
         counts = torch.bincount(codes[:, level].flatten(), minlength=SIZE)
         expected = DECAY * before[f"{name}.cluster_size"][0] + (1 - DECAY) * counts
@@ -224,14 +224,14 @@ def test_gradient_averages_the_counts_and_holds_the_sums_to_them(head, latents):
 
 
 @SINGLE_AND_CHAIN
-def test_attraction_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothing_else(head, latents):
+def test_codebook_loss_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothing_else(head, latents):
     learner = teach(head, "gradient")
     latents.requires_grad_()
     output = head(latents)
-    output.attraction.backward()
+    output.codebook_loss.backward()
     sums, counts = learner.gathered().split([DIM, 1], dim=-1)
-    num_values = latents.numel() * len(head.stores)  # a mean over frames, sizes and codebooks
-    for store, level_sums, level_counts in zip(head.stores, sums, counts, strict=True):
+    num_values = latents.numel() * len(head.vq_codebooks)  # a mean over frames, sizes and codebooks
+    for store, level_sums, level_counts in zip(head.vq_codebooks, sums, counts, strict=True):
         expected = 2 * (level_counts * store.embed[0].detach() - level_sums) / num_values
         torch.testing.assert_close(store.embed.grad[0], expected)
         assert not store.embed.grad[0, level_counts[:, 0] == 0].any()
@@ -239,10 +239,10 @@ def test_attraction_pulls_hit_entries_toward_the_mean_of_their_frames_and_nothin
     assert all(parameter.grad is None for parameter in (head.project_in.weight, head.project_out.weight))
 
 
-def test_attraction_has_the_value_of_the_commitment(head, latents):
+def test_codebook_loss_has_the_value_of_the_commitment(head, latents):
     teach(head, "gradient")
     output = head(latents)
-    assert torch.equal(output.attraction, output.commitment)
+    assert torch.equal(output.codebook_loss, output.commitment)
 
 
 # --- a head and its learner ---
@@ -277,14 +277,14 @@ def test_forward_notes_nothing_when_it_does_not_learn(head, latents, update, tra
     assert not learner.gathered().any()
 
 
-def test_attraction_is_none_where_codebooks_are_moving_averages(head, latents):
+def test_codebook_loss_is_none_where_codebooks_are_moving_averages(head, latents):
     teach(head, "ema")
-    assert head(latents).attraction is None
+    assert head(latents).codebook_loss is None
 
 
 def test_unknown_update_is_refused(head):
     with pytest.raises(ValueError, match=r"codebook_update must be one of \('ema', 'gradient'\), got 'sgd'"):
-        CodebookLearner(head.stores, "sgd", DECAY)
+        CodebookLearner(head.vq_codebooks, "sgd", DECAY)
 
 
 # --- what one forward asked ---
@@ -292,11 +292,11 @@ def test_unknown_update_is_refused(head):
 
 def learn_by_the_library(head: QuantizerHead, latents: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Codes and commitment of the library's training forward, which moves the entries that were asked for."""
-    before = [store.embed.clone() for store in head.stores]
+    before = [store.embed.clone() for store in head.vq_codebooks]
     inputs = head.project_in(latents.transpose(1, 2)).transpose(1, 2).detach()
     _, codes, commitment = head.vq(inputs, mask=frame_mask)
     codes = codes[:, None] if codes.ndim == 2 else codes.transpose(1, 2)
-    for store, entries, level in zip(head.stores, before, codes.unbind(dim=1), strict=True):
+    for store, entries, level in zip(head.vq_codebooks, before, codes.unbind(dim=1), strict=True):
         real = level if frame_mask is None else level[frame_mask]
         asked_for = torch.bincount(real.flatten(), minlength=SIZE) > 0
         store.embed[0, ~asked_for] = entries[0, ~asked_for]  # the library shrinks them: see the test after the next
@@ -321,7 +321,7 @@ def test_ten_training_forwards_give_the_codes_losses_and_codebooks_of_the_librar
 @SINGLE_AND_CHAIN
 def test_processes_that_share_a_codebook_are_summed_where_the_library_sums_them(head, latents):
     library = deepcopy(head)
-    for store in (*head.stores, *library.stores):
+    for store in (*head.vq_codebooks, *library.vq_codebooks):
         store.use_ddp = True
         store.all_reduce_fn = lambda tensor: tensor.mul_(3)  # as if two more processes had seen the very same
     learn_by_the_library(library, latents, None)
@@ -330,7 +330,7 @@ def test_processes_that_share_a_codebook_are_summed_where_the_library_sums_them(
 
 
 def test_the_library_alone_would_shrink_entries_that_nobody_asked_for(head, latents):
-    store = head.stores[0]
+    store = head.vq_codebooks[0]
     store.cluster_size.mul_(1e-4)  # so small that the library's smoothing halves an entry that is not used
     store.embed_avg.mul_(1e-4)
     by_the_library = deepcopy(store)

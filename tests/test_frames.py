@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from mimi_bridge.alignment_targets import (
+    align_tokens_to_frames,
     durations_to_token_index,
-    lay_out_tokens,
     pool_to_frames,
     spans_to_durations,
     spans_to_frame_weights,
@@ -25,7 +25,7 @@ def all_real(num_frames: int, batch_size: int = 1) -> Tensor:
 
 
 def lay_out(hidden: Tensor, frame_mask: Tensor, **placed) -> tuple[Tensor, Tensor]:
-    return lay_out_tokens(hidden, frame_mask, FRAME_RATE, **placed)
+    return align_tokens_to_frames(hidden, frame_mask, FRAME_RATE, **placed)
 
 
 @pytest.mark.parametrize(

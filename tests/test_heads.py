@@ -262,7 +262,7 @@ def test_inference_sees_codebooks_that_training_moved(head, latents):
     head(latents)
     for _ in range(3):
         head.train()(latents)
-    for store in head.stores:
+    for store in head.vq_codebooks:
         store.update_ema()  # the library writes through .data, which no count of writes shows
     codes, quantized, _ = slow_head(head, latents)
     output = head.eval()(latents)

@@ -739,7 +739,7 @@ def test_training_forward_waits_for_a_gpu_twice_at_most(quantizer, batch, update
         batch["token_spans"] = spans_of(batch.pop("durations"))
     batch["wavlm_features"] = batch["wavlm_features"].repeat_interleave(4, dim=1)  # at 50 Hz
     for head in quantizer.train().heads.values():
-        head.learner = None if update is None else CodebookLearner(head.stores, update, 0.9)
+        head.learner = None if update is None else CodebookLearner(head.vq_codebooks, update, 0.9)
     with Waits() as waits:
         loss = quantizer(**batch, wavlm_mask=batch["frame_mask"]).loss
         loss.backward()

@@ -112,7 +112,7 @@ def test_wrong_value_is_refused_at_the_next_forward_whoever_put_it_there(tiny_mo
     value, message = WRONG[name]
     quantizer = tiny_model.quantizer.train()
     for head in quantizer.heads.values():  # as where codebooks learn by gradients
-        for store in head.stores:
+        for store in head.vq_codebooks:
             entries = store._buffers.pop("embed")
             store.register_parameter("embed", torch.nn.Parameter(entries))
     vars(tiny_model.config)[name] = value
@@ -174,11 +174,11 @@ def test_distance_of_the_config_takes_effect_at_the_next_forward(tiny_model):
 def test_decay_of_the_config_takes_effect_at_the_next_training_forward(tiny_model):
     latents, slow = given(tiny_model.quantizer)["x"], deepcopy(tiny_model)
     tiny_model.config.codebook_decay, slow.config.codebook_decay = 0.1, 0.9
-    before = tiny_model.quantizer.head_content.stores[0].cluster_size.clone()
+    before = tiny_model.quantizer.head_content.vq_codebooks[0].cluster_size.clone()
     moved = []
     for model in (tiny_model, slow):
         model.quantizer.train()(latents)
-        moved.append(model.quantizer.head_content.stores[0].cluster_size - before)
+        moved.append(model.quantizer.head_content.vq_codebooks[0].cluster_size - before)
     torch.testing.assert_close(moved[0], 9 * moved[1])
 
 

@@ -107,7 +107,7 @@ class TrainableMimi(nn.Module):
         for head, chain in self._pairs(mimi):
             head.project_in.weight.copy_(chain.input_proj.weight)
             head.project_out.weight.copy_(chain.output_proj.weight)
-            for codebook, layer in zip(head.stores, chain.layers, strict=True):
+            for codebook, layer in zip(head.vq_codebooks, chain.layers, strict=True):
                 size = len(layer.codebook.embed)
                 counts = torch.full((size,), frames_per_step / size)
                 set_entries(codebook, torch.arange(size), layer.codebook.embed, counts)

@@ -90,7 +90,7 @@ def spans_to_durations(spans: Tensor, frame_mask: Tensor, frame_rate: float) -> 
     >>> with_silence = hidden.new_zeros(1, 7, 8)
     >>> with_silence[:, 1::2] = hidden
 
-    goes to `lay_out_tokens` with what is returned here.
+    goes to `align_tokens_to_frames` with what is returned here.
 
     Args:
         spans: Start and end of each token in seconds, `(batch, tokens, 2)`; equal start and end for padding.
@@ -113,7 +113,7 @@ def spans_to_durations(spans: Tensor, frame_mask: Tensor, frame_rate: float) -> 
     return bounds.diff(dim=-1), is_token.expand(len(spans), -1)
 
 
-def lay_out_tokens(
+def align_tokens_to_frames(
     hidden: Tensor,
     frame_mask: Tensor,
     frame_rate: float,

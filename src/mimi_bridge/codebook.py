@@ -46,31 +46,31 @@ class CodebookLearner:
     """Moves the codebooks of one head once a step.
 
     Args:
-        stores: The library's objects that hold the codebooks, first to last.
+        vq_codebooks: The library's objects that hold the codebooks, first to last.
         update: `"ema"` or `"gradient"`. The latter makes parameters of the codebooks, under the keys they had.
         decay: Of the moving averages, a step.
     """
 
-    def __init__(self, stores: list[Any], update: str, decay: float):
+    def __init__(self, vq_codebooks: list[Any], update: str, decay: float):
         if update not in CODEBOOK_UPDATES:
             raise ValueError(f"codebook_update must be one of {CODEBOOK_UPDATES}, got {update!r}.")
-        self.stores, self.update, self.decay = stores, update, decay
-        for store in stores:
-            if update == "gradient" and "embed" in store._parameters:
+        self.vq_codebooks, self.update, self.decay = vq_codebooks, update, decay
+        for codebook in vq_codebooks:
+            if update == "gradient" and "embed" in codebook._parameters:
                 continue  # an optimizer of an earlier training may hold it
-            entries = store._buffers.pop("embed", None)
+            entries = codebook._buffers.pop("embed", None)
             if entries is None:
-                entries = store._parameters.pop("embed").data
+                entries = codebook._parameters.pop("embed").data
             if update == "gradient":
-                store.register_parameter("embed", nn.Parameter(entries))
+                codebook.register_parameter("embed", nn.Parameter(entries))
             else:
-                store.register_buffer("embed", entries)
+                codebook.register_buffer("embed", entries)
         self.forget()
 
     def forget(self) -> None:
         """Begin a step: nothing was asked of any codebook."""
         self.inputs: list[Tensor] = []
-        self._sums: list[Tensor | None] = [None] * len(self.stores)
+        self._sums: list[Tensor | None] = [None] * len(self.vq_codebooks)
 
     def note(self, level: int, vectors: Tensor, indices: Tensor) -> None:
         """Remember what a forward asked of one codebook.
@@ -85,64 +85,64 @@ class CodebookLearner:
             self.inputs.append(vectors)
         sums = self._sums[level]
         if sums is None:
-            _, size, dim = self.stores[level].embed.shape
+            _, size, dim = self.vq_codebooks[level].embed.shape
             sums = self._sums[level] = vectors.new_zeros(size, dim + 1)
         sums[:, -1].index_add_(0, indices, vectors.new_ones(len(vectors)))
         sums[:, :-1].index_add_(0, indices, vectors)
 
     def gathered(self) -> Tensor:
         """What was noted since `forget`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
-        shapes = [(store.embed.shape[1], store.embed.shape[2] + 1) for store in self.stores]
+        shapes = [(codebook.embed.shape[1], codebook.embed.shape[2] + 1) for codebook in self.vq_codebooks]
         return torch.stack(
             [
-                store.embed.new_zeros(shape) if sums is None else sums
-                for store, sums, shape in zip(self.stores, self._sums, shapes, strict=True)
+                codebook.embed.new_zeros(shape) if sums is None else sums
+                for codebook, sums, shape in zip(self.vq_codebooks, self._sums, shapes, strict=True)
             ]
         )
 
     @torch.no_grad()
     def move(self, gathered: Tensor) -> None:
         """Move the codebooks by what was gathered, of all processes, after the optimizer's step."""
-        for store, level in zip(self.stores, gathered, strict=True):
+        for codebook, level in zip(self.vq_codebooks, gathered, strict=True):
             sums, counts = level[:, :-1], level[:, -1]
             if self.update == "gradient":
-                store.cluster_size.lerp_(counts[None], 1 - self.decay)
-                store.embed_avg.copy_(store.embed * store.cluster_size[..., None])
+                codebook.cluster_size.lerp_(counts[None], 1 - self.decay)
+                codebook.embed_avg.copy_(codebook.embed * codebook.cluster_size[..., None])
                 continue
-            store.embed_avg.lerp_(sums[None], 1 - self.decay)
-            _move_used_entries(store, counts, self.decay)
+            codebook.embed_avg.lerp_(sums[None], 1 - self.decay)
+            _move_used_entries(codebook, counts, self.decay)
 
 
 @torch.no_grad()
-def learn_from(store: Any, vectors: Tensor, indices: Tensor, decay: float) -> None:
+def learn_from(codebook: Any, vectors: Tensor, indices: Tensor, decay: float) -> None:
     """Move one codebook's entries by what one forward asked of it, without host synchronisation.
 
     Processes are summed where the library would: if they shared a process group when the codebook was built.
 
     Args:
-        store: The library's object that holds the codebook.
+        codebook: The library's object that holds the codebook.
         vectors: What was quantized, `(batch, frames, codebook_dim)`.
         indices: The nearest entry of each, `(batch, frames)`.
         decay: Of the moving averages.
     """
     vectors, indices = vectors.flatten(0, 1), indices.flatten()
-    counts = torch.zeros_like(store.cluster_size[0]).index_add_(0, indices, vectors.new_ones(len(vectors)))
-    if store.use_ddp:
-        sums = torch.zeros_like(store.embed_avg[0]).index_add_(0, indices, vectors)
-        store.all_reduce_fn(counts)
-        store.all_reduce_fn(sums)
-        store.embed_avg.lerp_(sums[None], 1 - decay)
+    counts = torch.zeros_like(codebook.cluster_size[0]).index_add_(0, indices, vectors.new_ones(len(vectors)))
+    if codebook.use_ddp:
+        sums = torch.zeros_like(codebook.embed_avg[0]).index_add_(0, indices, vectors)
+        codebook.all_reduce_fn(counts)
+        codebook.all_reduce_fn(sums)
+        codebook.embed_avg.lerp_(sums[None], 1 - decay)
     else:
-        store.embed_avg.mul_(decay)[0].index_add_(0, indices, vectors, alpha=1 - decay)
-    _move_used_entries(store, counts, decay)
+        codebook.embed_avg.mul_(decay)[0].index_add_(0, indices, vectors, alpha=1 - decay)
+    _move_used_entries(codebook, counts, decay)
 
 
-def _move_used_entries(store: Any, counts: Tensor, decay: float) -> None:
+def _move_used_entries(codebook: Any, counts: Tensor, decay: float) -> None:
     # The library's arithmetic, for the entries that were asked for: it divides by a smoothed count, which would pull
     # those that are not used for long toward zero.
-    store.cluster_size.lerp_(counts[None], 1 - decay)
-    usage = store.cluster_size[0]
+    codebook.cluster_size.lerp_(counts[None], 1 - decay)
+    usage = codebook.cluster_size[0]
     total = usage.sum()
-    smoothed = (usage + store.eps) / (total + len(usage) * store.eps) * total
+    smoothed = (usage + codebook.eps) / (total + len(usage) * codebook.eps) * total
     is_used = (counts > 0.5)[:, None]
-    store.embed[0] = torch.where(is_used, store.embed_avg[0] / smoothed[:, None], store.embed[0])
+    codebook.embed[0] = torch.where(is_used, codebook.embed_avg[0] / smoothed[:, None], codebook.embed[0])

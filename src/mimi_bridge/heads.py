@@ -43,13 +43,13 @@ class HeadOutput:
         codes: `(batch, codebooks, frames)`, int64.
         commitment: Mean squared distance of the projected latents from their codebook entries, a scalar (mean over the
             head's codebooks), or None if it was not asked for.
-        attraction: The same distance as a loss of the codebooks, where they learn by gradients, else None.
+        codebook_loss: The same distance as a loss of the codebooks, where they learn by gradients, else None.
     """
 
     quantized: Tensor
     codes: Tensor
     commitment: Tensor | None = None
-    attraction: Tensor | None = None
+    codebook_loss: Tensor | None = None
 
 
 class ZeroLinear(nn.Linear):
@@ -123,8 +123,8 @@ class QuantizerHead(nn.Module):
         )
         self.project_out = nn.Conv1d(codebook_dim, codec_dim, 1, bias=False)
         self.decay = decay
-        for store in self.stores:
-            store.float()  # a model may be built in half precision; its codebooks may not
+        for codebook in self.vq_codebooks:
+            codebook.float()  # a model may be built in half precision; its codebooks may not
         self.learner: CodebookLearner | None = None  # None: every training forward moves the codebooks
 
     @property
@@ -133,14 +133,14 @@ class QuantizerHead(nn.Module):
         return list(self.vq.layers) if isinstance(self.vq, ResidualVQ) else [self.vq]
 
     @property
-    def stores(self) -> list[Any]:
+    def vq_codebooks(self) -> list[Any]:
         """The library's objects that hold entries, running counts and running sums, one a codebook."""
         return [layer._codebook for layer in self.layers]
 
     @property
     def codebooks(self) -> list[Tensor]:
         """The codebooks' entries, first to last, each `(codebook_size, codebook_dim)`."""
-        return [store.embed[0] for store in self.stores]
+        return [codebook.embed[0] for codebook in self.vq_codebooks]
 
     @property
     def read_modules(self) -> tuple[nn.Module, ...]:
@@ -170,11 +170,11 @@ class QuantizerHead(nn.Module):
         learns = self.training and may_learn
         with without_autocast(latents.device.type):
             inputs = self._project_in(latents)
-            entries, codes, commitment, attraction = self._look_up(
+            entries, codes, commitment, codebook_loss = self._look_up(
                 inputs, num_codebooks, with_commitment or learns, learns
             )
             quantized = self._project_out(entries + (inputs - inputs.detach()))
-        return HeadOutput(quantized, codes, commitment, attraction)
+        return HeadOutput(quantized, codes, commitment, codebook_loss)
 
     @torch.no_grad()
     @brings_weights
@@ -203,7 +203,7 @@ class QuantizerHead(nn.Module):
         self, inputs: Tensor, num_codebooks: int | None, with_commitment: bool, learns: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         residual, chosen, codes = inputs, [], []
-        commitments, attractions = [], []
+        commitments, codebook_losses = [], []
         for level, codebook in enumerate(self.codebooks[:num_codebooks]):
             indices = nearest_entries(residual, codebook)
             entries = nn.functional.embedding(indices, codebook)
@@ -211,18 +211,18 @@ class QuantizerHead(nn.Module):
                 commitments.append(_mean_square(residual - entries.detach()))
             if learns:
                 if self.learner is None:
-                    learn_from(self.stores[level], residual.detach(), indices, self.decay)
+                    learn_from(self.vq_codebooks[level], residual.detach(), indices, self.decay)
                 else:
                     self.learner.note(level, residual.detach(), indices)
                 if codebook.requires_grad:
-                    attractions.append(_mean_square(entries - residual.detach()))
+                    codebook_losses.append(_mean_square(entries - residual.detach()))
             residual = residual - entries.detach()
             chosen.append(entries)
             codes.append(indices)
-        commitment, attraction = (
-            torch.stack(values).mean() if values else None for values in (commitments, attractions)
+        commitment, codebook_loss = (
+            torch.stack(values).mean() if values else None for values in (commitments, codebook_losses)
         )
-        return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment, attraction
+        return reduce(torch.add, chosen), torch.stack(codes, dim=1), commitment, codebook_loss
 
     def _project_in(self, latents: Tensor) -> Tensor:
         return self.project_in(latents.to(self.project_in.weight.dtype).transpose(1, 2)).transpose(1, 2).float()

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment_targets import delay_targets, lay_out_tokens, pool_to_frames
+from .alignment_targets import align_tokens_to_frames, delay_targets, pool_to_frames
 from .configuration_mimi_bridge import LOSSES, LossWeights, MimiBridgeConfig, Setting
 from .distillation import TeacherBridge, TeacherDistance
 from .frames import RealFrames, check_tensor
@@ -329,7 +329,7 @@ class CausalBridgeQuantizer(nn.Module):
         if qwen_hidden is not None and return_loss:
             self.proj_qwen.check(qwen_hidden)
             places = durations, token_spans, token_mask
-            laid_out = lay_out_tokens(qwen_hidden, frame_mask, self.frame_rate, *places)
+            laid_out = align_tokens_to_frames(qwen_hidden, frame_mask, self.frame_rate, *places)
             targets["qwen"] = delay_targets(*laid_out, self.content_delay, frame_mask)
         if wavlm_features is not None and return_loss:
             self.proj_wavlm.check(wavlm_features)
@@ -360,7 +360,7 @@ class CausalBridgeQuantizer(nn.Module):
         losses: dict[str, Tensor] = {}
         for name, head in heads.items():
             losses |= {f"commitment_{name}": head.commitment} if head.commitment is not None else {}
-            losses |= {f"codebook_{name}": head.attraction} if head.attraction is not None else {}
+            losses |= {f"codebook_{name}": head.codebook_loss} if head.codebook_loss is not None else {}
         return losses | {name: distance.loss for name, distance in distances.items()}
 
     def check_num_quantizers(self, num_quantizers: int | None) -> int:

@@ -228,7 +228,7 @@ def test_codes_of_other_codebooks_or_another_number_of_them_are_refused(
     shutil.copy(alone_folder / "04.safetensors", tmp_path)
     assert run("encode", recordings, "-o", tmp_path, "-m", model_folder, "--num-quantizers", 2) == 1
     assert "with more or fewer of them" in capsys.readouterr().err
-    tiny_model.quantizer.head_content.stores[0].embed += 1
+    tiny_model.quantizer.head_content.vq_codebooks[0].embed += 1
     with pytest.raises(ValueError, match=r"04\.safetensors was made with other codebooks.*or pass --overwrite"):
         encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
     assert codes_files(tmp_path) == {"04.safetensors": alone["04.safetensors"]}

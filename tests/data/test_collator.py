@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
-from mimi_bridge.alignment_targets import lay_out_tokens, pool_to_frames
+from mimi_bridge.alignment_targets import align_tokens_to_frames, pool_to_frames
 from mimi_bridge.audio.files import load_audio, resample, save_audio
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.frames import num_frames_for
@@ -374,7 +374,7 @@ def test_rows_of_one_length_take_crops_of_their_own():
 def targets_by_frame(batch: dict[str, Tensor], num_frames: int) -> tuple[Tensor, Tensor]:
     frame_mask = torch.ones(1, num_frames).bool()
     placed = (batch.get("durations"), batch.get("token_spans"), batch.get("token_mask"))
-    return lay_out_tokens(batch["qwen_hidden"], frame_mask, 12.5, *placed)
+    return align_tokens_to_frames(batch["qwen_hidden"], frame_mask, 12.5, *placed)
 
 
 TOKENS = {

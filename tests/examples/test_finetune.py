@@ -56,7 +56,7 @@ def test_example_trains_evaluates_and_saves_a_model_that_loads(data, monkeypatch
     assert not torch.equal(before.quantizer.proj_qwen.weight, after.quantizer.proj_qwen.weight)
     assert torch.equal(before.decoder.upsample.conv.weight, after.decoder.upsample.conv.weight)
     metrics = json.loads((data / "out" / "eval_results.json").read_text())
-    assert {"eval_loss", "eval_loss_qwen", "eval_constant_qwen", "eval_usage_content"} <= metrics.keys()
+    assert {"eval_loss", "eval_loss_qwen", "eval_baseline_qwen", "eval_usage_content"} <= metrics.keys()
     assert (data / "out" / "preprocessor_config.json").is_file()
 
 

@@ -339,7 +339,7 @@ def test_codec_that_begins_with_a_mimi_leaves_it_alone_when_it_trains(initial, t
 
 def test_codebooks_that_begin_with_a_mimi_count_a_training_batch_evenly(initial):
     for head in (initial.semantic, initial.acoustic):
-        for codebook in head.stores:
+        for codebook in head.vq_codebooks:
             assert codebook.cluster_size[0].tolist() == [96 / TINY["codebook_size"]] * TINY["codebook_size"]
             torch.testing.assert_close(codebook.embed_avg / codebook.cluster_size[..., None], codebook.embed)
 

@@ -538,7 +538,7 @@ def test_pitch_is_left_out_when_it_is_not_known(begin):
 
 
 def codebooks_of(training: CodecTraining) -> list[Any]:
-    return [codebook for head in (training.model.semantic, training.model.acoustic) for codebook in head.stores]
+    return [codebook for head in (training.model.semantic, training.model.acoustic) for codebook in head.vq_codebooks]
 
 
 def forget_entry_5(training: CodecTraining) -> None:

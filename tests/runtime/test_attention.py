@@ -32,7 +32,7 @@ def reference_and_ours(**fields):
     reference = MimiTransformerModel(config).eval()
     for parameter in reference.parameters():
         parameter.requires_grad_(False).add_(0.1 * torch.randn_like(parameter))
-    return reference, _transformer(reference, plain=False)
+    return reference, _transformer(reference, exportable=False)
 
 
 def new_ring(transformer, batch_size):

@@ -12,7 +12,7 @@ from test_stream import check_rows_that_live_on_their_own, random_lengths
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.export import export_decode_step, export_encode_step
-from mimi_bridge.runtime.stream import NO_CODE
+from mimi_bridge.runtime.stream import PAD_CODE
 from ties import share_equal_but_for_ties
 
 FRAME = 1920
@@ -97,7 +97,7 @@ def test_a_row_that_pauses_goes_on_where_it_stopped(model, sound):
             found.append(stream.encode(chunk))
             if number % 3 == 0:
                 noise = torch.rand_like(chunk)
-                assert stream.encode(noise, pauses)[1].eq(NO_CODE).all()
+                assert stream.encode(noise, pauses)[1].eq(PAD_CODE).all()
     assert torch.equal(torch.cat(found, dim=-1)[1], model.encode(sound[1:2]).audio_codes[0])
 
 

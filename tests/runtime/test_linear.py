@@ -40,7 +40,7 @@ def test_only_large_weights_of_a_cpu_are_put_into_blocks():
     assert LinearMap.of(torch.randn(LARGE)).weight.is_mkldnn
     for others in (
         LinearMap.of(torch.randn(SMALL)),
-        LinearMap.of(torch.randn(LARGE), plain=True),
+        LinearMap.of(torch.randn(LARGE), exportable=True),
         LinearMap.of(torch.randn(LARGE).double()),
         LinearMap.of(torch.randn(LARGE).bfloat16()),
         LinearMap.of(torch.randn(LARGE, device="meta")),

@@ -56,7 +56,7 @@ def test_a_frame_s_codes_do_not_depend_on_what_stands_beside_it(quantizer, laten
 
 def test_the_first_of_equal_entries_is_chosen(quantizer, latents):
     for head in quantizer.heads.values():
-        for store in head.stores:
+        for store in head.vq_codebooks:
             store.embed[0, 32:] = store.embed[0, :32]
     assert PackedQuantizer(quantizer).encode(latents, 5).max() < 32
 

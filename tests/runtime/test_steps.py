@@ -111,7 +111,7 @@ def change_a_weight(model) -> None:
 
 
 def replace_a_codebook(model) -> None:
-    store = model.quantizer.head_prosody.stores[0]
+    store = model.quantizer.head_prosody.vq_codebooks[0]
     store.embed = store.embed.flip(1)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.quantizer import PackedQuantizer
-from mimi_bridge.runtime.stream import NO_CODE
+from mimi_bridge.runtime.stream import PAD_CODE
 from ties import share_equal_but_for_ties
 
 FRAME = 1920
@@ -211,7 +211,7 @@ def lone_run(model, audio):
 
 def real(codes):
     """A row's codes without the places where it had no frame."""
-    return codes[:, codes[0] != NO_CODE]
+    return codes[:, codes[0] != PAD_CODE]
 
 
 def check_rows_that_live_on_their_own(model, sound, seed):
@@ -229,7 +229,7 @@ def check_rows_that_live_on_their_own(model, sound, seed):
         chunk[~active] = torch.nan  # whatever a pausing row holds is not looked at
         found = stream.encode(chunk, None if bool(active.all()) else active)
         audio = stream.decode(found, active if seed % 2 else None)
-        assert found[~active].eq(NO_CODE).all() and audio[~active].eq(0).all()
+        assert found[~active].eq(PAD_CODE).all() and audio[~active].eq(0).all()
         for row in active.nonzero()[:, 0].tolist():
             lives[row][-1].append(chunk[row])
             codes[row][-1].append(real(found[row]))
@@ -265,7 +265,7 @@ def test_rows_with_different_rests_are_marked_where_they_have_no_frame(model, so
         stream.reset(rows=[1])
         codes = stream.encode(sound[:2, :, 1000 : FRAME + 500])
         assert codes.shape == (2, 9, 1)
-        assert codes[0].ne(NO_CODE).all() and codes[1].eq(NO_CODE).all()
+        assert codes[0].ne(PAD_CODE).all() and codes[1].eq(PAD_CODE).all()
         assert stream.num_waiting_samples.tolist() == [500, FRAME - 500]
         audio = stream.decode(codes)
         assert audio[0].ne(0).any() and audio[1].eq(0).all()
@@ -275,7 +275,7 @@ def test_flush_leaves_other_rows_waiting(model, sound):
     with model.stream(2) as stream:
         stream.encode(sound[:2, :, :1000])
         codes = stream.flush(torch.tensor([False, True]))
-        assert codes[0].eq(NO_CODE).all() and codes[1].ne(NO_CODE).all()
+        assert codes[0].eq(PAD_CODE).all() and codes[1].ne(PAD_CODE).all()
         assert stream.num_waiting_samples.tolist() == [1000, 0]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mimi_bridge.runtime import packing
-from mimi_bridge.runtime.stream import NO_CODE
+from mimi_bridge.runtime.stream import PAD_CODE
 
 FRAME = 1920
 NUM_THREADS = 4
@@ -128,7 +128,7 @@ def rows_in_threads(stream, sound):
         codes.append(stream.flush(mask))
         heard.append(stream.decode(codes[-1], mask)[row])
         found = torch.cat([each[row] for each in codes if each.shape[-1]], dim=-1)
-        return found[:, found[0] != NO_CODE], torch.cat(heard, dim=-1)
+        return found[:, found[0] != PAD_CODE], torch.cat(heard, dim=-1)
 
     return at_once(*(lambda row=row: row_by_row(row) for row in range(len(sound))))
 

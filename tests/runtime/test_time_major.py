@@ -33,7 +33,7 @@ def packed(convolution: nn.Conv1d, plain: bool = False, **options) -> Convolutio
     sizes = convolution.in_channels, convolution.stride[0], convolution.dilation[0]
     channels, stride, dilation = sizes
     return Convolution(
-        convolution_parts(convolution_weight(convolution.weight), convolution.bias, *sizes, plain=plain),
+        convolution_parts(convolution_weight(convolution.weight), convolution.bias, *sizes, exportable=plain),
         channels,
         kernel=convolution.kernel_size[0],
         stride=stride,

@@ -71,7 +71,7 @@ def test_rates_that_are_no_json_object_are_refused_as_they_were_written(tmp_path
         ({"qwen_weight": -0.5}, r"qwen_weight must be at least 0, got -0\.5; 0 switches that loss off\."),
         ({"mel_weight": float("nan")}, r"mel_weight must be at least 0, got nan"),
         ({"residual_weight_end": 1.01}, r"residual_weight_end must lie in \[0, 1\], got 1\.01\."),
-        ({"residual_weight_ratio": -0.1}, r"residual_weight_ratio must lie in \[0, 1\], got -0\.1\."),
+        ({"residual_weight_warmup_ratio": -0.1}, r"residual_weight_warmup_ratio must lie in \[0, 1\], got -0\.1\."),
         ({"collapse_below": 2.0}, r"collapse_below must lie in \[0, 1\], got 2\.0\."),
         ({"codebook_decay": 1.0}, r"codebook_decay must lie between 0 and 1, both excluded, got 1\.0\."),
     ],
@@ -86,7 +86,7 @@ def test_wrong_choice_is_refused(tmp_path, options, message):
     "options",
     [
         {"codebook_update": "gradient", "content_init": "least-squares"},
-        {"qwen_weight": 0.0, "mel_weight": 0.0, "residual_weight_end": 0.0, "residual_weight_ratio": 1.0},
+        {"qwen_weight": 0.0, "mel_weight": 0.0, "residual_weight_end": 0.0, "residual_weight_warmup_ratio": 1.0},
         {"codebook_decay": 0.5, "head_learning_rates": {"content": 0.0}},
     ],
     ids=["choices", "ends of ranges", "freezing"],

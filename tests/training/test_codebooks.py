@@ -42,7 +42,7 @@ def literal_head(*codebooks: list[list[float]]) -> QuantizerHead:
     head = QuantizerHead(2, 2, len(codebooks[0]), len(codebooks), decay=0.9).eval()
     for projection in (head.project_in, head.project_out):
         projection.weight.data = torch.eye(2)[:, :, None]
-    for codebook, entries in zip(head.stores, codebooks, strict=True):
+    for codebook, entries in zip(head.vq_codebooks, codebooks, strict=True):
         set_entries(codebook, torch.arange(len(entries)), torch.tensor(entries), torch.full((len(entries),), 5.0))
     return head
 
@@ -56,7 +56,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def assert_entries_are_sums_over_counts(head: QuantizerHead) -> None:
-    for codebook in head.stores:
+    for codebook in head.vq_codebooks:
         torch.testing.assert_close(codebook.embed_avg / codebook.cluster_size[..., None], codebook.embed)
 
 
@@ -179,7 +179,7 @@ def test_fill_splits_a_sum_of_coarse_and_fine_exactly(seed):
 @SINGLE_AND_CHAIN
 def test_fill_counts_on_the_scale_of_a_training_batch(head, latents):
     fill_from_data(head, latents, FRAMES_PER_STEP, seeded())
-    for (_, codes), codebook in zip(slow_levels(head, latents), head.stores, strict=True):
+    for (_, codes), codebook in zip(slow_levels(head, latents), head.vq_codebooks, strict=True):
         counts = torch.bincount(codes, minlength=CODEBOOK_SIZE) * (FRAMES_PER_STEP / NUM_FRAMES)
         torch.testing.assert_close(codebook.cluster_size[0], counts)
 
@@ -240,7 +240,7 @@ def test_fill_refuses_no_frames_at_all(head, latents):
 
 def test_revive_replaces_entries_under_a_share_of_the_mean_count_by_hand():
     head = literal_head([[0.0, 0.0], [8.0, 0.0], [99.0, 0.0], [0.0, 8.0]])
-    (codebook,) = head.stores
+    (codebook,) = head.vq_codebooks
     set_entries(codebook, torch.arange(4), codebook.embed[0].clone(), torch.tensor([11.0, 1.25, 0.75, 7.0]))  # mean 5
     assert revive_unused(head, torch.tensor([[1.0, 2.0]]), seeded(), below=0.25) == [1]
     assert codebook.embed[0].tolist() == [[0.0, 0.0], [8.0, 0.0], [1.0, 2.0], [0.0, 8.0]]
@@ -250,8 +250,8 @@ def test_revive_replaces_entries_under_a_share_of_the_mean_count_by_hand():
 
 def test_revive_gives_each_codebook_what_the_ones_before_it_left_by_hand():
     head = literal_head([[0.0, 0.0], [64.0, 0.0], [9.0, 9.0]], [[0.0, 0.0], [9.0, 9.0], [0.5, 0.5]])
-    head.stores[0].cluster_size[0, 2] = 0.0
-    head.stores[1].cluster_size[0, 1] = 0.0
+    head.vq_codebooks[0].cluster_size[0, 2] = 0.0
+    head.vq_codebooks[1].cluster_size[0, 1] = 0.0
     assert revive_unused(head, torch.tensor([[66.0, 1.0]]), seeded()) == [1, 1]
     assert head.codebooks[0][2].tolist() == [66.0, 1.0]
     assert head.codebooks[1][1].tolist() == [2.0, 1.0]
@@ -262,7 +262,7 @@ def neglected(request, head, latents) -> tuple[QuantizerHead, Tensor]:
     """A filled head with entries of every codebook, the same of all, that nothing has used for long."""
     fill_from_data(head, latents, FRAMES_PER_STEP, seeded())
     unused = torch.tensor([1, 4, 15])
-    for codebook in head.stores:
+    for codebook in head.vq_codebooks:
         set_entries(codebook, unused, torch.full((3, CODEBOOK_DIM), 1e3), torch.full((3,), 1e-3))
     return head, unused
 
@@ -272,7 +272,7 @@ def test_revive_replaces_unused_entries_and_leaves_the_others_to_the_bit(neglect
     head, unused = neglected
     before = deepcopy(head)
     assert revive_unused(head, latents, seeded()) == [3] * len(head.layers)
-    for codebook, old in zip(head.stores, before.stores, strict=True):
+    for codebook, old in zip(head.vq_codebooks, before.vq_codebooks, strict=True):
         for name in ("embed", "cluster_size", "embed_avg"):
             now, then = getattr(codebook, name)[0], getattr(old, name)[0]
             changed = (now != then).reshape(CODEBOOK_SIZE, -1).any(dim=-1)

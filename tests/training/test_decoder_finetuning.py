@@ -53,7 +53,7 @@ def test_decoder_alone_brings_the_audio_nearer(tmp_path):
 
 def test_residual_weight_moves_where_it_is_asked_for_although_no_code_learns(tmp_path):
     model = audio_model()
-    rates = {"head_learning_rates": DECODER_ALONE, "residual_weight_end": 1.0, "residual_weight_ratio": 1.0}
+    rates = {"head_learning_rates": DECODER_ALONE, "residual_weight_end": 1.0, "residual_weight_warmup_ratio": 1.0}
     train(tmp_path, model, audio_rows(), max_steps=1, **QUICK, **rates)
     assert model.config.residual_weight == 1.0
 

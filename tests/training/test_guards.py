@@ -13,8 +13,8 @@ from mimi_bridge.training.guards import (
     raise_if_gradient_not_finite,
     raise_if_not_finite,
 )
+from mimi_bridge.training.metrics import TrainingMetrics
 from mimi_bridge.training.objective import Term
-from mimi_bridge.training.tally import Tally
 
 CODEBOOK_SIZE, NUM_ACOUSTIC = 8, 3
 ALL_LEVELS = {"content": range(0, 1), "prosody": range(1, 2), "acoustic": range(2, 2 + NUM_ACOUSTIC)}
@@ -62,13 +62,15 @@ def test_gradient_that_is_not_finite_is_refused_with_its_step(as_given):
     raise_if_gradient_not_finite(as_given(1e30), step=5)
 
 
-def tally_of(code_counts: dict[int, list[int]], num_frames: int = 64) -> Tally:
-    """A tally in which codebooks use all their entries alike, but for those that are given."""
-    tally = Tally(CausalBridgeQuantizer(4, 3, 2, num_acoustic_codebooks=NUM_ACOUSTIC, codebook_size=CODEBOOK_SIZE))
-    tally.code_counts[:] = num_frames / CODEBOOK_SIZE
+def metrics_of(code_counts: dict[int, list[int]], num_frames: int = 64) -> TrainingMetrics:
+    """Metrics in which codebooks use all their entries alike, but for those that are given."""
+    metrics = TrainingMetrics(
+        CausalBridgeQuantizer(4, 3, 2, num_acoustic_codebooks=NUM_ACOUSTIC, codebook_size=CODEBOOK_SIZE)
+    )
+    metrics.code_counts[:] = num_frames / CODEBOOK_SIZE
     for number, counts in code_counts.items():
-        tally.code_counts[number] = torch.tensor(counts + [0] * (CODEBOOK_SIZE - len(counts)))
-    return tally
+        metrics.code_counts[number] = torch.tensor(counts + [0] * (CODEBOOK_SIZE - len(counts)))
+    return metrics
 
 
 @pytest.mark.parametrize(
@@ -77,20 +79,20 @@ def tally_of(code_counts: dict[int, list[int]], num_frames: int = 64) -> Tally:
 def test_collapsed_codebook_is_named_with_its_step_head_and_perplexity(number, head):
     message = rf"^step 9: the {head} head collapsed: codebook {number} uses its 8 entries with a perplexity of 2\.0\."
     with pytest.raises(HeadCollapsedError, match=message):
-        raise_if_collapsed(tally_of({number: [32, 32]}), ALL_LEVELS, share=0.3, step=9)
+        raise_if_collapsed(metrics_of({number: [32, 32]}), ALL_LEVELS, share=0.3, step=9)
 
 
 @pytest.mark.parametrize("number, head", [(0, "content"), (1, "prosody"), (3, "acoustic")])
 def test_head_that_does_not_learn_is_not_judged(number, head):
     learning = {name: levels for name, levels in ALL_LEVELS.items() if name != head}
-    raise_if_collapsed(tally_of({number: [64]}), learning, share=1e-6, step=9)
+    raise_if_collapsed(metrics_of({number: [64]}), learning, share=1e-6, step=9)
     with pytest.raises(HeadCollapsedError, match=rf"the {head} head"):
-        raise_if_collapsed(tally_of({number: [64]}), ALL_LEVELS, share=1e-6, step=9)
+        raise_if_collapsed(metrics_of({number: [64]}), ALL_LEVELS, share=1e-6, step=9)
 
 
 def collapses(counts: list[int], share: float) -> bool:
     try:
-        raise_if_collapsed(tally_of({0: counts}), ALL_LEVELS, share, step=1)
+        raise_if_collapsed(metrics_of({0: counts}), ALL_LEVELS, share, step=1)
     except HeadCollapsedError:
         return True
     return False
@@ -117,4 +119,4 @@ def test_perplexity_of_the_message_is_that_of_the_codes():
     counts: Tensor = torch.tensor([40.0, 16.0, 8.0])
     perplexity = torch.distributions.Categorical(counts / 64).entropy().exp()
     with pytest.raises(HeadCollapsedError, match=rf"a perplexity of {perplexity:.1f}\."):
-        raise_if_collapsed(tally_of({1: [40, 16, 8]}), ALL_LEVELS, share=0.9, step=1)
+        raise_if_collapsed(metrics_of({1: [40, 16, 8]}), ALL_LEVELS, share=0.9, step=1)

@@ -40,7 +40,7 @@ def model() -> MimiBridgeModel:
     torch.manual_seed(0)
     model = MimiBridgeModel(CONFIG)
     for head in model.quantizer.heads.values():
-        head.learner = CodebookLearner(head.stores, "gradient", decay=0.99)
+        head.learner = CodebookLearner(head.vq_codebooks, "gradient", decay=0.99)
     return model.train()
 
 

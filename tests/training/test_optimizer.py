@@ -13,10 +13,10 @@ from mimi_bridge.training.optimizer import (
     PARTS,
     freeze,
     frozen_by_hand,
-    hold_frozen_parts_still,
     learning_rates,
     parameter_groups,
     rates_in,
+    set_frozen_modules_to_eval,
 )
 from tiny import TINY, TINY_TEACHERS
 
@@ -46,7 +46,7 @@ def _models() -> dict[str, MimiBridgeModel]:
     models = {"ema": MimiBridgeModel(MimiBridgeConfig(**TINY, **TINY_TEACHERS, num_acoustic_codebooks=3))}
     models["gradient"] = deepcopy(models["ema"])
     for head in models["gradient"].quantizer.heads.values():
-        head.learner = CodebookLearner(head.stores, "gradient", decay=0.99)
+        head.learner = CodebookLearner(head.vq_codebooks, "gradient", decay=0.99)
     return models
 
 
@@ -184,7 +184,7 @@ def test_part_of_rate_0_has_no_gradient_and_no_place_in_the_optimizer(model, par
 
 @EVERY_PART
 def test_part_of_rate_0_is_held_in_eval_mode_and_no_other(model, part):
-    hold_frozen_parts_still(model, {**RATES, part: 0.0})
+    set_frozen_modules_to_eval(model, {**RATES, part: 0.0})
     held = {id(module) for root in modules_of(model, part) for module in root.modules()}
     assert {id(module) for module in model.modules() if not module.training} == held
 
@@ -192,7 +192,7 @@ def test_part_of_rate_0_is_held_in_eval_mode_and_no_other(model, part):
 @pytest.mark.parametrize("model", ["ema"], indirect=True)
 @pytest.mark.parametrize("part, head", [("content", 0), ("prosody", 1), ("acoustic", 2)])
 def test_codebooks_of_a_part_of_rate_0_stay_while_the_others_move(model, part, head):
-    hold_frozen_parts_still(model, {**RATES, part: 0.0})
+    set_frozen_modules_to_eval(model, {**RATES, part: 0.0})
     heads = list(model.quantizer.heads.values())
     before = [head.codebooks[0].clone() for head in heads]
     model(latents=torch.randn(2, 40, TINY["hidden_size"]))

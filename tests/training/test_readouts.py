@@ -251,7 +251,7 @@ def test_readout_learns_with_its_head_and_says_so_beside_a_constant(tmp_path, na
     trainer.train()
     log = [line for line in trainer.state.log_history if "loss" in line]
     for loss in LOSSES[name]:
-        assert f"constant_{loss}" in log[0]
+        assert f"baseline_{loss}" in log[0]
         if name != "speaker_reversal_weight":
             assert log[-1][f"loss_{loss}"] < log[0][f"loss_{loss}"]
     unasked = set().union(*LOSSES.values()) - LOSSES[name]
@@ -298,7 +298,7 @@ def test_step_is_the_same_however_it_is_divided(tmp_path, update):
         trainer = trainer_of(tmp_path, latents_model(), rows_of(), **options, **divided, **logged, **ALL)
         trainer.train()
         after.append(state_of(trainer.bridge_model) | state_of(trainer.readouts))
-        logs.append({k: v for k, v in trainer.state.log_history[0].items() if k.startswith(("loss_", "constant_"))})
+        logs.append({k: v for k, v in trainer.state.log_history[0].items() if k.startswith(("loss_", "baseline_"))})
     readouts = Readouts(ALL, 16, latents_model().quantizer.proj_wavlm, SPEAKERS, seed=42)
     assert_same_change(*after, before | state_of(readouts), tolerance=1e-2)
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
@@ -313,8 +313,8 @@ def test_training_that_goes_on_is_what_it_would_have_been(tmp_path):
     parts.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert_same(state_of(parts.bridge_model), state_of(whole.bridge_model))
     assert_same(state_of(parts.readouts), state_of(whole.readouts))
-    names = [name for name in whole.state.log_history[-2] if name.startswith(("loss_", "constant_"))]
-    assert {"loss_phone", "constant_voicing"} <= set(names)
+    names = [name for name in whole.state.log_history[-2] if name.startswith(("loss_", "baseline_"))]
+    assert {"loss_phone", "baseline_voicing"} <= set(names)
     assert all(parts.state.log_history[-2][name] == whole.state.log_history[-2][name] for name in names)
 
 
@@ -326,9 +326,9 @@ def test_evaluation_compares_with_the_frequencies_of_the_training(tmp_path):
     alone = trainer.evaluate()
     assert {
         "eval_loss_phone",
-        "eval_constant_phone",
+        "eval_baseline_phone",
         "eval_loss_pitch",
-        "eval_constant_speech_content",
+        "eval_baseline_speech_content",
     } <= alone.keys()
     trainer.args.per_device_eval_batch_size = 3
     again = trainer.evaluate()
@@ -366,7 +366,7 @@ def train_divided(output: Path, size: int) -> None:
     logged = {"logging_strategy": "steps", "logging_steps": 1}
     trainer = trainer_of(output, latents_model(), rows_of(), **TWO, **divided, **logged)
     trainer.train()
-    log = {k: v for k, v in trainer.state.log_history[0].items() if k.startswith(("loss_", "constant_"))}
+    log = {k: v for k, v in trainer.state.log_history[0].items() if k.startswith(("loss_", "baseline_"))}
     found = {"model": state_of(trainer.bridge_model), "readouts": state_of(trainer.readouts), "log": log}
     torch.save(found, output / f"{trainer.accelerator.num_processes} {trainer.accelerator.process_index}.pt")
 

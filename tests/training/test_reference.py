@@ -122,7 +122,7 @@ def test_reference_gives_the_same_whatever_becomes_of_the_quantizer(quantizer, l
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_reference_learns_nothing_in_training_mode_either(quantizer, latents, update):
-    learners = {name: CodebookLearner(head.stores, update, decay=0.5) for name, head in quantizer.heads.items()}
+    learners = {name: CodebookLearner(head.vq_codebooks, update, decay=0.5) for name, head in quantizer.heads.items()}
     for name, head in quantizer.heads.items():
         head.learner = learners[name]
     reference = Reference(quantizer).train()
@@ -148,7 +148,7 @@ def test_reference_is_restored_from_its_state(quantizer, latents):
 
 
 def move_entries(quantizer: CausalBridgeQuantizer, head: str, level: int, entries: Tensor) -> None:
-    store = quantizer.heads[head].stores[level]
+    store = quantizer.heads[head].vq_codebooks[level]
     set_entries(store, torch.arange(CODEBOOK_SIZE), entries, torch.ones(CODEBOOK_SIZE))
 
 
@@ -187,7 +187,7 @@ def test_drift_is_of_entries_alone(quantizer):
     teach_content_head_to_speak(quantizer)
     for head in quantizer.heads.values():
         torch.nn.init.normal_(head.project_in.weight)
-        for store in head.stores:
+        for store in head.vq_codebooks:
             store.cluster_size.mul_(2)
     move_entries(quantizer, "content", 0, torch.zeros_like(quantizer.head_content.codebooks[0]))
     assert reference.drift(quantizer) == {"prosody": 0.0, "acoustic": 0.0}

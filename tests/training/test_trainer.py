@@ -241,7 +241,7 @@ def test_several_steps_with_revived_entries_are_the_same_however_they_are_divide
     before, after = state_of(latents_model()), []
     for size, accumulated in ((2, 4), (8, 1)):
         model = latents_model()
-        model.quantizer.head_content.stores[0].cluster_size[0, :3] = 0.0
+        model.quantizer.head_content.vq_codebooks[0].cluster_size[0, :3] = 0.0
         options = OPTIMIZERS["sgd"] | {"learning_rate": 1e-2, "revive_every": 1}
         train(
             tmp_path,
@@ -274,7 +274,7 @@ def resumable(output: Path, case: str, model: MimiBridgeModel | None = None) -> 
         "max_steps": 6,
         "save_strategy": "steps",
         "save_steps": 2,
-        "residual_weight_ratio": 1.0,
+        "residual_weight_warmup_ratio": 1.0,
         **RESUMED[case],
     }
     if model is None:
@@ -353,7 +353,7 @@ def test_entries_that_training_never_hits_stay_as_they_were_over_2000_steps(tmp_
     fit(model, torch.randn(600, SMALL["hidden_size"]))
     model.encoder = model.decoder = None  # latents need neither
     unhit = slice(0, CODEBOOK_SIZE // 2)
-    stores = [*model.quantizer.head_prosody.stores, *model.quantizer.acoustic_residual.stores]
+    stores = [*model.quantizer.head_prosody.vq_codebooks, *model.quantizer.acoustic_residual.vq_codebooks]
     for store in stores:
         store.embed[0, unhit] += 100.0
         store.embed_avg[0, unhit] = store.embed[0, unhit]
@@ -391,7 +391,7 @@ def test_part_of_rate_0_stays_as_it_was_and_the_others_move(tmp_path, part, upda
     model = latents_model()
     before = state_of(model)
     options = {"head_learning_rates": {part: 0}, "weight_decay": 0.1, "codebook_update": update}
-    train(tmp_path, model, latents_rows(), max_steps=2, residual_weight_ratio=0.0, revive_every=1, **options)
+    train(tmp_path, model, latents_rows(), max_steps=2, residual_weight_warmup_ratio=0.0, revive_every=1, **options)
     prefixes = {**{name: f"quantizer.{head}." for name, head in HEADS.items()}, "bridges": "quantizer.proj_"}
     names = moved(before, state_of(model))
     assert {name for name, prefix in prefixes.items() if any(n.startswith(prefix) for n in names)} == {*prefixes} - {
@@ -538,7 +538,7 @@ def test_loss_that_is_not_finite_stops_training_and_names_step_and_head(tmp_path
 @pytest.mark.parametrize("head", ["content", "prosody", "acoustic"])
 def test_collapsed_head_stops_training_and_is_named(tmp_path, head):
     def collapse(model):
-        store = model.quantizer.heads[head].stores[-1]
+        store = model.quantizer.heads[head].vq_codebooks[-1]
         store.embed[0, 1:] += 1e3
 
     number = {"content": 0, "prosody": 1, "acoustic": 4}[head]
@@ -551,7 +551,7 @@ def test_collapsed_head_stops_training_and_is_named(tmp_path, head):
 
 def test_head_that_does_not_learn_may_collapse(tmp_path):
     def collapse(model):
-        model.quantizer.head_prosody.stores[0].embed[0, 1:] += 1e3
+        model.quantizer.head_prosody.vq_codebooks[0].embed[0, 1:] += 1e3
 
     options = {"collapse_below": 0.2, "logging_strategy": "steps", "logging_steps": 1}
     trainer = spoilt(tmp_path, collapse, head_learning_rates={"prosody": 0}, **options)
@@ -573,7 +573,12 @@ def test_head_that_does_not_learn_may_collapse(tmp_path):
 def test_residual_weight_moves_linearly_and_is_in_every_checkpoint(tmp_path, start, end, ratio, expected):
     model = latents_model()
     model.set_residual_weight(start)
-    options = {"residual_weight_end": end, "residual_weight_ratio": ratio, "save_strategy": "steps", "save_steps": 1}
+    options = {
+        "residual_weight_end": end,
+        "residual_weight_warmup_ratio": ratio,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
     train(tmp_path, model, latents_rows(), max_steps=8, **options)
     checkpoints = [tmp_path / f"checkpoint-{step}" / "config.json" for step in range(1, 9)]
     assert [json.loads(path.read_text())["residual_weight"] for path in checkpoints] == pytest.approx(expected)
@@ -593,7 +598,7 @@ class WeightRecorder(TrainerCallback):
 @pytest.mark.parametrize(("ratio", "first"), [(0.0, 1.0), (1.0, 0.5)])
 def test_first_step_sees_the_models_own_residual_weight_unless_it_is_to_move_at_once(tmp_path, ratio, first):
     recorder = WeightRecorder()
-    train(tmp_path, latents_model(), latents_rows(), residual_weight_ratio=ratio, callbacks=[recorder])
+    train(tmp_path, latents_model(), latents_rows(), residual_weight_warmup_ratio=ratio, callbacks=[recorder])
     assert recorder.weights == [first]
 
 
@@ -624,7 +629,7 @@ def summed_up(trainer: MimiBridgeTrainer, rows: list[dict[str, Any]]) -> dict[st
             targets.setdefault("wavlm", []).append(row["wavlm_features"])
     results = {f"eval_loss_{name}": total / count for name, (total, count) in sums.items()}
     for name, vectors in targets.items():
-        results[f"eval_constant_{name}"] = torch.cat(vectors).var(dim=0, correction=0).mean().item()
+        results[f"eval_baseline_{name}"] = torch.cat(vectors).var(dim=0, correction=0).mean().item()
     return results
 
 
@@ -730,7 +735,7 @@ def test_every_loss_is_logged_beside_its_constant_usage_and_drift(tmp_path):
     trainer = trainer_of(tmp_path, latents_model(), latents_rows(), **options)
     trainer.train()
     losses = {"qwen", "wavlm", "latents", *(f"commitment_{head}" for head in HEADS)}
-    expected = {f"loss_{name}" for name in losses} | {"constant_qwen", "constant_wavlm", "residual_weight"}
+    expected = {f"loss_{name}" for name in losses} | {"baseline_qwen", "baseline_wavlm", "residual_weight"}
     expected |= {f"{what}_{head}" for what in ("usage", "perplexity") for head in HEADS}
     expected |= {f"learning_rate_{part}" for part in ("content", "prosody", "bridges", "acoustic")}
     expected |= {"drift_prosody", "drift_acoustic", "loss", "grad_norm", "learning_rate", "epoch", "step"}
@@ -800,7 +805,7 @@ def test_scalars_reach_tensorboard_by_name(tmp_path, monkeypatch):
     trainer.train()
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
-    wanted = {"loss_qwen", "constant_qwen", "usage_content", "perplexity_acoustic", "drift_prosody", "residual_weight"}
+    wanted = {"loss_qwen", "baseline_qwen", "usage_content", "perplexity_acoustic", "drift_prosody", "residual_weight"}
     assert {f"train/{name}" for name in wanted} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss_qwen")] == [1, 2]
 

@@ -120,9 +120,9 @@ def test_second_fine_tuning_is_anchored_at_the_model_as_it_begins(tmp_path, kind
     model, rows = (
         (audio_model(), audio_rows()) if kind == "audio" else (latents_model(), without_targets(latents_rows()))
     )
-    begun = logged_losses(tmp_path, model, rows, residual_weight_ratio=1.0, mel_weight=0.0)
+    begun = logged_losses(tmp_path, model, rows, residual_weight_warmup_ratio=1.0, mel_weight=0.0)
     assert begun["loss_latents"] == pytest.approx(0, abs=1e-6)  # as far as it has come in no step at all
-    later = trainer_of(tmp_path, model, rows, residual_weight_ratio=1.0, mel_weight=0.0, max_steps=4, **LOGGED)
+    later = trainer_of(tmp_path, model, rows, residual_weight_warmup_ratio=1.0, mel_weight=0.0, max_steps=4, **LOGGED)
     later.train()
     assert later.state.log_history[3]["loss_latents"] > 1e-4
 
@@ -135,7 +135,7 @@ def test_loss_of_audio_is_refused_where_rows_hold_latents(tmp_path, weight):
         rf"{weight}=0\.5 needs audio, but rows hold latents computed before; leave {weight} out, or use a data set"
     )
     with pytest.raises(ValueError, match=message):
-        train(tmp_path, model, latents_rows(), residual_weight_ratio=1.0, **{weight: 0.5})
+        train(tmp_path, model, latents_rows(), residual_weight_warmup_ratio=1.0, **{weight: 0.5})
     assert_same(state_of(model), before)
 
 

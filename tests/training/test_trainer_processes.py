@@ -66,7 +66,7 @@ def model_of(case: str) -> MimiBridgeModel:
     if case.startswith("fresh"):
         silence_content(model)
     if "revive_every" in CASES[case]:
-        model.quantizer.head_content.stores[0].cluster_size[0, :3] = 0.0
+        model.quantizer.head_content.vq_codebooks[0].cluster_size[0, :3] = 0.0
     return model
 
 
@@ -78,7 +78,7 @@ def train_case(case: str, output: Path, **options: Any) -> None:
         "max_steps": 2,
         "logging_strategy": "steps",
         "logging_steps": 1,
-        "residual_weight_ratio": 1.0,
+        "residual_weight_warmup_ratio": 1.0,
     }
     trainer.DISCRIMINATOR_FILTERS = 2
     args = arguments(output, **{**defaults, **CASES[case], **options})

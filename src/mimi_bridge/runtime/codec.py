@@ -44,12 +44,12 @@ def for_inference(function: Callable) -> Callable:
 
 
 @dataclass(frozen=True)
-class Half:
+class CodecRuntime:
     """What encoder and decoder have in common.
 
     Attributes:
-        near_audio: The layers that run in pieces.
-        near_transformer: The other SEANet layers.
+        waveform_layers: The layers that run in pieces.
+        latent_layers: The other SEANet layers.
         transformer: See `Transformer`.
         resampling: Between the transformer's rate and the frame rate.
         tails_size: Of all tails together.
@@ -57,11 +57,11 @@ class Half:
         channels: Of the audio.
         hidden_size: Of the latents.
         steps_per_frame: Transformer steps of a frame.
-        near_audio_ratio: Samples of a step where the two groups of SEANet layers meet.
+        waveform_ratio: Samples of a step where the two groups of SEANet layers meet.
     """
 
-    near_audio: Sequence[Layer]
-    near_transformer: Sequence[Layer]
+    waveform_layers: Sequence[Layer]
+    latent_layers: Sequence[Layer]
     transformer: Transformer
     resampling: Convolution | Upsampling
     tails_size: int
@@ -69,7 +69,7 @@ class Half:
     channels: int
     hidden_size: int
     steps_per_frame: int
-    near_audio_ratio: int
+    waveform_ratio: int
 
     @property
     def like(self) -> Tensor:
@@ -109,20 +109,22 @@ class Half:
             "positions": torch.where(is_active, moved, state["positions"]),
         }
 
-    def _run_near_audio(self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor) -> None:
+    def _run_waveform_layers(
+        self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor
+    ) -> None:
         piece = PIECE_FRAMES * steps_per_frame
         in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > piece)
         if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
-            run_in_pieces(self.near_audio, x, tails, is_first, piece, out)
+            run_in_pieces(self.waveform_layers, x, tails, is_first, piece, out)
         else:
-            out.copy_(run(self.near_audio, x, tails, is_first))
+            out.copy_(run(self.waveform_layers, x, tails, is_first))
 
     def chunk_frames(self, batch_size: int) -> int:
         """Frames of a long recording at a time."""
         return max(1, min(CHUNK_FRAMES, MAX_FRAMES_AT_ONCE // batch_size))
 
 
-class EncoderHalf(Half):
+class EncoderRuntime(CodecRuntime):
     """Audio to latents."""
 
     def in_chunks(self, audio: Tensor) -> Iterator[Tensor]:
@@ -156,20 +158,20 @@ class EncoderHalf(Half):
         num_frames = num_samples // self.frame_size
         working = self._begin(state, batch_size, num_frames)
         tails, is_first = working["tails"], working["positions"] == 0
-        between = audio.new_empty(batch_size, num_samples // self.near_audio_ratio, self.near_transformer_channels)
-        self._run_near_audio(audio.transpose(1, 2), self.frame_size, tails, is_first, between)
-        hidden = run(self.near_transformer, between, tails, is_first)
+        between = audio.new_empty(batch_size, num_samples // self.waveform_ratio, self.latent_channels)
+        self._run_waveform_layers(audio.transpose(1, 2), self.frame_size, tails, is_first, between)
+        hidden = run(self.latent_layers, between, tails, is_first)
         hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
         latents = self.resampling(hidden, tails, is_first)
         return latents, self._end(state, working, num_frames, is_active)
 
     @property
-    def near_transformer_channels(self) -> int:
+    def latent_channels(self) -> int:
         """Channels where the two groups of SEANet layers meet."""
-        return _in_channels(self.near_transformer[0])
+        return _in_channels(self.latent_layers[0])
 
 
-class DecoderHalf(Half):
+class DecoderRuntime(CodecRuntime):
     """Latents to audio."""
 
     @for_inference
@@ -199,9 +201,9 @@ class DecoderHalf(Half):
         """Decode frames.
 
         Args:
-            state: As in `EncoderHalf`.
+            state: As in `EncoderRuntime`.
             latents: `(batch, frames, hidden_size)`.
-            is_active: As in `EncoderHalf`.
+            is_active: As in `EncoderRuntime`.
             out: Where the audio goes, instead of new memory.
 
         Returns:
@@ -221,10 +223,12 @@ class DecoderHalf(Half):
 
     def after_transformer(self, hidden: Tensor, tails: Tensor, is_first: Tensor, out: Tensor | None = None) -> Tensor:
         """Audio, `(batch, channels, samples)`, from what the transformer gave; moves the tails on."""
-        between = run(self.near_transformer, hidden, tails, is_first)
+        between = run(self.latent_layers, hidden, tails, is_first)
         if out is None:
-            out = hidden.new_empty(len(hidden), self.channels, between.shape[1] * self.near_audio_ratio)
-        self._run_near_audio(between, self.frame_size // self.near_audio_ratio, tails, is_first, out.transpose(1, 2))
+            out = hidden.new_empty(len(hidden), self.channels, between.shape[1] * self.waveform_ratio)
+        self._run_waveform_layers(
+            between, self.frame_size // self.waveform_ratio, tails, is_first, out.transpose(1, 2)
+        )
         return out
 
 

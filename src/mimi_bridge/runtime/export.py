@@ -15,7 +15,7 @@ from torch.export import ExportedProgram, export
 
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..offloading import is_hooked
-from .codec import DecoderHalf, EncoderHalf, State
+from .codec import DecoderRuntime, EncoderRuntime, State
 from .packing import PackedModel
 
 STATE = ("tails", "keys_values", "positions")  # the order of a step's arguments and results
@@ -27,8 +27,8 @@ class EncodeStep(nn.Module):
 
     def __init__(self, model: Any, num_quantizers: int | None = None):
         super().__init__()
-        packed = PackedModel(plain=True)
-        self.half: EncoderHalf = packed.require("encoder", model.encoder)
+        packed = PackedModel(exportable=True)
+        self.half: EncoderRuntime = packed.require("encoder", model.encoder)
         self.quantizer = packed.require("quantizer", model.quantizer)
         self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
         self.names = (*STATE, *self.quantizer.state_names(self.num_quantizers))
@@ -51,8 +51,8 @@ class DecodeStep(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        packed = PackedModel(plain=True)
-        self.half: DecoderHalf = packed.require("decoder", model.decoder)
+        packed = PackedModel(exportable=True)
+        self.half: DecoderRuntime = packed.require("decoder", model.decoder)
         self.quantizer = packed.require("quantizer", model.quantizer)
 
     def new_state(self, batch_size: int) -> State:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.models.mimi.modeling_mimi import MimiConv1d, MimiConvTranspose1d, MimiResnetBlock
 
 from .attention import Transformer, TransformerLayer
-from .codec import DecoderHalf, EncoderHalf, for_inference
+from .codec import DecoderRuntime, EncoderRuntime, for_inference
 from .invalidation import Unsupported
 from .linear import LinearMap
 from .time_major import (
@@ -29,57 +29,57 @@ MIN_STEPS_IN_PIECES = 64  # steps of a frame from which on a layer runs in piece
 
 
 @for_inference
-def lay_out(name: str, module: Any, plain: bool = False) -> EncoderHalf | DecoderHalf:
+def lay_out(name: str, module: Any, exportable: bool = False) -> EncoderRuntime | DecoderRuntime:
     """A half for inference.
 
     Args:
         name: `"encoder"` or `"decoder"`.
         module: The half, transformers' `MimiEncoderModel` or `MimiDecoderModel`.
-        plain: Keep to PyTorch's public operations, of which a program can be exported.
+        exportable: Keep to PyTorch's public operations, of which a program can be exported.
 
     Raises:
         Unsupported: If it computes something that this layout does not.
     """
-    return _encoder(module, plain) if name == "encoder" else _decoder(module, plain)
+    return _encoder(module, exportable) if name == "encoder" else _decoder(module, exportable)
 
 
-def _encoder(module: Any, plain: bool) -> EncoderHalf:
+def _encoder(module: Any, exportable: bool) -> EncoderRuntime:
     config = module.config
-    seanet = _seanet(module.encoder_seanet.layers, plain)
+    seanet = _seanet(module.encoder_seanet.layers, exportable)
     if not isinstance(module.downsample, MimiConv1d):
         raise Unsupported("it has no downsampling")
-    layers, tails_size = with_offsets([*seanet, _convolution(module.downsample, False, plain)])
+    layers, tails_size = with_offsets([*seanet, _convolution(module.downsample, False, exportable)])
     boundary, ratio = _boundary(layers[:-1], config.frame_size)
     resampling = layers[-1]
     assert isinstance(resampling, Convolution)
-    return EncoderHalf(
-        near_audio=layers[:boundary],
-        near_transformer=layers[boundary:-1],
-        transformer=lay_out_transformer(module.encoder_transformer, plain),
+    return EncoderRuntime(
+        waveform_layers=layers[:boundary],
+        latent_layers=layers[boundary:-1],
+        transformer=lay_out_transformer(module.encoder_transformer, exportable),
         resampling=resampling,
         tails_size=tails_size,
-        near_audio_ratio=ratio,
+        waveform_ratio=ratio,
         **_sizes(config),
     )
 
 
-def _decoder(module: Any, plain: bool) -> DecoderHalf:
+def _decoder(module: Any, exportable: bool) -> DecoderRuntime:
     config = module.config
     if not isinstance(module.upsample, MimiConvTranspose1d):
         raise Unsupported("it has no upsampling")
     layers, tails_size = with_offsets(
-        [_transposed(module.upsample, False, plain), *_seanet(module.decoder_seanet.layers, plain)]
+        [_transposed(module.upsample, False, exportable), *_seanet(module.decoder_seanet.layers, exportable)]
     )
     boundary, ratio = _boundary(layers[:0:-1], config.frame_size)
     resampling = layers[0]
     assert not isinstance(resampling, Residual)
-    return DecoderHalf(
-        near_audio=layers[len(layers) - boundary :],
-        near_transformer=layers[1 : len(layers) - boundary],
-        transformer=lay_out_transformer(module.decoder_transformer, plain),
+    return DecoderRuntime(
+        waveform_layers=layers[len(layers) - boundary :],
+        latent_layers=layers[1 : len(layers) - boundary],
+        transformer=lay_out_transformer(module.decoder_transformer, exportable),
         resampling=resampling,
         tails_size=tails_size,
-        near_audio_ratio=ratio,
+        waveform_ratio=ratio,
         **_sizes(config),
     )
 
@@ -112,7 +112,7 @@ def _boundary(layers_from_audio: Sequence[Layer], frame_size: int) -> tuple[int,
     return 0, ratio
 
 
-def _seanet(modules: Iterable[Any], plain: bool) -> list[Layer]:
+def _seanet(modules: Iterable[Any], exportable: bool) -> list[Layer]:
     layers: list[Layer] = []
     activates = False
     for module in modules:
@@ -122,20 +122,20 @@ def _seanet(modules: Iterable[Any], plain: bool) -> list[Layer]:
             activates = True
             continue
         if isinstance(module, MimiConv1d):
-            layers.append(_convolution(module, activates, plain))
+            layers.append(_convolution(module, activates, exportable))
         elif isinstance(module, MimiConvTranspose1d):
-            layers.append(_transposed(module, activates, plain))
+            layers.append(_transposed(module, activates, exportable))
         elif isinstance(module, MimiResnetBlock) and not activates:
-            inner = [layer for layer in _seanet(module.block, plain) if isinstance(layer, Convolution)]
+            inner = [layer for layer in _seanet(module.block, exportable) if isinstance(layer, Convolution)]
             has_shortcut = isinstance(module.shortcut, MimiConv1d)
-            layers.append(Residual(inner, _convolution(module.shortcut, False, plain) if has_shortcut else None))
+            layers.append(Residual(inner, _convolution(module.shortcut, False, exportable) if has_shortcut else None))
         else:
             raise Unsupported(f"it has a {type(module).__name__} where Mimi has none")
         activates = False
     return layers
 
 
-def _convolution(module: Any, activates: bool, plain: bool) -> Convolution:
+def _convolution(module: Any, activates: bool, exportable: bool) -> Convolution:
     convolution = module.conv
     if not module.causal or module.pad_mode not in ("constant", "replicate"):
         raise Unsupported(f"a convolution is not causal or padded by {module.pad_mode!r}")
@@ -144,7 +144,7 @@ def _convolution(module: Any, activates: bool, plain: bool) -> Convolution:
     stride, dilation = convolution.stride[0], convolution.dilation[0]
     weight = convolution_weight(convolution.weight)
     laid_out = Convolution(
-        convolution_parts(weight, convolution.bias, convolution.in_channels, stride, dilation, plain),
+        convolution_parts(weight, convolution.bias, convolution.in_channels, stride, dilation, exportable),
         convolution.in_channels,
         kernel=convolution.kernel_size[0],
         stride=stride,
@@ -157,7 +157,7 @@ def _convolution(module: Any, activates: bool, plain: bool) -> Convolution:
     return laid_out
 
 
-def _transposed(module: Any, activates: bool, plain: bool) -> Convolution | Upsampling:
+def _transposed(module: Any, activates: bool, exportable: bool) -> Convolution | Upsampling:
     convolution = module.conv
     stride = convolution.stride[0]
     bias = None if convolution.bias is None else convolution.bias.detach()
@@ -171,7 +171,7 @@ def _transposed(module: Any, activates: bool, plain: bool) -> Convolution | Upsa
     weight = transposed_convolution_weight(convolution.weight, stride, convolution.groups)
     repeated = None if bias is None else bias.repeat(stride)
     return Convolution(
-        convolution_parts(weight, repeated, convolution.in_channels, plain=plain),
+        convolution_parts(weight, repeated, convolution.in_channels, exportable=exportable),
         convolution.in_channels,
         kernel=2,
         upsampling=stride,
@@ -179,12 +179,12 @@ def _transposed(module: Any, activates: bool, plain: bool) -> Convolution | Upsa
     )
 
 
-def lay_out_transformer(module: Any, plain: bool = False) -> Transformer:
+def lay_out_transformer(module: Any, exportable: bool = False) -> Transformer:
     """A transformer for inference.
 
     Args:
         module: transformers' `MimiTransformerModel`.
-        plain: As in `lay_out`.
+        exportable: As in `lay_out`.
 
     Raises:
         Unsupported: If it computes something that this layout does not.
@@ -196,7 +196,7 @@ def lay_out_transformer(module: Any, plain: bool = False) -> Transformer:
     def joined(*linears):
         weights, biases = [each.weight for each in linears], [each.bias for each in linears]
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return LinearMap.of(weight, None if biases[0] is None else torch.cat(biases), plain)
+        return LinearMap.of(weight, None if biases[0] is None else torch.cat(biases), exportable)
 
     def tensors(norm):
         return norm.weight.detach(), norm.bias.detach()

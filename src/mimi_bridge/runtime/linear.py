@@ -34,10 +34,10 @@ class LinearMap:
     bias: Tensor | None = None
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None, plain: bool = False) -> "LinearMap":
-        """The map of a weight `(out, in)`, in blocks where that is faster; `plain` keeps it as it is."""
+    def of(cls, weight: Tensor, bias: Tensor | None = None, exportable: bool = False) -> "LinearMap":
+        """The map of a weight `(out, in)`, in blocks where that is faster; `exportable` keeps it as it is."""
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-        in_blocks = not plain and weight.device.type == "cpu" and weight.dtype == torch.float32
+        in_blocks = not exportable and weight.device.type == "cpu" and weight.dtype == torch.float32
         if in_blocks and weight.numel() >= MIN_SIZE and can_lay_out_in_blocks():
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), MIN_ROWS)
         return cls(weight, bias)

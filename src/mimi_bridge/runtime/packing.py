@@ -6,12 +6,12 @@ They are no part of the model's state: neither saved, copied nor moved with it, 
 from threading import Lock
 from typing import Any
 
-from .codec import DecoderHalf, EncoderHalf
+from .codec import DecoderRuntime, EncoderRuntime
 from .invalidation import Snapshot, Unsupported, check_attention, check_half, check_weights
 from .layout import lay_out
 from .quantizer import PackedQuantizer
 
-Packed = EncoderHalf | DecoderHalf | PackedQuantizer
+Packed = EncoderRuntime | DecoderRuntime | PackedQuantizer
 
 
 class PackedModel:
@@ -20,16 +20,16 @@ class PackedModel:
     Several threads may ask at once: one of them packs, the others wait for it.
 
     Args:
-        plain: See `layout.lay_out`.
+        exportable: See `layout.lay_out`.
     """
 
-    def __init__(self, plain: bool = False) -> None:
-        self._plain = plain
+    def __init__(self, exportable: bool = False) -> None:
+        self._exportable = exportable
         self._kept: dict[str, tuple[Snapshot, Packed]] = {}
         self._lock = Lock()
 
     def __reduce__(self):
-        return PackedModel, (self._plain,)  # copies of a model and saved models start without
+        return PackedModel, (self._exportable,)  # copies of a model and saved models start without
 
     def get(self, name: str, module: Any) -> Any:
         """The packed form of a part.
@@ -75,9 +75,9 @@ class PackedModel:
             check_weights(module)
             for transformer in _with_attention(name, module):
                 check_half(transformer)
-            return Snapshot(module), PackedQuantizer(module, self._plain)
+            return Snapshot(module), PackedQuantizer(module, self._exportable)
         check_half(module)
-        return Snapshot(module), lay_out(name, module, self._plain)
+        return Snapshot(module), lay_out(name, module, self._exportable)
 
 
 def _with_attention(name: str, module: Any) -> list[Any]:

@@ -33,9 +33,12 @@ class PackedContext:
     out: LinearMap
 
     @classmethod
-    def of(cls, context: Any, plain: bool) -> "PackedContext":
-        """The packed form of a `HeadContext`; `plain` as in `LinearMap.of`."""
-        return cls(lay_out_transformer(context.transformer, plain), LinearMap.of(context.out.weight, plain=plain))
+    def of(cls, context: Any, exportable: bool) -> "PackedContext":
+        """The packed form of a `HeadContext`; `exportable` as in `LinearMap.of`."""
+        return cls(
+            lay_out_transformer(context.transformer, exportable),
+            LinearMap.of(context.out.weight, exportable=exportable),
+        )
 
     def __call__(self, latents: Tensor, keys_values: Tensor, frames: Tensor, is_active: Tensor | None) -> Tensor:
         """What is added to what the head quantizes; moves `keys_values` on in place, as `Transformer` does."""
@@ -62,15 +65,15 @@ class PackedHead:
     context: PackedContext | None = None
 
     @classmethod
-    def of(cls, head: Any, plain: bool) -> "PackedHead":
-        """The packed form of a `QuantizerHead`; `plain` as in `LinearMap.of`."""
+    def of(cls, head: Any, exportable: bool) -> "PackedHead":
+        """The packed form of a `QuantizerHead`; `exportable` as in `LinearMap.of`."""
         codebooks = [codebook.detach().float() for codebook in head.codebooks]
         return cls(
-            LinearMap.of(head.project_in.weight[:, :, 0], plain=plain),
-            [LinearMap.of(-codebook, codebook.square().sum(dim=-1) / 2, plain) for codebook in codebooks],
+            LinearMap.of(head.project_in.weight[:, :, 0], exportable=exportable),
+            [LinearMap.of(-codebook, codebook.square().sum(dim=-1) / 2, exportable) for codebook in codebooks],
             codebooks,
-            LinearMap.of(head.project_out.weight[:, :, 0], plain=plain),
-            None if head.context is None else PackedContext.of(head.context, plain),
+            LinearMap.of(head.project_out.weight[:, :, 0], exportable=exportable),
+            None if head.context is None else PackedContext.of(head.context, exportable),
         )
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
@@ -100,12 +103,12 @@ class PackedQuantizer:
 
     Args:
         quantizer: What it is made of; λ is read there at each call.
-        plain: As in `LinearMap.of`.
+        exportable: As in `LinearMap.of`.
     """
 
-    def __init__(self, quantizer: Any, plain: bool = False):
+    def __init__(self, quantizer: Any, exportable: bool = False):
         self._settings = quantizer
-        self._heads = {name: PackedHead.of(head, plain) for name, head in quantizer.heads.items()}
+        self._heads = {name: PackedHead.of(head, exportable) for name, head in quantizer.heads.items()}
         self._content, self._prosody, self._acoustic = self._heads.values()
 
     @property

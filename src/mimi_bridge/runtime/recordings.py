@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codec import DecoderHalf, EncoderHalf
+from .codec import DecoderRuntime, EncoderRuntime
 from .invalidation import Unsupported
 from .quantizer import PackedQuantizer
 
@@ -44,7 +44,7 @@ def _asks_for_gradients(given: Tensor, names: tuple[str, ...], modules: list[nn.
 
 
 def encode_recordings(
-    half: EncoderHalf, quantizer: PackedQuantizer, audio: Tensor, audio_codes_mask: Tensor, num_quantizers: int
+    half: EncoderRuntime, quantizer: PackedQuantizer, audio: Tensor, audio_codes_mask: Tensor, num_quantizers: int
 ) -> Tensor:
     """Codes of recordings of any length; on a CPU a padded batch row by row, each without its padding.
 
@@ -80,7 +80,7 @@ def encode_recordings(
 
 
 @torch.no_grad()
-def decode_recordings(half: DecoderHalf, quantizer: PackedQuantizer, audio_codes: Tensor) -> Tensor:
+def decode_recordings(half: DecoderRuntime, quantizer: PackedQuantizer, audio_codes: Tensor) -> Tensor:
     """Audio of codes of any length: `(batch, codebooks, frames)` -> `(batch, channels, frames * frame_size)`."""
     batch_size, _, num_frames = audio_codes.shape
     chunks = audio_codes.split(half.chunk_frames(batch_size), dim=-1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codec import DecoderHalf, EncoderHalf, State, for_inference
+from .codec import DecoderRuntime, EncoderRuntime, State, for_inference
 from .quantizer import PackedQuantizer
 
 Step = Callable[..., tuple[Tensor, State]]
@@ -35,7 +35,7 @@ class StreamSteps:
 
     def encode(
         self,
-        half: EncoderHalf,
+        half: EncoderRuntime,
         quantizer: PackedQuantizer,
         state: State,
         audio: Tensor,
@@ -62,7 +62,7 @@ class StreamSteps:
 
     def decode(
         self,
-        half: DecoderHalf,
+        half: DecoderRuntime,
         quantizer: PackedQuantizer,
         state: State,
         codes: Tensor,

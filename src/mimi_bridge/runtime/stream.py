@@ -2,7 +2,7 @@
 
 A stream holds all that must be remembered between calls: the state of both halves, and for each row the samples that
 do not fill a frame yet. Rows are conversations that run side by side; each starts, pauses and ends on its own. So one
-call may complete a frame in some rows and none in others: a row's missing frames are marked by `NO_CODE`, last, and
+call may complete a frame in some rows and none in others: a row's missing frames are marked by `PAD_CODE`, last, and
 `decode` gives silence for them and leaves such a row's state alone.
 
 Everything is checked before anything changes: a call that raises has not happened. Calls from several threads, one for
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ..frames import check_tensor, is_finite
-from .codec import EncoderHalf, Half, State, for_inference
+from .codec import CodecRuntime, EncoderRuntime, State, for_inference
 from .quantizer import PackedQuantizer
 from .steps import StreamSteps
 
-NO_CODE = -1  # in codes: this row has no such frame
+PAD_CODE = -1  # in codes: this row has no such frame
 HALVES = ("encoder", "decoder")
 BEGUN = {"tails", "positions", "context_frames"}  # 0 where a row begins; by positions, old keys are out of sight
 
@@ -76,7 +76,7 @@ class MimiBridgeStream:
                 f"cuda_graphs needs the model on a GPU, but it is on {self._like.device}; move it there, or leave "
                 "cuda_graphs out."
             )
-        self._steps = StreamSteps(self.num_quantizers, cuda_graphs, NO_CODE)
+        self._steps = StreamSteps(self.num_quantizers, cuda_graphs, PAD_CODE)
         self._waiting = self._like.new_zeros(batch_size, self._channels, self._frame_size)
         self._num_waiting = [0] * batch_size
 
@@ -111,7 +111,7 @@ class MimiBridgeStream:
             exec_mask: False on rows that pause, `(batch,)`: their samples are not looked at, their state stays.
 
         Returns:
-            `(batch, num_quantizers, frames)`, int64; `NO_CODE` where a row has fewer frames than the others.
+            `(batch, num_quantizers, frames)`, int64; `PAD_CODE` where a row has fewer frames than the others.
 
         Raises:
             ValueError: If the chunk does not fit the stream, or holds NaN or infinity, which names the row.
@@ -145,7 +145,7 @@ class MimiBridgeStream:
             exec_mask: True on rows to flush, `(batch,)`; all, if left out.
 
         Returns:
-            `(batch, num_quantizers, 1)`, `NO_CODE` in rows where nothing waited; no frame if there is none anywhere.
+            `(batch, num_quantizers, 1)`, `PAD_CODE` in rows where nothing waited; no frame if there is none anywhere.
         """
         half = self._half("encoder")
         active = self._active_rows(exec_mask)
@@ -163,7 +163,7 @@ class MimiBridgeStream:
         """Audio of the next frames.
 
         Args:
-            audio_codes: `(batch, codebooks, frames)`, integers, of the first 1 to all codebooks; `NO_CODE` in all
+            audio_codes: `(batch, codebooks, frames)`, integers, of the first 1 to all codebooks; `PAD_CODE` in all
                 codebooks of a frame that a row does not have.
             exec_mask: False on rows that pause, `(batch,)`: their codes are not looked at, their state stays.
 
@@ -262,7 +262,7 @@ class MimiBridgeStream:
         self._waiting = self._waiting.to(device)
         return self
 
-    def _encode_all_alike(self, half: EncoderHalf, chunk: Tensor, counts: list[int]) -> Tensor:
+    def _encode_all_alike(self, half: EncoderRuntime, chunk: Tensor, counts: list[int]) -> Tensor:
         # As `encode`, where as many samples wait in every row, and none pauses.
         audio = torch.cat([self._waiting[..., : self._num_waiting[0]], chunk], dim=-1)
         codes, self._state["encoder"] = self._encode_frames(half, audio, counts)
@@ -271,10 +271,10 @@ class MimiBridgeStream:
         self._num_waiting = [rest.shape[-1]] * self.batch_size
         return codes
 
-    def _encode_frames(self, half: EncoderHalf, audio: Tensor, counts: list[int]) -> tuple[Tensor, State]:
+    def _encode_frames(self, half: EncoderRuntime, audio: Tensor, counts: list[int]) -> tuple[Tensor, State]:
         frames = torch.arange(max(counts))
         segments = _segments(frames < torch.tensor(counts)[:, None], half.chunk_frames(self.batch_size))
-        codes = torch.full((self.batch_size, self.num_quantizers, max(counts)), NO_CODE, device=self.device)
+        codes = torch.full((self.batch_size, self.num_quantizers, max(counts)), PAD_CODE, device=self.device)
         state, quantizer = self._ready(half, self._state["encoder"], segments), self._quantizer()
         for start, end, is_active in segments:
             piece = audio[..., start * self._frame_size : end * self._frame_size]
@@ -283,7 +283,7 @@ class MimiBridgeStream:
             codes[..., start:end] = found
         return codes, state
 
-    def _ready(self, half: Half, state: State, segments: list) -> State:
+    def _ready(self, half: CodecRuntime, state: State, segments: list) -> State:
         """A state that may be used up: more than one call in a row would write over keys of the one we hold."""
         return half.copied(state) if len(segments) > 1 else state
 
@@ -349,13 +349,13 @@ class MimiBridgeStream:
             )
         codes = codes.cpu()
         has_frame = torch.zeros(self.batch_size, codes.shape[-1], dtype=torch.bool)
-        has_frame[active] = (codes[active] != NO_CODE).any(dim=1)
+        has_frame[active] = (codes[active] != PAD_CODE).any(dim=1)
         wrong = ((codes < 0) | (codes >= size)) & has_frame[:, None]
         if bool(wrong.any()):
             row, codebook, frame = (int(index) for index in wrong.nonzero()[0])
             raise ValueError(
-                f"audio_codes must lie in [0, {size}), or be {NO_CODE} in all codebooks where a row has no frame; row "
-                f"{row} holds {int(codes[row, codebook, frame])} in codebook {codebook}."
+                f"audio_codes must lie in [0, {size}), or be {PAD_CODE} in all codebooks where a row has no frame; "
+                f"row {row} holds {int(codes[row, codebook, frame])} in codebook {codebook}."
             )
         return has_frame
 

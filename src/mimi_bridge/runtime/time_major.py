@@ -200,7 +200,7 @@ def transposed_convolution_weight(weight: Tensor, stride: int, groups: int = 1) 
 
 
 def convolution_parts(
-    weight: Tensor, bias: Tensor | None, in_channels: int, stride: int = 1, dilation: int = 1, plain: bool = False
+    weight: Tensor, bias: Tensor | None, in_channels: int, stride: int = 1, dilation: int = 1, exportable: bool = False
 ) -> list[LinearMap]:
     """The maps of a `Convolution`: on a CPU taken apart, where that saves a copy of the windows.
 
@@ -210,12 +210,12 @@ def convolution_parts(
         in_channels: See `Convolution`.
         stride: See `Convolution`.
         dilation: See `Convolution`.
-        plain: One map whose weight is as given, which any device takes and a program can be exported of.
+        exportable: One map whose weight is as given, which any device takes and a program can be exported of.
     """
     columns = stride * in_channels
     is_whole = weight.shape[1] % columns != 0 or (stride > 1 and dilation > 1)
-    if plain or weight.device.type != "cpu" or is_whole or columns < MIN_COLUMNS_OF_A_SUM:
-        return [LinearMap.of(weight.contiguous(), bias, plain)]
+    if exportable or weight.device.type != "cpu" or is_whole or columns < MIN_COLUMNS_OF_A_SUM:
+        return [LinearMap.of(weight.contiguous(), bias, exportable)]
     first, *others = weight.split(columns, dim=1)
     return [LinearMap.of(first.contiguous(), bias), *(LinearMap.of(each.contiguous()) for each in others)]
 

@@ -65,7 +65,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         readout_learning_rate: Of the maps that read phones, features, prosody and speakers.
         residual_weight_end: λ at the end. Left out, 1; the model's own where neither the encoder nor a head learns, so
             that codes stay what they are.
-        residual_weight_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
+        residual_weight_warmup_ratio: Share of the steps over which λ moves there from the model's own; 0: at once.
         content_init: Where a content head that is new begins: `"k-means"` of what it gets to see; `"least-squares"`,
             the directions in which latents tell the teacher, and k-means there; or `"none"`.
         init_frames: Frames looked at before the first step, for `content_init` and for the teachers' statistics.
@@ -101,7 +101,9 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     acoustic_dropout: float = field(default=0.0, metadata={"help": "share decoded without acoustic codes"})
     readout_learning_rate: float = field(default=1e-3, metadata={"help": "of what reads phones, prosody, speakers"})
     residual_weight_end: float | None = field(default=None, metadata={"help": "lambda at the end"})
-    residual_weight_ratio: float = field(default=0.6, metadata={"help": "share of the steps over which it moves"})
+    residual_weight_warmup_ratio: float = field(
+        default=0.6, metadata={"help": "share of the steps over which it moves"}
+    )
     content_init: str = field(default="k-means", metadata={"help": "k-means, least-squares or none"})
     init_frames: int = field(default=60_000, metadata={"help": "frames looked at before the first step"})
     revive_every: int = field(default=10, metadata={"help": "steps between two looks for unused entries"})
@@ -128,7 +130,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         for name, least in (("revive_every", 0), ("init_frames", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("residual_weight_end", "residual_weight_ratio", "revive_below", "collapse_below"):
+        for name in ("residual_weight_end", "residual_weight_warmup_ratio", "revive_below", "collapse_below"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")

@@ -60,7 +60,7 @@ def fill_from_data(
         raise ValueError("latents must hold at least one frame, got none.")
     residual = head.project_in(latents.T[None].to(head.project_in.weight.dtype))[0].T.float()
     scale, perplexities = frames_per_step / len(latents), []
-    for codebook in head.stores:
+    for codebook in head.vq_codebooks:
         size = codebook.embed.shape[1]
         entries, counts = k_means(residual, size, generator, steps)
         set_entries(codebook, torch.arange(size, device=entries.device), entries, counts * scale)
@@ -90,7 +90,7 @@ def revive_unused(head: QuantizerHead, latents: Tensor, generator: torch.Generat
 def revive_unused_from(head: QuantizerHead, inputs: Tensor, generator: torch.Generator, below: float) -> list[int]:
     """As `revive_unused`, from what the head's first codebook was asked for, `(frames, codebook_dim)`."""
     residual, replaced = inputs, []
-    for codebook in head.stores:
+    for codebook in head.vq_codebooks:
         counts = codebook.cluster_size[0]
         unused = (counts < below * counts.mean()).nonzero()[:, 0]
         entries = codebook.embed[0]

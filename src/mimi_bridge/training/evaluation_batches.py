@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
 
-NO_CODE_HERE = -100  # what transformers fills predictions up with
+PADDING_INDEX = -100  # what transformers fills predictions up with
 
 
 def num_rows_that_count(num_rows: int, accelerator: Accelerator) -> int:
@@ -31,7 +31,7 @@ def num_rows_that_count(num_rows: int, accelerator: Accelerator) -> int:
 
 def no_codes(num_rows: int, model: MimiBridgeModel, device: torch.device) -> Tensor:
     """Codes of rows that do not count, `(rows, 1, codebooks)`."""
-    return torch.full((num_rows, 1, model.quantizer.num_quantizers), NO_CODE_HERE, device=device)
+    return torch.full((num_rows, 1, model.quantizer.num_quantizers), PADDING_INDEX, device=device)
 
 
 def codes_to_gather(outputs: MimiBridgeOutput, num_rows: int) -> Tensor:
@@ -42,8 +42,8 @@ def codes_to_gather(outputs: MimiBridgeOutput, num_rows: int) -> Tensor:
         num_rows: Of the batch, those that do not count among them.
     """
     assert outputs.audio_codes is not None and outputs.audio_codes_mask is not None
-    codes = outputs.audio_codes.transpose(1, 2).masked_fill(~outputs.audio_codes_mask[:, :, None], NO_CODE_HERE)
-    return nn.functional.pad(codes, (0, 0, 0, 0, 0, num_rows - len(codes)), value=NO_CODE_HERE)
+    codes = outputs.audio_codes.transpose(1, 2).masked_fill(~outputs.audio_codes_mask[:, :, None], PADDING_INDEX)
+    return nn.functional.pad(codes, (0, 0, 0, 0, 0, num_rows - len(codes)), value=PADDING_INDEX)
 
 
 @contextmanager

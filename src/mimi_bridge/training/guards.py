@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from .metrics import TrainingMetrics
 from .objective import BLAME, Term
-from .tally import Tally
 
 CERTAIN_COLLAPSE = 1.5  # a perplexity that no codebook may have, however small it is
 STILL_SOUND = "the checkpoints written so far are sound."
@@ -64,12 +64,12 @@ def raise_if_gradient_not_finite(norm: float, step: int) -> None:
 
 
 def raise_if_collapsed(
-    tally: Tally, levels: dict[str, range], share: float, step: int, num_frames: float = math.inf
+    metrics: TrainingMetrics, levels: dict[str, range], share: float, step: int, num_frames: float = math.inf
 ) -> None:
     """Refuse to go on with a codebook whose codes have hardly any perplexity left.
 
     Args:
-        tally: Of many frames; with fewer than a codebook has entries, nothing is said.
+        metrics: Of many frames; with fewer than a codebook has entries, nothing is said.
         levels: Of each head that learns, by name, the numbers of its codebooks.
         share: Least perplexity, of the codebook's size; 0 never refuses.
         step: For the message.
@@ -78,11 +78,11 @@ def raise_if_collapsed(
     Raises:
         HeadCollapsedError: Naming the step and the head.
     """
-    size = tally.code_counts.shape[1]
+    size = metrics.code_counts.shape[1]
     possible = min(size, num_frames)
-    if share == 0 or tally.code_counts[0].sum() < size:
+    if share == 0 or metrics.code_counts[0].sum() < size:
         return
-    perplexity = tally.perplexity()
+    perplexity = metrics.perplexity()
     for name, numbers in levels.items():
         for number in numbers:
             if perplexity[number] < max(CERTAIN_COLLAPSE, share * possible):

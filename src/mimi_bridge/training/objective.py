@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..alignment_targets import delay_targets, lay_out_tokens
+from ..alignment_targets import align_tokens_to_frames, delay_targets
 from ..frames import frame_mask_from_padding_mask, silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -61,7 +61,7 @@ def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
     if "qwen_hidden" in batch:
         dummies = batch["qwen_hidden"].new_zeros(*batch["qwen_hidden"].shape[:2], 1)
         places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
-        laid_out = lay_out_tokens(dummies, frame_mask, model.config.frame_rate, *places)
+        laid_out = align_tokens_to_frames(dummies, frame_mask, model.config.frame_rate, *places)
         counts.append(delay_targets(*laid_out, model.config.content_delay, frame_mask)[1].sum())
     else:
         counts.append(counts[0].new_zeros(()))

@@ -19,7 +19,7 @@ PARTS = {
     "decoder": ("decoder.",),
 }
 CODEC = ("encoder", "decoder")  # what `codec` names, where neither is named itself
-SHARES = {"content": 1.0, "prosody": 1.0, "bridges": 1.0, "acoustic": 0.1, "encoder": 0.0, "decoder": 0.0}
+LR_SCALES = {"content": 1.0, "prosody": 1.0, "bridges": 1.0, "acoustic": 0.1, "encoder": 0.0, "decoder": 0.0}
 UNDECAYED = ("_codebook.embed", ".bias", "_scale.scale")
 
 
@@ -41,7 +41,7 @@ def learning_rates(learning_rate: float, other: dict[str, float]) -> dict[str, f
         )
     named = dict.fromkeys(CODEC, other["codec"]) if "codec" in other else {}
     named |= {part: rate for part, rate in other.items() if part != "codec"}
-    rates = {part: named.get(part, share * learning_rate) for part, share in SHARES.items()}
+    rates = {part: named.get(part, share * learning_rate) for part, share in LR_SCALES.items()}
     for part, rate in (other | rates).items():
         if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
             raise ValueError(f"the learning rate of {part} must be at least 0, got {rate!r}; 0 freezes it.")
@@ -99,7 +99,7 @@ def frozen_by_hand(model: nn.Module, rates: dict[str, float]) -> list[str]:
     ]
 
 
-def hold_frozen_parts_still(model: nn.Module, rates: dict[str, float]) -> None:
+def set_frozen_modules_to_eval(model: nn.Module, rates: dict[str, float]) -> None:
     """Put the parts whose rate is 0 into eval mode, in which no codebook moves."""
     for name, module in model.named_modules():
         if any(rates[part] == 0 and f"{name}." in prefixes for part, prefixes in PARTS.items()):

@@ -10,7 +10,7 @@ from torch import nn
 from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
 from .arguments import READOUT_WEIGHTS, MimiBridgeTrainingArguments
-from .beginning import bridges_of
+from .content_init import bridges_of
 from .optimizer import CODEC
 
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")

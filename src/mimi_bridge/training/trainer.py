@@ -25,15 +25,15 @@ from ..outputs import MimiBridgeOutput
 from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
-from .beginning import (
+from .codebooks import revive_unused_from
+from .content_init import (
     begin_with_k_means,
     begin_with_least_squares,
     bridges_of,
+    collect_init_frames,
     has_statistics,
     set_teacher_statistics,
-    take_survey,
 )
-from .codebooks import revive_unused_from
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import (
     raise_if_collapsed,
@@ -41,8 +41,9 @@ from .guards import (
     raise_if_not_finite,
     raise_if_nothing_learns,
 )
+from .metrics import TrainingMetrics
 from .objective import COUNTED, Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
-from .optimizer import freeze, frozen_by_hand, hold_frozen_parts_still, parameter_groups, rates_in
+from .optimizer import freeze, frozen_by_hand, parameter_groups, rates_in, set_frozen_modules_to_eval
 from .options import check_data_set, check_model, check_options, check_statistics
 from .readout_targets import READOUT_KEYS, readout_targets
 from .readouts import (
@@ -55,7 +56,6 @@ from .readouts import (
     speakers_of,
 )
 from .reference import Reference, is_fresh
-from .tally import Tally
 
 logger = logging.get_logger(__name__)
 
@@ -132,7 +132,7 @@ class MimiBridgeTrainer(Trainer):
         self._frames_of_data: float = math.inf
         self._frozen: list[nn.Parameter] = []
         self._rates_of_step: dict[str, float] = {}
-        self._train_tally = self._eval_tally = self._trained_on = self._new_tally()
+        self._train_metrics = self._eval_metrics = self._trained_on = self._new_metrics()
         self._set_up()
         self._holds_anchor = self.reference.is_original
         self.add_callback(_StepCallback(self))
@@ -217,7 +217,7 @@ class MimiBridgeTrainer(Trainer):
         target_latents = inputs.pop("target_latents", None), inputs.pop("target_mask", None)
         read_from = {name: inputs.pop(name) for name in READOUT_KEYS if name in inputs}
         if model.training:
-            hold_frozen_parts_still(self.bridge_model, self.rates)
+            set_frozen_modules_to_eval(self.bridge_model, self.rates)
         audio = inputs.get("input_values")
         if audio is None:
             self._refuse_losses_of_audio(model.training)
@@ -246,10 +246,10 @@ class MimiBridgeTrainer(Trainer):
         if model.training:
             raise_if_nothing_learns(loss, self.rates)
             raise_if_not_finite(terms, self.state.global_step + 1)
-            self._train_tally.add(terms, outputs, target_sums)
+            self._train_metrics.add(terms, outputs, target_sums)
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         else:
-            self._eval_tally.add(terms, outputs, target_sums)
+            self._eval_metrics.add(terms, outputs, target_sums)
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
@@ -310,13 +310,13 @@ class MimiBridgeTrainer(Trainer):
         Beside the distance to a teacher stands the one that the mean of the training's targets would get. The
         discriminator's losses are no part of it. The model is left as it was, after `bf16_full_eval`, too.
         """
-        self._eval_tally = self._new_tally()
+        self._eval_metrics = self._new_metrics()
         halves = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
         with weights_kept(self.bridge_model) if halves else nullcontext():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        results = self._gathered(self._eval_tally).results(fitted_on=self._trained_on)
+        results = self._gathered(self._eval_metrics).results(fitted_on=self._trained_on)
         losses = {name.removeprefix("loss_"): value for name, value in results.items() if name.startswith("loss_")}
         total = sum(self._weight(name) * value for name, value in losses.items())
         assert output.metrics is not None
@@ -325,22 +325,22 @@ class MimiBridgeTrainer(Trainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in transformers; a line of training also says what the tally counted, λ, the drift and each part's rate.
+        """As in transformers; a line of training also has the `TrainingMetrics`, λ, the drift and each part's rate.
 
         Raises:
             HeadCollapsedError: If a codebook that learns is hardly used any more.
         """
         if "loss" in logs:
-            tally = self._gathered(self._train_tally)
-            self._train_tally = self._new_tally()
-            self._trained_on.add_targets_of(tally)
+            metrics = self._gathered(self._train_metrics)
+            self._train_metrics = self._new_metrics()
+            self._trained_on.add_targets_of(metrics)
             drift = self.reference.drift(self.bridge_model.quantizer)
-            logs |= tally.results() | {f"drift_{name}": value for name, value in drift.items()}
+            logs |= metrics.results() | {f"drift_{name}": value for name, value in drift.items()}
             logs["residual_weight"] = self.bridge_model.config.residual_weight
             logs |= {f"learning_rate_{name}": rate for name, rate in self._rates_of_step.items()}
             super().log(logs, start_time)
             share, step = self.bridge_args.collapse_below, self.state.global_step
-            raise_if_collapsed(tally, self._levels(), share, step, self._frames_of_data)
+            raise_if_collapsed(metrics, self._levels(), share, step, self._frames_of_data)
         else:
             super().log(logs, start_time)
 
@@ -392,7 +392,7 @@ class MimiBridgeTrainer(Trainer):
         else:
             self._initialise()
         self.move_residual_weight()
-        self._train_tally = self._new_tally()
+        self._train_metrics = self._new_metrics()
 
     def begin_epoch(self) -> None:
         """Take the crops of the epoch, and count its frames."""
@@ -420,7 +420,7 @@ class MimiBridgeTrainer(Trainer):
     def move_residual_weight(self) -> None:
         """Put λ where it belongs after so many steps."""
         args = self.bridge_args
-        steps = args.residual_weight_ratio * self.state.max_steps
+        steps = args.residual_weight_warmup_ratio * self.state.max_steps
         share = min(1.0, self.state.global_step / steps) if steps else 1.0
         start, end = self.residual_weight_start, args.residual_weight_end
         if end is None:
@@ -463,8 +463,8 @@ class MimiBridgeTrainer(Trainer):
         weight = args.adversarial_weight
         self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator) if weight else None
         self._set_up_readouts()
-        self._train_tally, self._eval_tally = self._new_tally(), self._new_tally()
-        self._trained_on = self._new_tally()
+        self._train_metrics, self._eval_metrics = self._new_metrics(), self._new_metrics()
+        self._trained_on = self._new_metrics()
         self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
         self._frames_of_data = math.inf
 
@@ -561,7 +561,7 @@ class MimiBridgeTrainer(Trainer):
                     "less than a step; raise learning_rate or codebook_decay, or set codebook_update to gradient."
                 )
             if rate > 0:
-                head.learner = CodebookLearner(head.stores, args.codebook_update, max(0.0, 1 - speed))
+                head.learner = CodebookLearner(head.vq_codebooks, args.codebook_update, max(0.0, 1 - speed))
 
     def _levels(self) -> dict[str, range]:
         # Of the heads that learn, the numbers of their codebooks.
@@ -588,23 +588,25 @@ class MimiBridgeTrainer(Trainer):
             for name, bridge in bridges_of(quantizer).items()
             if self._uses_teacher(name) and name not in stored and not has_statistics(bridge)
         ]
-        survey = None
+        init_frames = None
         if begin is not None or (is_new and unknown):
             collate, num_frames = self.data_collator, args.init_frames
-            survey = take_survey(self.bridge_model, self.train_dataset, collate, num_frames, args.seed, args.device)
-        set_teacher_statistics(quantizer, survey, stored)
-        if begin is None or survey is None:
+            init_frames = collect_init_frames(
+                self.bridge_model, self.train_dataset, collate, num_frames, args.seed, args.device
+            )
+        set_teacher_statistics(quantizer, init_frames, stored)
+        if begin is None or init_frames is None:
             return
-        if len(survey.latents) < quantizer.codebook_size:
+        if len(init_frames.latents) < quantizer.codebook_size:
             logger.warning(
                 "the training data has %d frames for the %d entries of the content head's codebook, so entries repeat "
                 "each other; it is enough to try things out, not to learn from",
-                len(survey.latents),
+                len(init_frames.latents),
                 quantizer.codebook_size,
             )
         batch = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        frames_per_step = max(1, round(survey.frames_per_row * batch))
-        perplexity = begin(quantizer, survey, frames_per_step, torch.Generator().manual_seed(args.seed))
+        frames_per_step = max(1, round(init_frames.frames_per_row * batch))
+        perplexity = begin(quantizer, init_frames, frames_per_step, torch.Generator().manual_seed(args.seed))
         logger.info("the content head begins with %s, perplexity %.0f", args.content_init, perplexity)
 
     def _uses_teacher(self, name: str) -> bool:
@@ -638,14 +640,14 @@ class MimiBridgeTrainer(Trainer):
         blocks = padded.view(len(counts), -1, rows.shape[-1])
         return torch.cat([block[: int(count)] for block, count in zip(blocks, counts, strict=True)])
 
-    def _new_tally(self) -> Tally:
-        return Tally(self.bridge_model.quantizer, self.readouts.baselines() if self.readouts else None)
+    def _new_metrics(self) -> TrainingMetrics:
+        return TrainingMetrics(self.bridge_model.quantizer, self.readouts.baselines() if self.readouts else None)
 
-    def _gathered(self, tally: Tally) -> Tally:
+    def _gathered(self, metrics: TrainingMetrics) -> TrainingMetrics:
         if self.accelerator.num_processes > 1:
-            sums = tally.sums().to(self.args.device)
-            tally.set_sums(cast(Tensor, self.accelerator.reduce(sums, "sum")))
-        return tally
+            sums = metrics.sums().to(self.args.device)
+            metrics.set_sums(cast(Tensor, self.accelerator.reduce(sums, "sum")))
+        return metrics
 
 
 class _StepCallback(TrainerCallback):

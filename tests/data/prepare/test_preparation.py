@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer, EncodecFeatureExtractor
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from commands import start_command
-from mimi_bridge.alignment_targets import lay_out_tokens, pool_to_frames
+from mimi_bridge.alignment_targets import align_tokens_to_frames, pool_to_frames
 from mimi_bridge.audio.espeak import VOICES, synthesize
 from mimi_bridge.audio.files import load_audio
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
@@ -143,7 +143,7 @@ def test_statistics_are_those_of_the_frames_that_training_sees(prepared):
     for row in rows_of(prepared[0]):
         mask = torch.ones(1, int(row["num_frames"])).bool()
         hidden, spans = (torch.from_numpy(row[name])[None] for name in ("qwen_hidden", "token_spans"))
-        laid_out, has_target = lay_out_tokens(hidden, mask, 12.5, spans=spans)
+        laid_out, has_target = align_tokens_to_frames(hidden, mask, 12.5, spans=spans)
         targets["qwen"].append(laid_out[has_target])
         targets["wavlm"].append(torch.from_numpy(row["wavlm_features"]))
     for name, parts in targets.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from ...alignment_targets import lay_out_tokens
+from ...alignment_targets import align_tokens_to_frames
 from ...configuration_mimi_bridge import MimiBridgeConfig
 from ...frames import num_frames_for
 from ...modeling_mimi_bridge import MimiBridgeModel
@@ -290,7 +290,7 @@ def _count(row: dict[str, Any], num_frames: int, statistics: dict[str, RunningSt
     if row.get("qwen_hidden") is not None:
         hidden, spans = (torch.from_numpy(row[name]).float()[None] for name in ("qwen_hidden", "token_spans"))
         frame_mask = torch.ones(1, num_frames, dtype=torch.bool)
-        targets, has_target = lay_out_tokens(hidden, frame_mask, FRAME_RATE, spans=spans)
+        targets, has_target = align_tokens_to_frames(hidden, frame_mask, FRAME_RATE, spans=spans)
         statistics["qwen"].add(targets[has_target])
     if row.get("wavlm_features") is not None:
         statistics["wavlm"].add(row["wavlm_features"])

@@ -9,8 +9,8 @@ from torch import Tensor
 from mimi_bridge.distillation import TeacherDistance, target_sums
 from mimi_bridge.outputs import MimiBridgeOutput
 from mimi_bridge.quantizer import CausalBridgeQuantizer
+from mimi_bridge.training.metrics import TrainingMetrics
 from mimi_bridge.training.objective import LOSSES, Term
-from mimi_bridge.training.tally import Tally
 
 CODEBOOK_SIZE, NUM_ACOUSTIC, QWEN_DIM, WAVLM_DIM = 8, 3, 5, 4
 NUM_CODEBOOKS = 2 + NUM_ACOUSTIC
@@ -18,9 +18,9 @@ ROWS, FRAMES = 3, 12
 DISTANCES = {"qwen": "mse", "wavlm": "cosine"}
 
 
-def new_tally() -> Tally:
+def new_metrics() -> TrainingMetrics:
     sizes = {"num_acoustic_codebooks": NUM_ACOUSTIC, "codebook_size": CODEBOOK_SIZE}
-    return Tally(CausalBridgeQuantizer(4, QWEN_DIM, WAVLM_DIM, **sizes, distances=DISTANCES))
+    return TrainingMetrics(CausalBridgeQuantizer(4, QWEN_DIM, WAVLM_DIM, **sizes, distances=DISTANCES))
 
 
 def batch(seed: int) -> tuple[dict[str, Term], MimiBridgeOutput, dict[str, Tensor]]:
@@ -42,11 +42,11 @@ def batch(seed: int) -> tuple[dict[str, Term], MimiBridgeOutput, dict[str, Tenso
     return terms, MimiBridgeOutput(audio_codes=codes, audio_codes_mask=mask, distances=distances), targets
 
 
-def tally_of(*seeds: int) -> Tally:
-    tally = new_tally()
+def metrics_of(*seeds: int) -> TrainingMetrics:
+    metrics = new_metrics()
     for seed in seeds:
-        tally.add(*batch(seed)[:2])
-    return tally
+        metrics.add(*batch(seed)[:2])
+    return metrics
 
 
 def codes_of(*seeds: int) -> list[list[int]]:
@@ -60,42 +60,42 @@ def codes_of(*seeds: int) -> list[list[int]]:
     return codes
 
 
-def tally_of_codes(codes: list[list[int]], size: int = CODEBOOK_SIZE) -> Tally:
-    """A tally of one row of codes, the same for every codebook that is not given."""
-    tally = Tally(CausalBridgeQuantizer(4, 3, 2, num_acoustic_codebooks=NUM_ACOUSTIC, codebook_size=size))
+def metrics_of_codes(codes: list[list[int]], size: int = CODEBOOK_SIZE) -> TrainingMetrics:
+    """Metrics of one row of codes, the same for every codebook that is not given."""
+    metrics = TrainingMetrics(CausalBridgeQuantizer(4, 3, 2, num_acoustic_codebooks=NUM_ACOUSTIC, codebook_size=size))
     rows = torch.tensor(codes + codes[-1:] * (NUM_CODEBOOKS - len(codes)))[None]
-    tally.add({}, MimiBridgeOutput(audio_codes=rows, audio_codes_mask=torch.ones(1, rows.shape[-1]).bool()))
-    return tally
+    metrics.add({}, MimiBridgeOutput(audio_codes=rows, audio_codes_mask=torch.ones(1, rows.shape[-1]).bool()))
+    return metrics
 
 
 def test_nothing_counted_is_nothing_to_report():
-    assert new_tally().results() == {}
+    assert new_metrics().results() == {}
 
 
 # --- losses ---
 
 
 def test_losses_are_means_over_the_frames_of_all_batches():
-    tally, sums = new_tally(), dict.fromkeys(LOSSES, (0.0, 0))
+    metrics, sums = new_metrics(), dict.fromkeys(LOSSES, (0.0, 0))
     for seed in range(4):
         terms, outputs, _ = batch(seed)
         if seed == 2:
             del terms["latents"]
-        tally.add(terms, outputs)
+        metrics.add(terms, outputs)
         for name, term in terms.items():
             total, count = sums[name]
             sums[name] = (total + term.value.item() * int(term.num_frames), count + int(term.num_frames))
     expected = {f"loss_{name}": total / count for name, (total, count) in sums.items() if count}
-    results = {name: value for name, value in tally.results().items() if name.startswith("loss_")}
+    results = {name: value for name, value in metrics.results().items() if name.startswith("loss_")}
     assert results == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_is_reported_under_its_own_name(name):
-    tally, (_, outputs, _) = new_tally(), batch(0)
+    metrics, (_, outputs, _) = new_metrics(), batch(0)
     for value, num_frames in ((3.0, 1), (1.0, 3), (7.0, 0)):
-        tally.add({name: Term(torch.tensor(value, requires_grad=True), torch.tensor(num_frames))}, outputs)
-    assert {n: v for n, v in tally.results().items() if n.startswith("loss_")} == {f"loss_{name}": 1.5}
+        metrics.add({name: Term(torch.tensor(value, requires_grad=True), torch.tensor(num_frames))}, outputs)
+    assert {n: v for n, v in metrics.results().items() if n.startswith("loss_")} == {f"loss_{name}": 1.5}
 
 
 # --- codes ---
@@ -104,14 +104,14 @@ def test_loss_is_reported_under_its_own_name(name):
 def test_usage_is_the_share_of_codes_that_were_used_of_those_that_could_be():
     codes = codes_of(0, 1)
     expected = [len(set(level)) / min(len(level), CODEBOOK_SIZE) for level in codes]
-    assert tally_of(0, 1).usage().tolist() == pytest.approx(expected)
+    assert metrics_of(0, 1).usage().tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "codes, expected", [([3, 3, 5], 2 / 3), ([3], 1.0), ([1] * 20, 1 / 8), ([*range(8)] * 2, 1.0)]
 )
 def test_usage_by_hand(codes, expected):
-    assert tally_of_codes([codes]).results()["usage_content"] == pytest.approx(expected)
+    assert metrics_of_codes([codes]).results()["usage_content"] == pytest.approx(expected)
 
 
 def test_perplexity_is_that_of_the_shares_of_the_codes():
@@ -119,19 +119,19 @@ def test_perplexity_is_that_of_the_shares_of_the_codes():
     for level in codes_of(0, 1):
         shares = [level.count(code) / len(level) for code in set(level)]
         expected.append(math.exp(-sum(share * math.log(share) for share in shares)))
-    assert tally_of(0, 1).perplexity().tolist() == pytest.approx(expected)
+    assert metrics_of(0, 1).perplexity().tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "codes, expected", [([3] * 9, 1.0), ([3, 5] * 7, 2.0), ([*range(8)], 8.0), ([0, 0, 0, 1], 1.7548)]
 )
 def test_perplexity_by_hand(codes, expected):
-    assert tally_of_codes([codes]).results()["perplexity_content"] == pytest.approx(expected, rel=1e-4)
+    assert metrics_of_codes([codes]).results()["perplexity_content"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_heads_are_reported_from_their_own_codebooks_the_acoustic_head_by_its_mean():
     levels = [[0] * 8, [0, 1] * 4, [*range(8)], [0, 1, 2, 3] * 2, [*range(8)]]
-    results = tally_of_codes(levels).results()
+    results = metrics_of_codes(levels).results()
     assert results == pytest.approx(
         {
             "usage_content": 1 / 8,
@@ -146,11 +146,11 @@ def test_heads_are_reported_from_their_own_codebooks_the_acoustic_head_by_its_me
 
 def test_perplexity_is_exact_where_an_entry_of_many_is_rare():
     counts = [10**6, 1]
-    tally = new_tally()
-    tally.code_counts[:, :2] = torch.tensor(counts, dtype=torch.float64)
+    metrics = new_metrics()
+    metrics.code_counts[:, :2] = torch.tensor(counts, dtype=torch.float64)
     shares = [count / sum(counts) for count in counts]
     expected = math.exp(-sum(share * math.log(share) for share in shares))
-    assert tally.perplexity().tolist() == pytest.approx([expected] * NUM_CODEBOOKS, rel=1e-12)
+    assert metrics.perplexity().tolist() == pytest.approx([expected] * NUM_CODEBOOKS, rel=1e-12)
 
 
 # --- constants ---
@@ -176,62 +176,62 @@ def best_constant(name: str, targets: Tensor) -> Tensor:
 def test_constant_is_the_distance_of_the_best_constant_over_all_batches(teacher):
     targets = targets_of(teacher, 0, 1, 2)
     best = distance_of_constant(teacher, best_constant(teacher, targets), targets)
-    assert tally_of(0, 1, 2).results()[f"constant_{teacher}"] == pytest.approx(best)
+    assert metrics_of(0, 1, 2).results()[f"baseline_{teacher}"] == pytest.approx(best)
     shifts = torch.randn(20, targets.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 3
     assert min(distance_of_constant(teacher, best_constant(teacher, targets) + s, targets) for s in shifts) > best
 
 
 @pytest.mark.parametrize("teacher", DISTANCES)
-def test_constant_fitted_on_another_tally_is_measured_on_this_one(teacher):
+def test_constant_fitted_on_another_metrics_is_measured_on_this_one(teacher):
     constant = best_constant(teacher, targets_of(teacher, 0, 1))
     expected = distance_of_constant(teacher, constant, targets_of(teacher, 2))
-    name = f"constant_{teacher}"
-    assert tally_of(2).results(fitted_on=tally_of(0, 1))[name] == pytest.approx(expected)
-    assert tally_of(2).results()[name] < expected
+    name = f"baseline_{teacher}"
+    assert metrics_of(2).results(fitted_on=metrics_of(0, 1))[name] == pytest.approx(expected)
+    assert metrics_of(2).results()[name] < expected
 
 
-def test_constant_is_fitted_here_where_the_other_tally_has_no_targets():
-    assert tally_of(2).results(fitted_on=new_tally()) == tally_of(2).results()
+def test_constant_is_fitted_here_where_the_other_metrics_has_no_targets():
+    assert metrics_of(2).results(fitted_on=new_metrics()) == metrics_of(2).results()
 
 
 def test_teacher_that_was_never_given_has_no_constant():
-    tally = new_tally()
+    metrics = new_metrics()
     terms, outputs, _ = batch(0)
     del outputs.distances["wavlm"]
-    tally.add(terms, outputs)
-    assert {name for name in tally.results() if name.startswith("constant_")} == {"constant_qwen"}
+    metrics.add(terms, outputs)
+    assert {name for name in metrics.results() if name.startswith("baseline_")} == {"baseline_qwen"}
 
 
 # --- sums of several ---
 
 
 def test_sums_of_several_processes_give_what_one_would_have_counted():
-    gathered = new_tally()
-    gathered.set_sums(tally_of(0, 1).sums() + tally_of(2).sums() + new_tally().sums())
-    assert gathered.results() == pytest.approx(tally_of(0, 1, 2).results(), rel=1e-12)
-    assert torch.equal(gathered.code_counts, tally_of(0, 1, 2).code_counts)
+    gathered = new_metrics()
+    gathered.set_sums(metrics_of(0, 1).sums() + metrics_of(2).sums() + new_metrics().sums())
+    assert gathered.results() == pytest.approx(metrics_of(0, 1, 2).results(), rel=1e-12)
+    assert torch.equal(gathered.code_counts, metrics_of(0, 1, 2).code_counts)
     assert len(gathered.results()) == 12
 
 
-def test_sums_put_back_are_the_tally_they_were_taken_from():
-    tally, again = tally_of(0, 1), tally_of(3)
-    again.set_sums(tally.sums())
-    assert again.results() == tally.results()
-    assert torch.equal(again.sums(), tally.sums())
+def test_sums_put_back_are_the_metrics_they_were_taken_from():
+    metrics, again = metrics_of(0, 1), metrics_of(3)
+    again.set_sums(metrics.sums())
+    assert again.results() == metrics.results()
+    assert torch.equal(again.sums(), metrics.sums())
 
 
 def test_sums_are_a_copy():
-    tally = tally_of(0)
-    sums = tally.sums()
-    tally.add(*batch(1)[:2])
-    assert torch.equal(sums, tally_of(0).sums())
+    metrics = metrics_of(0)
+    sums = metrics.sums()
+    metrics.add(*batch(1)[:2])
+    assert torch.equal(sums, metrics_of(0).sums())
 
 
-def test_targets_of_another_tally_are_counted_and_nothing_else_of_it():
-    tally = tally_of(0)
-    tally.add_targets_of(tally_of(1, 2))
-    results, all_of_them, own = tally.results(), tally_of(0, 1, 2).results(), tally_of(0).results()
-    constants = {"constant_qwen", "constant_wavlm"}
+def test_targets_of_another_metrics_are_counted_and_nothing_else_of_it():
+    metrics = metrics_of(0)
+    metrics.add_targets_of(metrics_of(1, 2))
+    results, all_of_them, own = metrics.results(), metrics_of(0, 1, 2).results(), metrics_of(0).results()
+    constants = {"baseline_qwen", "baseline_wavlm"}
     assert {name: results[name] for name in constants} == pytest.approx(
         {name: all_of_them[name] for name in constants}
     )

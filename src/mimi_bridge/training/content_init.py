@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..alignment_targets import delay_targets, lay_out_tokens, pool_to_frames
+from ..alignment_targets import align_tokens_to_frames, delay_targets, pool_to_frames
 from ..data.teachers.statistics import RunningStatistics
 from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -31,7 +31,7 @@ FIRST_SHARE = 0.05  # of the latents' deviation: how loud a content head from le
 
 
 @dataclass
-class Survey:
+class InitFrames:
     """Frames of many batches: latents, and what the teachers say of them.
 
     Attributes:
@@ -47,14 +47,14 @@ class Survey:
 
 
 @torch.no_grad()
-def take_survey(
+def collect_init_frames(
     model: MimiBridgeModel,
     dataset: Any,
     collate: Callable[[list], dict[str, Tensor]],
     num_frames: int,
     seed: int,
     device: torch.device,
-) -> Survey:
+) -> InitFrames:
     """Look at a data set: the same on every process, however it is divided among them.
 
     Args:
@@ -70,7 +70,7 @@ def take_survey(
     """
     was_training = model.training
     model.eval()
-    taker = SurveyTaker(model.config.frame_rate, model.config.content_delay)
+    taker = InitFrameCollector(model.config.frame_rate, model.config.content_delay)
     for rows in _rows(dataset, collate, seed):
         tensors = {name: value for name, value in collate(rows).items() if isinstance(value, Tensor)}
         batch = in_precision_of(model, {name: value.to(device) for name, value in tensors.items()})
@@ -83,7 +83,7 @@ def take_survey(
     model.train(was_training)
     if taker.num_frames == 0:
         raise ValueError("the training data has no frame; give at least one recording that is not empty.")
-    return taker.survey()
+    return taker.collected()
 
 
 def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
@@ -101,7 +101,7 @@ def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
             yield block
 
 
-class SurveyTaker:
+class InitFrameCollector:
     """Collects frames batch by batch.
 
     Args:
@@ -120,7 +120,7 @@ class SurveyTaker:
         """Take the real frames of a batch."""
         if "qwen_hidden" in batch:
             places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
-            laid_out = lay_out_tokens(batch["qwen_hidden"].float(), frame_mask, self._frame_rate, *places)
+            laid_out = align_tokens_to_frames(batch["qwen_hidden"].float(), frame_mask, self._frame_rate, *places)
             targets, mask = delay_targets(*laid_out, self._content_delay, frame_mask)
             self._add_targets("qwen", targets, mask, frame_mask)
         if "wavlm_features" in batch:
@@ -133,14 +133,14 @@ class SurveyTaker:
         self.num_frames += int(frame_mask.sum())
         self._num_rows += len(frame_mask)
 
-    def survey(self) -> Survey:
+    def collected(self) -> InitFrames:
         """All that was taken."""
         teachers = {
             name: (torch.cat(targets), torch.cat(self._places[name]))
             for name, targets in self._targets.items()
             if targets
         }
-        return Survey(torch.cat(self._latents), teachers, self.num_frames / self._num_rows)
+        return InitFrames(torch.cat(self._latents), teachers, self.num_frames / self._num_rows)
 
     def _add_targets(self, name: str, targets: Tensor, mask: Tensor, frame_mask: Tensor) -> None:
         self._targets[name].append(targets[mask])
@@ -148,11 +148,13 @@ class SurveyTaker:
 
 
 def set_teacher_statistics(
-    quantizer: CausalBridgeQuantizer, survey: Survey | None, stored: Mapping[str, RunningStatistics] | None = None
+    quantizer: CausalBridgeQuantizer,
+    init_frames: InitFrames | None,
+    stored: Mapping[str, RunningStatistics] | None = None,
 ) -> None:
     """Put each teacher's mean and deviation over its frames into its bridge.
 
-    Stored ones are always taken; the survey's where there are none and the bridge has none yet.
+    Stored ones are always taken; those of `init_frames` where there are none and the bridge has none yet.
 
     Raises:
         ValueError: If stored ones are of another teacher's size.
@@ -160,8 +162,8 @@ def set_teacher_statistics(
     for name, bridge in bridges_of(quantizer).items():
         if stored and name in stored:
             mean, std = stored[name].mean, stored[name].std
-        elif survey and not has_statistics(bridge) and len(survey.teachers.get(name, ([], []))[0]) > 1:
-            targets = _doubles(survey.teachers[name][0])
+        elif init_frames and not has_statistics(bridge) and len(init_frames.teachers.get(name, ([], []))[0]) > 1:
+            targets = _doubles(init_frames.teachers[name][0])
             mean, std = targets.mean(dim=0), targets.std(dim=0)
         else:
             continue
@@ -196,7 +198,7 @@ def _doubles(values: Tensor) -> Tensor:
 
 
 def begin_with_k_means(
-    quantizer: CausalBridgeQuantizer, survey: Survey, frames_per_step: int, generator: torch.Generator
+    quantizer: CausalBridgeQuantizer, init_frames: InitFrames, frames_per_step: int, generator: torch.Generator
 ) -> float:
     """Fill the content head's codebook with the centres of what it gets to see.
 
@@ -204,12 +206,12 @@ def begin_with_k_means(
         The perplexity of the codes.
 
     """
-    return fill_from_data(quantizer.head_content, survey.latents, frames_per_step, generator)[0]
+    return fill_from_data(quantizer.head_content, init_frames.latents, frames_per_step, generator)[0]
 
 
 @torch.no_grad()
 def begin_with_least_squares(
-    quantizer: CausalBridgeQuantizer, survey: Survey, frames_per_step: int, generator: torch.Generator
+    quantizer: CausalBridgeQuantizer, init_frames: InitFrames, frames_per_step: int, generator: torch.Generator
 ) -> float:
     """Put the content head into the language model's space, then fill its codebook with centres.
 
@@ -224,7 +226,7 @@ def begin_with_least_squares(
             latents.
     """
     head, bridge = quantizer.head_content, quantizer.proj_qwen
-    targets, places = survey.teachers.get("qwen", (torch.zeros(0), torch.zeros(0)))
+    targets, places = init_frames.teachers.get("qwen", (torch.zeros(0), torch.zeros(0)))
     if len(targets) == 0 or not bool((targets != targets[0]).any()):
         raise ValueError(
             "content_init='least-squares' needs frames of the training data with different qwen_hidden, and has none; "
@@ -236,7 +238,7 @@ def begin_with_least_squares(
             f"content_init='least-squares' needs a codebook_dim of at most {quantizer.codec_dim}, the latents' size, "
             f"got {dim}; use 'k-means'."
         )
-    x = _doubles(survey.latents[places])
+    x = _doubles(init_frames.latents[places])
     mean = x.mean(dim=0)
     x = x - mean
     y = _doubles(bridge.standardise(targets))
@@ -244,18 +246,18 @@ def begin_with_least_squares(
     _, strengths, directions = torch.linalg.svd(x @ fit, full_matrices=False)
     kept = directions[:dim].T  # (teacher_dim, codebook_dim), fewer if the teacher is smaller
     size = kept.shape[1]
-    way_in = x.new_zeros(dim, x.shape[1])
-    way_in[:size] = (fit @ kept).T
-    way_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0].to(x.device)
+    w_in = x.new_zeros(dim, x.shape[1])
+    w_in[:size] = (fit @ kept).T
+    w_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0].to(x.device)
     loudness = (strengths[:size].square().sum() / len(x)).sqrt()
     scale = FIRST_SHARE * x.square().sum(dim=1).mean().sqrt() / loudness
-    reader = x.new_zeros(bridge.out_features, dim)
-    reader[:, :size] = kept
-    head.project_in.weight.copy_(way_in[:, :, None])
-    head.project_out.weight.copy_((scale * way_out)[:, :, None])
-    bridge.weight.copy_(reader @ way_out.T / scale)
-    bridge.bias.copy_(-reader @ (way_in @ mean))
-    return begin_with_k_means(quantizer, survey, frames_per_step, generator)
+    readout = x.new_zeros(bridge.out_features, dim)
+    readout[:, :size] = kept
+    head.project_in.weight.copy_(w_in[:, :, None])
+    head.project_out.weight.copy_((scale * w_out)[:, :, None])
+    bridge.weight.copy_(readout @ w_out.T / scale)
+    bridge.bias.copy_(-readout @ (w_in @ mean))
+    return begin_with_k_means(quantizer, init_frames, frames_per_step, generator)
 
 
 def ridge_regression(x: Tensor, y: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .objective import LOSSES, Term
 from .readouts import Baseline
 
 
-class Tally:
+class TrainingMetrics:
     """Sums over batches.
 
     Args:
@@ -61,19 +61,19 @@ class Tally:
         for part, values in zip(self._parts(), sums.split(sizes), strict=True):
             part.copy_(values.view_as(part))
 
-    def add_targets_of(self, other: "Tally") -> None:
-        """Count another tally's targets, and nothing else of it."""
+    def add_targets_of(self, other: "TrainingMetrics") -> None:
+        """Add the targets of other metrics, and nothing else of them."""
         for name, sums in other._targets.items():
             self._targets[name] += sums
 
-    def results(self, fitted_on: "Tally | None" = None) -> dict[str, float]:
-        """By name: `loss_NAME`, `constant_NAME` of each baseline, `usage_HEAD` and `perplexity_HEAD`.
+    def results(self, fitted_on: "TrainingMetrics | None" = None) -> dict[str, float]:
+        """By name: `loss_NAME`, `baseline_NAME` of each baseline, `usage_HEAD` and `perplexity_HEAD`.
 
         Usage is the share of the codes that could have been used (no more than there were frames); the acoustic
         head's are means over its codebooks. Empty if nothing was counted.
 
         Args:
-            fitted_on: The tally on whose targets the constants were fitted; by default, and if it has none, this one.
+            fitted_on: The metrics on whose targets the constants are fitted; by default, and if it has none, these.
         """
         results = {}
         for name, (total, num_frames) in zip(LOSSES, self._losses.tolist(), strict=True):
@@ -83,7 +83,7 @@ class Tally:
             sums = self._targets[name]
             fitted = sums if fitted_on is None or not fitted_on._targets[name].any() else fitted_on._targets[name]
             if sums.any():
-                results[f"constant_{name}"] = baseline.distance(sums, fitted)
+                results[f"baseline_{name}"] = baseline.distance(sums, fitted)
         num_frames = self.code_counts[0].sum().item()
         if num_frames:
             used, perplexity = self.usage(), self.perplexity()
