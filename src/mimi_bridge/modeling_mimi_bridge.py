@@ -262,7 +262,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             audio_codes: `(batch, codebooks, frames)`, integers.
             padding_mask: The mask the audio was encoded with; the result is cut to its length, and silent in padding.
             decoder_cache: Cache of the decoder transformer from the call before, which is all that transformers
-                remembers: its convolutions begin anew at each chunk, so chunks do not fit together; `stream()` decodes
+                remembers: its convolutions restart at each chunk, so chunks do not fit together; `stream()` decodes
                 them as the whole. Its name before transformers 5.24, `decoder_past_key_values`, is taken, too.
             **kwargs: `output_hidden_states`, `output_attentions`, of the decoder transformer; `return_dict`.
 
@@ -310,7 +310,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         ```
 
         Args:
-            batch_size: Rows: conversations that run side by side.
+            batch_size: Rows: batch slots, each with a stream of its own.
             num_quantizers: Encode to the first so many codebooks only.
             cuda_graphs: On a GPU, record the step of one frame once and replay it by a single launch.
 
@@ -494,7 +494,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; packed weights are made anew, whatever wrote to the model's."""
+        """Set the mode; weights are packed again after it, whatever wrote to the model's."""
         self._forget_packed()
         return super().train(mode)
 

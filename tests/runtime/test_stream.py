@@ -217,7 +217,7 @@ def real(codes):
 def check_rows_that_live_on_their_own(model, sound, seed):
     generator, num_rows = torch.Generator().manual_seed(seed), len(sound)
     stream = model.stream(num_rows)
-    lives: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]  # samples, by row, by conversation
+    lives: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]  # samples, by row, by stream
     codes: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]
     heard: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]
     position = 0

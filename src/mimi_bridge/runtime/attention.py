@@ -2,7 +2,7 @@
 
 A row's key for position `p` lies in slot `p % slots`. With `slots >= window - 1 + steps`, the keys that a call writes
 never take the place of one that it still needs. So `steps` queries at a time, their keys are written first, and then
-they attend to the ring. Positions alone say which slots count, so a row that begins anew needs nothing cleared; and
+they attend to the ring. Positions alone say which slots count, so a row that is reset needs nothing cleared; and
 since a key lies in its slot whoever asks, the sums over keys have one order however a recording is divided into calls.
 
 Source: transformers `models/mimi/modeling_mimi.py`: rotary embedding, `(window - 1)` past keys, layer scale.

@@ -1,6 +1,6 @@
-"""Transformers' modules of a half laid out for inference: the one place that knows both.
+"""Packs the weights of transformers' encoder and decoder for inference: the one place that knows both layouts.
 
-Laid out anew are the convolutions and, where oneDNN's blocks are faster (see `linear`), the transformer's maps.
+It rearranges the convolutions and, where oneDNN's blocks are faster (see `linear`), the transformer's linear maps.
 """
 
 from collections.abc import Iterable, Sequence

@@ -2,7 +2,7 @@
 
 They may where it computes what transformers' own modules would, up to rounding: in inference, no gradient is asked
 for, no hidden states, no other precision than the weights', and nothing in the model that its packed form does not
-know. Elsewhere transformers' modules run, without a word.
+know. Elsewhere transformers' modules run, silently.
 """
 
 from typing import Any

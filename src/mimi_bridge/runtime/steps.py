@@ -124,7 +124,7 @@ class RecordedStep:
     """A step whose inputs, state and result each have one place in memory.
 
     Args:
-        step: `(state, *inputs) -> (result, state)`, without a word to the host in between.
+        step: `(state, *inputs) -> (result, state)`, without host synchronisation.
         state: A state of the shapes that it will get.
         inputs: Inputs of the shapes that it will get.
     """

@@ -1,7 +1,7 @@
 """A live codec: chunks of any length in, codes and audio of whole frames out, exactly as from whole recordings.
 
 A stream holds all that must be remembered between calls: the state of both halves, and for each row the samples that
-do not fill a frame yet. Rows are conversations that run side by side; each starts, pauses and ends on its own. So one
+do not fill a frame yet. Rows are batch slots with a stream each, which starts, pauses and ends on its own. So one
 call may complete a frame in some rows and none in others: a row's missing frames are marked by `PAD_CODE`, last, and
 `decode` gives silence for them and leaves such a row's state alone.
 
@@ -190,7 +190,7 @@ class MimiBridgeStream:
 
     @one_at_a_time
     def reset(self, rows: list[int] | None = None) -> None:
-        """Let rows begin anew, what waits of their audio is dropped; the others notice nothing.
+        """Restart rows and drop their buffered audio; other rows are not affected.
 
         Args:
             rows: Which; all, if left out.
