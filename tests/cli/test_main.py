@@ -128,27 +128,31 @@ def test_an_error_that_only_a_fault_of_ours_raises_is_no_sentence(tmp_path, mode
         run("encode", recording, "-o", tmp_path / "c.safetensors", "-m", model_folder)
 
 
-def test_a_name_that_is_not_utf8_is_read_and_one_for_codes_is_named(tmp_path, model_folder, recording):
+def names_that_are_not_utf8(tmp_path, recording) -> tuple[bytes, list[tuple[bytes, int, str]]]:
+    """The recording under such a name, and outputs, each with the exit code and the message."""
     name = os.fsencode(tmp_path) + b"/caf\xe9"
     os.rename(recording, name + b".flac")
-    for output, status, told in (
+    refused = r"caf\xe9.safetensors is not UTF-8, which files of codes must have; rename it"
+    return name + b".flac", [
         (os.fsencode(tmp_path) + b"/c.safetensors", 0, "9 codebooks, 21 frames, 1.67 s"),
-        (name + b".safetensors", 1, r"caf\xe9.safetensors is not UTF-8, which files of codes must have; rename it"),
-    ):
-        command = [
-            sys.executable,
-            "-m",
-            "mimi_bridge.cli.main",
-            "encode",
-            name + b".flac",
-            "-o",
-            output,
-            "-m",
-            model_folder,
-        ]
+        (name + b".safetensors", 1, refused),
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_read_and_one_for_codes_is_named(tmp_path, model_folder, recording, capsys):
+    source, cases = names_that_are_not_utf8(tmp_path, recording)
+    for output, status, message in cases:
+        assert main(["encode", os.fsdecode(source), "-o", os.fsdecode(output), "-m", str(model_folder)]) == status
+        assert message in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_a_name_that_is_not_utf8_is_read_from_the_command_line(tmp_path, model_folder, recording):
+    source, cases = names_that_are_not_utf8(tmp_path, recording)
+    for output, status, message in cases:
+        command = [sys.executable, "-m", "mimi_bridge.cli.main", "encode", source, "-o", output, "-m", model_folder]
         result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == status
-        assert told in result.stdout + result.stderr
+        assert result.returncode == status and message in result.stdout + result.stderr
 
 
 def test_one_file_is_never_written_over_a_folder_a_device_or_itself(tmp_path, model_folder, recording, capsys):
