@@ -59,7 +59,7 @@ SMALL = {  # for --quick
 }
 FRAME_MS = 80.0
 MIN_EQUAL = 0.99  # share of codes that must be the CPU's, in float32: rounding moves ties only
-LARGEST_LOSS_DIFFERENCE = 1e-3
+MAX_LOSS_DIFFERENCE = 1e-3
 ENOUGH_S = 0.3  # of a measurement, after its warm-up
 
 
@@ -95,8 +95,8 @@ class Lab:
             self.left_out.append(entry)
 
     @contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
-        """What fails in here is told, and the rest goes on."""
+    def record_failure(self, name: str) -> Iterator[None]:
+        """Print and record what fails in here, so that the rest can run."""
         self.doing = name
         try:
             yield
@@ -118,7 +118,7 @@ class Lab:
         return True
 
     def wait(self) -> None:
-        """Until the device has done all that it was told."""
+        """Wait until the device has finished all its work."""
         if self.is_cuda:
             torch.cuda.synchronize()
 
@@ -143,7 +143,7 @@ class Lab:
         yield
         mib.append(f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if self.is_cuda else "-")
 
-    def judge(self, what: str, value: float, is_well: bool) -> None:
+    def expect(self, what: str, value: float, is_well: bool) -> None:
         """Note a check that did not hold."""
         if not is_well:
             self.failed.append(f"{what}: {value:.4g}")
@@ -164,8 +164,8 @@ def voice(seconds: float, seed: int = 0) -> Tensor:
     pitch, formants = curve(90, 240), [(curve(300, 800), 120), (curve(900, 2300), 200), (curve(2400, 3400), 300)]
     phase, sound = 2 * torch.pi * (pitch / RATE).cumsum(0), torch.zeros_like(t)
     for number in range(1, 31):
-        loudness = sum(torch.exp(-(((number * pitch - centre) / (2 * width)) ** 2)) for centre, width in formants)
-        sound += (loudness + 0.02) * torch.sin(number * phase) / number**0.5
+        envelope = sum(torch.exp(-(((number * pitch - centre) / (2 * width)) ** 2)) for centre, width in formants)
+        sound += (envelope + 0.02) * torch.sin(number * phase) / number**0.5
     noise = torch.randn(num_samples, generator=generator, dtype=torch.float64)
     sound = sound * curve(-0.3, 1.0).clamp(min=0) + noise * (0.3 * curve(-1.0, 1.0).clamp(min=0) + 0.003)
     return (0.5 * sound / sound.abs().max()).float()[None, None]
@@ -224,14 +224,14 @@ def check_precisions(lab: Lab, model: MimiBridgeModel) -> None:
     kinds = [("float32", torch.float32, False), ("float32, TF32", torch.float32, True)]
     kinds += [("bfloat16", torch.bfloat16, False), ("float16", torch.float16, False)]
     for name, dtype, rounds in kinds:
-        with lab.attempt(f"precision {name}"), tf32(rounds), torch.no_grad():
+        with lab.record_failure(f"precision {name}"), tf32(rounds), torch.no_grad():
             there = deepcopy(model).to(lab.device, dtype)
             found = there.encode(audio.to(lab.device, dtype)).audio_codes
             share = equal_share(found, codes)
             worst = min(equal_share(*pair) for pair in zip(found[0], codes[0], strict=True))
             differs = difference(there.decode(codes.to(lab.device)).audio_values, expected)
             lab.row(name, f"{share:.4f}", f"{worst:.4f}", f"{differs:.1e}")
-            lab.judge(f"equal codes, {name}", share, share >= MIN_EQUAL or name != "float32")
+            lab.expect(f"equal codes, {name}", share, share >= MIN_EQUAL or name != "float32")
 
 
 def check_streams(lab: Lab, model: MimiBridgeModel) -> None:
@@ -248,7 +248,7 @@ def check_streams(lab: Lab, model: MimiBridgeModel) -> None:
             continue
         for size in (FRAME, 5000):
             name = f"{size} samples a call{', CUDA graphs' if graphs else ''}"
-            with lab.attempt(f"stream, {name}"):
+            with lab.record_failure(f"stream, {name}"):
                 frames = 1 if size == FRAME else 2
                 with there.stream(3, cuda_graphs=graphs) as stream:
                     found = [stream.encode(chunk) for chunk in audio.split(size, dim=-1)]
@@ -256,11 +256,11 @@ def check_streams(lab: Lab, model: MimiBridgeModel) -> None:
                     sound = torch.cat([stream.decode(piece) for piece in codes.split(frames, dim=-1)], dim=-1)
                 share = equal_share(found[..., : codes.shape[-1]], codes)
                 lab.row(name, f"{share:.4f}", f"{difference(sound, expected):.1e}")
-                lab.judge(f"equal codes, stream, {name}", share, share >= MIN_EQUAL)
-        with lab.attempt(f"stream with a row that pauses, graphs {graphs}"):
+                lab.expect(f"equal codes, stream, {name}", share, share >= MIN_EQUAL)
+        with lab.record_failure(f"stream with a row that pauses, graphs {graphs}"):
             share = _pausing(there, audio[..., : 40 * FRAME], codes, graphs)
             lab.row(f"a row pauses every other call{', CUDA graphs' if graphs else ''}", f"{share:.4f}", "")
-            lab.judge(f"equal codes, pausing row, graphs {graphs}", share, share >= MIN_EQUAL)
+            lab.expect(f"equal codes, pausing row, graphs {graphs}", share, share >= MIN_EQUAL)
 
 
 def _pausing(model: MimiBridgeModel, audio: Tensor, codes: Tensor, graphs: bool) -> float:
@@ -287,7 +287,7 @@ def check_batches_and_files(lab: Lab, model: MimiBridgeModel) -> None:
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, None].to(lab.device)
     mask = torch.arange(padded.shape[-1]) < torch.tensor(lengths)[:, None]
     lab.head("Batches and files", ("", "equal codes", "audio differs by, of the peak"))
-    with lab.attempt("padded batch"), torch.no_grad():
+    with lab.record_failure("padded batch"), torch.no_grad():
         together = there.encode(padded, mask.to(lab.device))
         shares, differences = [], []
         audio = there.decode(together.audio_codes, mask.to(lab.device)).audio_values
@@ -298,13 +298,13 @@ def check_batches_and_files(lab: Lab, model: MimiBridgeModel) -> None:
             sound = there.decode(together.audio_codes[row : row + 1, :, :count]).audio_values
             differences.append(difference(audio[row : row + 1, :, :length], sound[..., :length]))
         lab.row("padded batch, of each alone", f"{min(shares):.4f}", f"{max(differences):.1e}")
-        lab.judge("equal codes, padded batch", min(shares), min(shares) >= MIN_EQUAL)
-    with lab.attempt("saved on the device"), torch.no_grad():
+        lab.expect("equal codes, padded batch", min(shares), min(shares) >= MIN_EQUAL)
+    with lab.record_failure("saved on the device"), torch.no_grad():
         there.save_pretrained(lab.folder / "saved")
         again = MimiBridgeModel.from_pretrained(lab.folder / "saved").eval().to(lab.device)
         share = equal_share(again.encode(padded).audio_codes, there.encode(padded).audio_codes)
         lab.row("saved and loaded", f"{share:.4f}", "")
-        lab.judge("equal codes, saved and loaded", share, share == 1)
+        lab.expect("equal codes, saved and loaded", share, share == 1)
 
 
 def training_batch(model: MimiBridgeModel, device: torch.device) -> dict[str, Tensor]:
@@ -343,7 +343,7 @@ def check_training_step(lab: Lab, model: MimiBridgeModel) -> None:
     lab.row("codebooks and other buffers differ by", f"{moved:.1e}")
     off = abs(found.loss.item() / expected.loss.item() - 1)
     moved_codes = equal_share(found.audio_codes, expected.audio_codes) < 1  # a tie may change a loss by more
-    lab.judge("training loss, relative difference", off, moved_codes or off <= LARGEST_LOSS_DIFFERENCE)
+    lab.expect("training loss, relative difference", off, moved_codes or off <= MAX_LOSS_DIFFERENCE)
 
 
 def check_trainer(lab: Lab, model: MimiBridgeModel) -> None:
@@ -406,7 +406,7 @@ def count_waits(lab: Lab, model: MimiBridgeModel) -> None:
             paths[f"one-frame decode{suffix}"] = lambda stream=stream: stream.decode(codes[..., :1])
         lab.head("How often the host waits", ("", "times", "where"))
         for name, run in paths.items():
-            with lab.attempt(f"waits of {name}"), torch.set_grad_enabled("training" in name):
+            with lab.record_failure(f"waits of {name}"), torch.set_grad_enabled("training" in name):
                 run()  # what is made once is made
                 with waits(lab) as lines:
                     run()
@@ -430,7 +430,7 @@ def load_peers(lab: Lab) -> dict[str, Peer]:
     )
     peers = {}
     for name in names:
-        with lab.attempt(f"loading {name}"):
+        with lab.record_failure(f"loading {name}"):
             peers[name] = PEERS[name](folder)
             peers[name].model.to(lab.device)
     return peers
@@ -457,7 +457,7 @@ def table_of_recordings(lab: Lab, peers: dict[str, Peer]) -> None:
                 if not lab.has(3, what):
                     continue
                 audio = voice(seconds).expand(batch, -1, -1).contiguous().to(lab.device, dtype)
-                with lab.attempt(what), tf32(rounds):
+                with lab.record_failure(what), tf32(rounds):
                     memory: list[str] = []
                     with lab.peak(memory):
                         codes = peer.encode(audio)
@@ -490,7 +490,7 @@ def table_of_streams(lab: Lab, peers: dict[str, Peer], kind: str, dtype: torch.d
             graphs, what = name.endswith("graphs"), f"{name}, {batch} streams, {kind}"
             if peer is None or _cannot(lab, name, dtype) or (graphs and not lab.is_cuda) or not lab.has(4, what):
                 continue
-            with lab.attempt(what), ExitStack() as stack:
+            with lab.record_failure(what), ExitStack() as stack:
                 model = peer.model.to(dtype)
                 if graphs:
                     stream = stack.enter_context(model.stream(batch_size=batch, cuda_graphs=True))
@@ -525,7 +525,7 @@ def table_of_training(lab: Lab) -> None:
         precision = "bfloat16 autocast" if "bf16" in changes else "float32"
         if not lab.has(6, f"training, {name}, {precision}"):
             continue
-        with lab.attempt(f"training, {name}, {precision}"):
+        with lab.record_failure(f"training, {name}, {precision}"):
             memory: list[str] = []
             with lab.peak(memory):
                 trainer = trainer_of(kind, str(lab.folder), config, batch, use_cpu=not lab.is_cuda, **changes)
@@ -548,7 +548,7 @@ def run_tests(lab: Lab) -> None:
         ran = subprocess.run(command, cwd=root, timeout=left, capture_output=True, text=True)
         tail = (ran.stdout + ran.stderr).strip().splitlines()[-12:]
         lab.say(f"\npytest -m gpu, exit code {ran.returncode}:\n\n    " + "\n    ".join(tail))
-        lab.judge("pytest -m gpu, exit code", ran.returncode, ran.returncode in (0, 5))
+        lab.expect("pytest -m gpu, exit code", ran.returncode, ran.returncode in (0, 5))
     except subprocess.TimeoutExpired:
         lab.leave_out("pytest -m gpu", f"not done in {left:.0f} s")
 
@@ -571,19 +571,19 @@ def main() -> None:
 
 
 def _run_all(lab: Lab) -> None:
-    with lab.attempt("versions"):
+    with lab.record_failure("versions"):
         describe(lab)
-    with lab.attempt("the small codec"), tf32(False):
+    with lab.record_failure("the small codec"), tf32(False):
         model = transplant(read_source(str(small_codec())), qwen_dim=48, wavlm_dim=32).model
         checks = (check_precisions, check_streams, check_batches_and_files, check_training_step, count_waits)
         checks += (check_trainer,)
         for check in checks:
             if lab.has(5, check.__name__):
-                with lab.attempt(check.__name__):
+                with lab.record_failure(check.__name__):
                     check(lab, model)
     lab.say(f"\n({time.monotonic() - START:.0f} s since the start)")
     peers: dict[str, Peer] = {}
-    with lab.attempt("weights of full size"):
+    with lab.record_failure("weights of full size"):
         peers = load_peers(lab)
     tables: list[tuple[str, Callable[[], None]]] = [
         ("recordings", lambda: table_of_recordings(lab, peers)),
@@ -592,10 +592,10 @@ def _run_all(lab: Lab) -> None:
         ("streams, bfloat16", lambda: table_of_streams(lab, peers, "bfloat16", torch.bfloat16)),
     ]
     for name, table in tables:
-        with lab.attempt(name), tf32(False):
+        with lab.record_failure(name), tf32(False):
             table()
     if lab.has(15, "pytest -m gpu"):
-        with lab.attempt("pytest -m gpu"):
+        with lab.record_failure("pytest -m gpu"):
             run_tests(lab)
 
 

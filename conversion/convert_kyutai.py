@@ -177,7 +177,7 @@ def convert(
     _step(2, "transplanting")
     result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim, **new)
     partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
     try:
         _step(3, f"writing beside {output}")
         result.model.save_pretrained(partial)
@@ -316,7 +316,7 @@ def _give_name(partial: Path, output: Path) -> None:
 
 
 def _restore_replaced(output: Path) -> None:
-    """Give an old output its name back if the new one did not get it: here, or in a run that was killed."""
+    """Give an old output its name back if the new one did not get it: here, or in an interrupted run."""
     if _replaced(output).exists() and not output.exists():
         _replaced(output).rename(output)
 

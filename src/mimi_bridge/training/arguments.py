@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: transformers' `TrainingArguments`, and what the three heads add to them.
+"""Arguments of a fine-tuning run: transformers' `TrainingArguments` and those of the three heads.
 
 The defaults are the specification's rates (content, prosody and bridges 1e-4, acoustic 1e-5, AdamW with betas 0.8 and
 0.99, gradient accumulation) on a frozen codec.

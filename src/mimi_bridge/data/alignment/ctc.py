@@ -46,7 +46,7 @@ class CtcAligner:
         name: Of a CTC model on the Hub with a tokenizer of letters and a feature extractor, or its folder.
         device: Where the model runs; the search runs on the CPU.
         dtype: The model's number format, as in `from_pretrained`.
-        window_seconds: A longer recording is heard in windows of so much, which bounds the model's memory.
+        window_seconds: Longer recordings are processed in windows of this length, which bounds the model's memory.
         context_seconds: What the model hears on both sides of a window, to be thrown away.
 
     Attributes:

@@ -118,7 +118,7 @@ class PocketsphinxAligner:
     def _two_passes(self, samples: bytes, words: list[tuple[str, str]], wide: bool = False) -> Any:
         # The first pass places words, the second their phones; either may find no way through.
         decoder = self._new_decoder(wide) if wide else self._decoder
-        decoder.reinit_feat()  # else the mean of what it heard before stays, and moves the times
+        decoder.reinit_feat()  # else the mean of earlier audio stays, and moves the times
         try:
             decoder.set_align_text(" ".join(name for _, name in words))
             _decode(decoder, samples)
