@@ -318,6 +318,16 @@ def test_training_that_goes_on_is_what_it_would_have_been(tmp_path):
     assert all(parts.state.log_history[-2][name] == whole.state.log_history[-2][name] for name in names)
 
 
+def test_second_training_goes_on_with_the_readouts_that_the_optimizer_holds(tmp_path):
+    trainer = trainer_of(tmp_path, latents_model(), rows_of(), **QUICK, phone_weight=1.0)
+    trainer.train()
+    before = state_of(trainer.readouts)
+    trainer.train()
+    assert moved(before, state_of(trainer.readouts)) == ["phone.weight", "phone.bias"]
+    held = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert {id(parameter) for parameter in trainer.readouts.parameters()} <= held
+
+
 def test_evaluation_compares_with_the_frequencies_of_the_training(tmp_path):
     rows = rows_of(seed=3)
     trainer = trainer_of(tmp_path, latents_model(), rows_of(), eval_dataset=rows, **QUICK, **ALL, logging_steps=1)

@@ -17,7 +17,6 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
-from ..codebook import CodebookLearner
 from ..data.collator import MimiBridgeCollator
 from ..data.teachers.statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -25,15 +24,6 @@ from ..outputs import MimiBridgeOutput
 from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
-from .codebooks import revive_unused_from
-from .content_init import (
-    begin_with_k_means,
-    begin_with_least_squares,
-    bridges_of,
-    collect_init_frames,
-    has_statistics,
-    set_teacher_statistics,
-)
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import (
     raise_if_collapsed,
@@ -41,6 +31,8 @@ from .guards import (
     raise_if_not_finite,
     raise_if_nothing_learns,
 )
+from .initialisation import initialise, warn_of_other_statistics
+from .learners import install_learners, learning_codebooks, move_codebooks
 from .metrics import TrainingMetrics
 from .objective import COUNTED, Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
 from .optimizer import freeze, frozen_by_hand, parameter_groups, rates_in, set_frozen_modules_to_eval
@@ -55,7 +47,7 @@ from .readouts import (
     raise_if_nothing_to_read,
     speakers_of,
 )
-from .reference import Reference, is_fresh
+from .reference import Reference
 
 logger = logging.get_logger(__name__)
 
@@ -167,7 +159,8 @@ class MimiBridgeTrainer(Trainer):
         self._set_up()
         self._holds_anchor = True
         self._frozen += freeze(self.bridge_model, self.rates)
-        self._install_learners()
+        usual = self.bridge_args.learning_rate if self._given_optimizer is None else 0.0
+        install_learners(self.bridge_model.quantizer, self.bridge_args, self.rates, usual)
         if named := frozen_by_hand(self.bridge_model, self.rates):
             more = "" if len(named) <= MAX_NAMED else f" and {len(named) - MAX_NAMED} more"
             logger.warning(
@@ -340,7 +333,8 @@ class MimiBridgeTrainer(Trainer):
             logs |= {f"learning_rate_{name}": rate for name, rate in self._rates_of_step.items()}
             super().log(logs, start_time)
             share, step = self.bridge_args.collapse_below, self.state.global_step
-            raise_if_collapsed(metrics, self._levels(), share, step, self._frames_of_data)
+            learning = learning_codebooks(self.bridge_model.quantizer)
+            raise_if_collapsed(metrics, learning, share, step, self._frames_of_data)
         else:
             super().log(logs, start_time)
 
@@ -387,10 +381,22 @@ class MimiBridgeTrainer(Trainer):
 
     def begin(self) -> None:
         """Before the first step: teachers' statistics and the content head's beginning, unless training goes on."""
+        args, model, stored = self.bridge_args, self.bridge_model, self._teacher_statistics
         if self._resumed:
-            self._warn_of_other_statistics()
+            warn_of_other_statistics(model.quantizer, stored)
         else:
-            self._initialise()
+            num_batches = args.gradient_accumulation_steps * self.accelerator.num_processes
+            uses = {"qwen": self.weights["qwen"], "wavlm": self.weights["wavlm"] + self.weights["speech_content"]}
+            initialise(
+                model,
+                args,
+                dataset=self.train_dataset,
+                collate=self.data_collator,
+                stored=stored,
+                teachers=[name for name, weight in uses.items() if weight > 0],
+                content_learns=self.rates["content"] > 0,
+                rows_per_step=self._train_batch_size * num_batches,
+            )
         self.move_residual_weight()
         self._train_metrics = self._new_metrics()
 
@@ -430,16 +436,7 @@ class MimiBridgeTrainer(Trainer):
     def move_codebooks(self) -> None:
         """Move every codebook that learns by what the step asked of it, on all processes."""
         args, step = self.bridge_args, self.state.global_step
-        for name, head in self.bridge_model.quantizer.heads.items():
-            learner = head.learner
-            if learner is None:
-                continue
-            learner.move(cast(Tensor, self.accelerator.reduce(learner.gathered(), "sum")))
-            if name == "content" and args.revive_every and (step + 1) % args.revive_every == 0:
-                inputs = self._gathered_rows(torch.cat(learner.inputs))
-                generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-                revive_unused_from(head, inputs, generator, args.revive_below)
-            learner.forget()
+        move_codebooks(self.bridge_model.quantizer, args, step, self.accelerator)
         if self.adversary is not None:
             self.adversary.step()
         if self.readouts is not None:
@@ -462,27 +459,28 @@ class MimiBridgeTrainer(Trainer):
         self.residual_weight_start = float(model.config.residual_weight)
         weight = args.adversarial_weight
         self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, self.accelerator) if weight else None
-        self._set_up_readouts()
+        if self.readouts is None or self.optimizer is None:  # those that an optimizer holds go on
+            self.readouts = self._new_readouts()
         self._train_metrics, self._eval_metrics = self._new_metrics(), self._new_metrics()
         self._trained_on = self._new_metrics()
         self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
         self._frames_of_data = math.inf
 
-    def _set_up_readouts(self) -> None:
+    def _new_readouts(self) -> Readouts | None:
         weights = self.bridge_args.readout_weights
-        self.readouts = None
         if not any(weights.values()):
-            return
+            return None
         speakers = speakers_of(self.train_dataset) if weights["speaker_reversal_weight"] else {}
-        wanted = [name for argument, name in COLLATED.items() if weights[argument] > 0]
         if isinstance(self.data_collator, MimiBridgeCollator):
             check_columns(weights, self.train_dataset)
-            self.data_collator = self.data_collator.with_frame_targets(wanted, speakers)
-        if isinstance(self.eval_data_collator, MimiBridgeCollator):
-            self.eval_data_collator = self.eval_data_collator.with_frame_targets(wanted, speakers)
+        wanted = [name for argument, name in COLLATED.items() if weights[argument] > 0]
+        self.data_collator, self.eval_data_collator = (
+            collate.with_frame_targets(wanted, speakers) if isinstance(collate, MimiBridgeCollator) else collate
+            for collate in (self.data_collator, self.eval_data_collator)
+        )
         quantizer = self.bridge_model.quantizer
-        self.readouts = Readouts(weights, quantizer.codec_dim, quantizer.proj_wavlm, speakers, self.args.seed)
-        self.readouts.to(self.args.device)
+        readouts = Readouts(weights, quantizer.codec_dim, quantizer.proj_wavlm, speakers, self.args.seed)
+        return readouts.to(self.args.device)
 
     @contextmanager
     def _acoustic_dropout(self, audio: Tensor | None) -> Iterator[None]:
@@ -547,81 +545,6 @@ class MimiBridgeTrainer(Trainer):
             terms |= {name: Term(value, num_frames) for name, value in judged.items()}
         return terms
 
-    def _install_learners(self) -> None:
-        args, config = self.bridge_args, self.bridge_model.config
-        decay = config.codebook_decay if args.codebook_decay is None else args.codebook_decay
-        usual = args.learning_rate if self._given_optimizer is None else 0.0
-        usual = usual or max(self.rates.values())  # all rates were given by name
-        for name, head in self.bridge_model.quantizer.heads.items():
-            rate = self.rates[name]
-            speed = (1 - decay) * rate / usual
-            if args.codebook_update == "ema" and speed > 1:
-                raise ValueError(
-                    f"{name} learns at {rate / usual:g} times learning_rate, so its codebooks would forget all in "
-                    "less than a step; raise learning_rate or codebook_decay, or set codebook_update to gradient."
-                )
-            if rate > 0:
-                head.learner = CodebookLearner(head.vq_codebooks, args.codebook_update, max(0.0, 1 - speed))
-
-    def _levels(self) -> dict[str, range]:
-        # Of the heads that learn, the numbers of their codebooks.
-        levels, first = {}, 0
-        for name, head in self.bridge_model.quantizer.heads.items():
-            last = first + len(head.codebooks)
-            if head.learner is not None:
-                levels[name] = range(first, last)
-            first = last
-        return levels
-
-    def _initialise(self) -> None:
-        args, quantizer, stored = self.bridge_args, self.bridge_model.quantizer, self._teacher_statistics
-        is_new = is_fresh(quantizer)
-        begin = {"k-means": begin_with_k_means, "least-squares": begin_with_least_squares}.get(args.content_init)
-        if args.content_init == "least-squares" and not (is_new and self.rates["content"] > 0):
-            why = "is frozen" if is_new else "has learned already"
-            logger.warning(
-                "content_init='least-squares' is for a new content head; this one %s and stays as it is", why
-            )
-        begin = begin if is_new and self.rates["content"] > 0 else None
-        unknown = [
-            name
-            for name, bridge in bridges_of(quantizer).items()
-            if self._uses_teacher(name) and name not in stored and not has_statistics(bridge)
-        ]
-        init_frames = None
-        if begin is not None or (is_new and unknown):
-            collate, num_frames = self.data_collator, args.init_frames
-            init_frames = collect_init_frames(
-                self.bridge_model, self.train_dataset, collate, num_frames, args.seed, args.device
-            )
-        set_teacher_statistics(quantizer, init_frames, stored)
-        if begin is None or init_frames is None:
-            return
-        if len(init_frames.latents) < quantizer.codebook_size:
-            logger.warning(
-                "the training data has %d frames for the %d entries of the content head's codebook, so entries repeat "
-                "each other; it is enough to try things out, not to learn from",
-                len(init_frames.latents),
-                quantizer.codebook_size,
-            )
-        batch = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        frames_per_step = max(1, round(init_frames.frames_per_row * batch))
-        perplexity = begin(quantizer, init_frames, frames_per_step, torch.Generator().manual_seed(args.seed))
-        logger.info("the content head begins with %s, perplexity %.0f", args.content_init, perplexity)
-
-    def _uses_teacher(self, name: str) -> bool:
-        return self.weights[name] > 0 or (name == "wavlm" and self.weights["speech_content"] > 0)
-
-    def _warn_of_other_statistics(self) -> None:
-        for name, given in self._teacher_statistics.items():
-            bridge = bridges_of(self.bridge_model.quantizer)[name]
-            if not torch.allclose(bridge.mean.cpu().double(), given.mean, rtol=1e-2, atol=1e-3):
-                logger.warning(
-                    "training goes on from a checkpoint, with the statistics of %s that are in it; the "
-                    "teacher_statistics given differ and are not used",
-                    name,
-                )
-
     @contextmanager
     def _whole_recordings(self) -> Iterator[None]:
         kept = self.data_collator, self.args.dataloader_drop_last
@@ -630,15 +553,6 @@ class MimiBridgeTrainer(Trainer):
             yield
         finally:
             self.data_collator, self.args.dataloader_drop_last = kept
-
-    def _gathered_rows(self, rows: Tensor) -> Tensor:
-        # Rows of all processes, in their order.
-        if self.accelerator.num_processes == 1:
-            return rows
-        counts = cast(Tensor, self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)))
-        padded = cast(Tensor, self.accelerator.gather(self.accelerator.pad_across_processes(rows)))
-        blocks = padded.view(len(counts), -1, rows.shape[-1])
-        return torch.cat([block[: int(count)] for block, count in zip(blocks, counts, strict=True)])
 
     def _new_metrics(self) -> TrainingMetrics:
         return TrainingMetrics(self.bridge_model.quantizer, self.readouts.baselines() if self.readouts else None)
