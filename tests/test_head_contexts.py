@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
+from head_layers import stir, with_layers
 from mimi_bridge import CausalBridgeQuantizer, MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.frames import mask_from_lengths
 from mimi_bridge.heads import HeadContext
@@ -16,26 +17,6 @@ from tiny import TINY, TINY_TEACHERS
 FRAME = 1920
 LENGTHS = torch.tensor([40, 26, 1])
 BOTH_HEADS = pytest.mark.parametrize("layers", [(2, 0), (0, 1), (2, 1)], ids=["content", "prosody", "both"])
-
-
-@torch.no_grad()
-def stir(model: MimiBridgeModel | CausalBridgeQuantizer) -> None:
-    """Fill the ways out of the heads' layers, which begin as zero, so that the layers count."""
-    generator = torch.Generator().manual_seed(7)
-    for module in model.modules():
-        if isinstance(module, HeadContext):
-            module.out.weight.copy_(0.1 * torch.randn(module.out.weight.shape, generator=generator))
-
-
-def with_layers(model: MimiBridgeModel, content_layers: int = 2, prosody_layers: int = 1) -> MimiBridgeModel:
-    """A model of the same weights whose heads have new layers."""
-    config = deepcopy(model.config)
-    config.content_layers, config.prosody_layers = content_layers, prosody_layers
-    torch.manual_seed(3)
-    other = MimiBridgeModel(config).eval()
-    missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
-    assert not unexpected and all(".context." in key for key in missing)
-    return other
 
 
 @pytest.fixture
@@ -229,6 +210,13 @@ def test_the_way_out_of_new_layers_learns_from_the_first_step(tiny_model, latent
     model = with_layers(tiny_model).train()
     model.quantizer(latents).losses["commitment_content"].backward()
     assert model.quantizer.head_content.context.out.weight.grad.any()
+
+
+def test_layers_whose_weights_are_offloaded_give_the_codes_of_the_plain_model(stirred, voiced_audio):
+    accelerate = pytest.importorskip("accelerate")
+    stirred.use_fast_path = False
+    expected = stirred.encode(voiced_audio).audio_codes
+    assert torch.equal(accelerate.cpu_offload(stirred).encode(voiced_audio).audio_codes, expected)
 
 
 @torch.no_grad()

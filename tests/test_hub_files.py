@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mimi_bridge
+from head_layers import stir, with_layers
 
 PACKAGE = Path(mimi_bridge.__file__).parent
 HUB_FILES = (  # each may import only those before it
@@ -96,8 +97,14 @@ def test_saved_model_carries_exactly_the_hub_files(tiny_model, tmp_path):
     assert {file.stem for file in tmp_path.glob("*.py")} == set(HUB_FILES)
 
 
-def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installed(tiny_model, voiced_audio, tmp_path):
+@pytest.mark.parametrize("content_layers", [0, 1], ids=["no layers of a head's own", "layers of content's own"])
+def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installed(
+    tiny_model, voiced_audio, tmp_path, content_layers
+):
     folder = tmp_path / "model"
+    if content_layers:
+        tiny_model = with_layers(tiny_model, content_layers, 0)
+        stir(tiny_model)
     tiny_model.save_pretrained(folder)
     torch.save(voiced_audio, tmp_path / "audio.pt")
     program = textwrap.dedent(
@@ -120,6 +127,9 @@ def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installe
         model.save_pretrained(folder + "-again")
         again = AutoModel.from_pretrained(folder + "-again", trust_remote_code=True)
         codes = model.encode(audio).audio_codes
+        context = AutoModel.from_config(config, trust_remote_code=True).quantizer.head_content.context
+        of_context = context and (context.out.weight, context.transformer.layers[0].mlp.fc1.weight)
+        new = context and [bool(each.any()) for each in of_context]
         try:
             refused = model.stream() is None
         except ImportError as error:
@@ -127,7 +137,7 @@ def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installe
         print(json.dumps({
             "refused": refused,
             "module": type(model).__module__, "finite": finite, "codes": codes.tolist(),
-            "heads": config.num_quantizers,
+            "heads": config.num_quantizers, "new": new,
             "again": torch.equal(again.encode(audio).audio_codes, codes),
         }))
         """
@@ -146,6 +156,7 @@ def test_saved_model_loads_with_the_same_codes_where_the_package_is_not_installe
     assert answer["module"].startswith("transformers_modules.")
     assert "stream() needs the package mimi-bridge" in answer["refused"]
     assert answer["finite"] and answer["again"] and answer["heads"] == 9
+    assert answer["new"] == ([False, True] if content_layers else None)  # a new way out is zero
     assert answer["codes"] == tiny_model.encode(voiced_audio).audio_codes.tolist()
 
 

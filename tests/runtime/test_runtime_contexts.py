@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from test_export import PROGRAM
 from test_stream import check_rows_that_live_on_their_own, random_lengths
 
+from head_layers import stir, with_layers
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.export import export_decode_step, export_encode_step
 from mimi_bridge.runtime.stream import PAD_CODE
@@ -22,14 +23,8 @@ NUM_FRAMES = 60  # more than twice the window, which is 25 frames for the heads'
 @pytest.fixture(scope="module")
 def model(_tiny_model) -> MimiBridgeModel:
     """The tiny model with two layers of content's own and one of prosody's, which count; leave it as it is."""
-    config = deepcopy(_tiny_model.config)
-    config.content_layers, config.prosody_layers = 2, 1
-    torch.manual_seed(3)
-    model = MimiBridgeModel(config).eval()
-    model.load_state_dict(_tiny_model.state_dict(), strict=False)
-    with torch.no_grad():
-        for name in ("content", "prosody"):
-            model.quantizer.heads[name].context.out.weight.normal_(std=0.1)
+    model = with_layers(_tiny_model)
+    stir(model)
     return model
 
 
@@ -125,6 +120,24 @@ def test_a_state_of_fewer_codebooks_than_a_stream_gives_is_refused(model):
     state = model.stream(num_quantizers=1).state_dict()
     with pytest.raises(ValueError, match=r"\['encoder.prosody_keys_values'\] are missing or too many"):
         model.stream().load_state_dict(state)
+
+
+def test_recorded_steps_give_the_codes_of_plain_ones_where_rows_pause_and_begin_again(model, sound, monkeypatch):
+    def record(run, device):  # a stand-in for a GPU's graphs: a replay runs the step again
+        result = run()
+        return lambda: result.copy_(run()), result
+
+    monkeypatch.setattr("mimi_bridge.runtime.steps.record", record)
+    generator, found = torch.Generator().manual_seed(0), ([], [])
+    with model.stream(4) as plain, model.stream(4) as recorded:
+        recorded._steps.records = True
+        for number, chunk in enumerate(sound.split(FRAME, dim=-1)):
+            is_active = torch.rand(4, generator=generator) < 0.8
+            for codes, stream in zip(found, (plain, recorded), strict=True):
+                codes.append(stream.encode(chunk, is_active))
+                if number == 30:
+                    stream.reset([2])
+    assert torch.equal(*(torch.cat(codes, dim=-1) for codes in found))
 
 
 def test_a_model_without_layers_has_the_state_that_it_had(_tiny_model):
