@@ -13,6 +13,7 @@ from test_stream import check_rows_that_live_on_their_own, random_lengths
 from head_layers import stir, with_layers
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.export import export_decode_step, export_encode_step
+from mimi_bridge.runtime.quantizer import PackedHead
 from mimi_bridge.runtime.stream import PAD_CODE
 from ties import share_equal_but_for_ties
 
@@ -188,3 +189,19 @@ def test_differences_of_the_fast_path_are_ties_where_layers_say_nothing(model, _
             silent.quantizer.heads[name].context.out.weight.zero_()
     found = silent.encode(sound[:1]).audio_codes
     assert share_equal_but_for_ties(silent, silent.get_latents(sound[:1]), found, codes) == 1.0
+
+
+@pytest.mark.parametrize("num_frames", [1, 30])
+def test_a_call_that_is_broken_off_behind_the_heads_layers_has_not_happened(model, sound, monkeypatch, num_frames):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    first, second = sound.split(NUM_FRAMES // 2 * FRAME, dim=-1)
+    with model.stream(4) as stream:
+        before = stream.encode(first)
+        with monkeypatch.context() as broken:
+            broken.setattr(PackedHead, "decode", interrupted)  # content's layers have run by then
+            with pytest.raises(KeyboardInterrupt):
+                stream.encode(torch.rand_like(second[..., : num_frames * FRAME]))
+        codes = torch.cat([before, stream.encode(second)], dim=-1)
+    assert torch.equal(codes, model.encode(sound).audio_codes)
