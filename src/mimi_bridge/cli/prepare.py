@@ -63,6 +63,7 @@ def add_prepare(commands: Any) -> None:
         help="leave out recordings without transcript, of a low score, or that cannot be aligned (default: they are "
         "kept without tokens, for their speech features, and listed)",
     )
+    aligning.add_argument("--phones", action="store_true", help="align even where there is no language model")
     prepare.add_argument("--prosody", action="store_true", help="store pitch (by praat) and level of every 10 ms, too")
     prepare.add_argument("--latents", metavar="MODEL", help="store this converted model's latents, too")
     prepare.add_argument(
@@ -125,6 +126,7 @@ def _prepare(options: argparse.Namespace) -> None:
         min_score=options.min_score,
         require_tokens=options.require_tokens,
         latents_model=options.latents,
+        phones=options.phones,
         prosody=options.prosody,
         audio=options.audio,
         dtype=options.dtype,

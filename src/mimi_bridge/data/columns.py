@@ -9,6 +9,7 @@ def row_columns(
     speech_dim: int | None = None,
     latents_dim: int | None = None,
     prosody: bool = False,
+    phones: bool = False,
 ) -> Any:
     """The columns, as `datasets.Features`.
 
@@ -18,6 +19,7 @@ def row_columns(
         speech_dim: Size of the speech model's features; None leaves them out.
         latents_dim: Size of the codec's latents; None leaves them out.
         prosody: Whether pitch and level are there.
+        phones: Whether words and phones are there without a language model, too.
     """
     from datasets import Features, List, Value
 
@@ -30,10 +32,11 @@ def row_columns(
     elif audio == "path":
         columns["audio_path"] = Value("string")
     columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
-    if text_dim is not None:
+    if text_dim is not None or phones:
         word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
         phone = {"phone": Value("string"), "start": Value("float32"), "end": Value("float32")}
         columns |= {"words": List(word), "phones": List(phone), "alignment_score": Value("float32")}
+    if text_dim is not None:
         columns["token_ids"] = List(Value("int32"))
         columns |= {"token_spans": vectors(2, "float32"), "qwen_hidden": vectors(text_dim)}
     if speech_dim is not None:

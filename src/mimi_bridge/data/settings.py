@@ -34,6 +34,7 @@ class Settings:
         require_tokens: Leave out a recording whose tokens cannot be placed in time; otherwise it is kept for its
             speech features, without tokens, and said to be.
         latents_model: A freshly converted model, whose latents are stored; None leaves them out.
+        phones: Align and store words and phones where there is no text teacher, too; with one they are always there.
         prosody: Store pitch, as praat finds it, and level of every 10 ms.
         audio: What is stored of it: `"path"`; `"samples"`, 16 bits at 24 kHz; `"none"`, where there are latents; or
             `"auto"`: paths of files, samples of a data set and of segments of files.
@@ -61,6 +62,7 @@ class Settings:
     min_score: float | None = None
     require_tokens: bool = False
     latents_model: str | None = None
+    phones: bool = False
     prosody: bool = False
     audio: str = "auto"
     dtype: str = "auto"
@@ -69,7 +71,14 @@ class Settings:
     recordings_per_shard: int = 64
 
     def __post_init__(self) -> None:
-        if self.text_teacher is None and self.speech_teacher is None and self.latents_model is None:
+        wanted = (
+            self.text_teacher,
+            self.speech_teacher,
+            self.latents_model,
+            self.phones or None,
+            self.prosody or None,
+        )
+        if all(part is None for part in wanted):
             raise ValueError("there is nothing to prepare: no text teacher, no speech teacher and no latents.")
         if self.require_tokens and self.text_teacher is None:
             raise ValueError("tokens cannot be required without a text teacher.")

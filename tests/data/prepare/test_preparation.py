@@ -309,7 +309,24 @@ def test_run_that_found_nothing_of_use_leaves_nothing_in_the_way(settings, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-# --- pitch and level ---
+# --- phones, pitch and level ---
+
+
+def test_phones_are_stored_without_a_language_model_where_they_are_wanted(settings, prepared, teachers, tmp_path):
+    bare = replace(settings, text_teacher=None, phones=True)
+    report = prepare(bare, tmp_path / "data")
+    assert report is not None and report.dropped == report.remarks == []
+    for row, expected in zip(rows_of(tmp_path / "data"), rows_of(prepared[0]), strict=True):
+        assert [*row["phones"]] == [*expected["phones"]] and [*row["words"]] == [*expected["words"]]
+        assert row["alignment_score"] == expected["alignment_score"] and "token_spans" not in row
+
+
+def test_recording_whose_phones_cannot_be_found_is_kept_and_named(settings, tmp_path):
+    bare = replace(settings, text_teacher=None, speech_teacher=None, phones=True, min_score=0.0, audio="samples")
+    report = prepare(bare, tmp_path / "data")
+    assert report is not None and report.num_recordings == len(TEXTS) == len(report.remarks)
+    assert all("without phones: its alignment has the score" in remark for _, remark in report.remarks)
+    assert {row["phones"] is None for row in rows_of(tmp_path / "data")} == {True}
 
 
 def test_pitch_and_level_of_every_ten_milliseconds_are_stored_where_they_are_wanted(settings, prepared, tmp_path):

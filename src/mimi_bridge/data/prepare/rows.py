@@ -88,6 +88,8 @@ class RowMaker:
             self._text = QwenTeacher(
                 settings.text_teacher, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
             )
+        self._aligner: Aligner | None = None
+        if settings.text_teacher is not None or settings.phones:
             is_to_align = settings.aligner != GIVEN and source.has_text_to_align(settings.realign)
             self._aligner = _aligner(settings.aligner, device) if is_to_align else None
         if settings.speech_teacher is not None:
@@ -117,7 +119,7 @@ class RowMaker:
         """The columns, as `datasets.Features`."""
         parts = (self._text, self._speech, self._latents)
         text, speech, latents = (None if part is None else part.dim for part in parts)
-        return row_columns(self._stored, text, speech, latents, self.settings.prosody)
+        return row_columns(self._stored, text, speech, latents, self.settings.prosody, self.settings.phones)
 
     def rows(
         self,
@@ -169,17 +171,21 @@ class RowMaker:
         except (OSError, ValueError) as error:
             recording.dropped = _reason(error)
         else:
-            if self._text is None and recording.utterance.problem is not None:
+            if self._text is None and not settings.phones and recording.utterance.problem is not None:
                 recording.remarks.append(f"without text: {recording.utterance.problem}")
             if rate < MIN_RATE:
                 recording.remarks.append(f"recorded at {rate} Hz, so it holds nothing above {rate // 2} Hz")
         return recording
 
     def _add_tokens(self, recordings: list[_Recording]) -> None:
-        if self._text is None:
+        if self._text is None and not self.settings.phones:
             return
         for recording in recordings:
             self._align(recording)
+        if self._text is None:
+            for recording in recordings:
+                _check_words(recording)
+            return
         aligned = [recording for recording in recordings if recording.alignment is not None]
         texts = [recording.utterance.text or "" for recording in aligned]
         for recording, states in zip(aligned, _all_or_each(self._text.states, texts), strict=True):
@@ -257,12 +263,16 @@ class RowMaker:
             row["audio_path"] = str(utterance.path.absolute())
         row |= {"seconds": recording.seconds, "num_frames": recording.num_frames}
         if self._text is not None:
-            row |= dict.fromkeys(("words", "phones", "alignment_score", "token_ids", "token_spans", "qwen_hidden"))
-        if alignment is not None and states is not None and recording.spans is not None:
+            row |= dict.fromkeys(("token_ids", "token_spans", "qwen_hidden"))
+        if self._text is not None or self.settings.phones:
+            row |= dict.fromkeys(("words", "phones", "alignment_score"))
+        if alignment is not None and (self._text is None or recording.spans is not None):
+            row["alignment_score"] = alignment.score
             row["words"] = [{"word": word.label, "start": word.start, "end": word.end} for word in alignment.words]
             row["phones"] = [{"phone": said.label, "start": said.start, "end": said.end} for said in alignment.phones]
-            row |= {"alignment_score": alignment.score, "token_ids": states.token_ids}
-            row |= {"token_spans": recording.spans.numpy(), "qwen_hidden": _half(states.hidden)}
+        if states is not None and recording.spans is not None:
+            row |= {"token_ids": states.token_ids, "token_spans": recording.spans.numpy()}
+            row["qwen_hidden"] = _half(states.hidden)
         if recording.features is not None:
             row["wavlm_features"] = _half(recording.features)
         if self._latents is not None:
@@ -272,6 +282,18 @@ class RowMaker:
             row["f0_hz"] = _pitch(recording.audio)
             row["level_db"] = level_by_step(recording.audio[0].numpy(), RATE)
         return row
+
+
+def _check_words(recording: _Recording) -> None:
+    # Keep an alignment without tokens, or say why not.
+    alignment, wrong = recording.alignment, recording.without_tokens
+    if alignment is not None:
+        spans = torch.tensor([[word.start, word.end] for word in alignment.words]).reshape(-1, 2)
+        text = recording.utterance.text or ""
+        wrong = check_alignment(alignment, spans, recording.seconds, text=text, min_score=recording.min_score)
+    if wrong is not None:
+        recording.alignment = None
+        recording.remarks.append(f"without phones: {wrong}")
 
 
 def _pitch(audio: Tensor) -> np.ndarray:
