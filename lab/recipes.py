@@ -279,12 +279,12 @@ def _chosen(name: str, patterns: list[str] | None) -> bool:
     return patterns is None or any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def write_between_marks(path: Path, text: str) -> None:
+def write_between_marks(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Replace the text between the two marks of a file."""
-    before, first, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
+    before, first, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, last, after = rest.partition(marks[1])
     if not (first and last):
-        raise ValueError(f"{path} must hold the lines {MARKS[0]} and {MARKS[1]}.")
+        raise ValueError(f"{path} must hold the lines {marks[0]} and {marks[1]}.")
     path.write_text(f"{before}{first}\n\n{text}\n{last}{after}", encoding="utf-8")
 
 

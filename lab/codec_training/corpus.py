@@ -187,6 +187,12 @@ class SpeechCorpus:
         samples = self._samples[entry["start"] : entry["start"] + entry["num_samples"]]
         return torch.from_numpy(samples.astype(np.float32) / 32767)[None]
 
+    def labels_and_pitch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the whole of one utterance, `(steps,)` each at 100 Hz: numbers of labels, and F0 in Hz."""
+        entry = self.utterances[number]
+        steps = slice(entry["label_start"], entry["label_start"] + entry["num_labels"])
+        return np.asarray(self._labels[steps]), np.asarray(self._pitch[steps])
+
     def crops(
         self, batch_size: int, num_frames: int, frame_size: int, seed: tuple[int, ...], augment: bool = True
     ) -> CropBatch:

@@ -1,0 +1,266 @@
+"""Which lever makes a head carry what it is named for: python lab/levers.py --corpus FOLDER --speech FOLDER
+
+Converts the small codec, frozen, trains its heads on the latents of a corpus that lab/train_codec.py wrote (with
+`--align`, for the phones) by one lever after another, and measures on the recordings of other speakers what each
+head's codes tell, and how near the decoded speech comes to the recordings. No speech or text model is needed. Needs
+the extras `train`, `eval` and `align`. With `--output`, the table takes the place of the one between `<!-- levers -->`
+and `<!-- end of levers -->`.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
+
+from codec_training.corpus import LABELS_PER_SECOND, UNKNOWN, SpeechCorpus
+from convert_kyutai import convert
+from mimi_bridge import (
+    MimiBridgeCollator,
+    MimiBridgeConfig,
+    MimiBridgeModel,
+    MimiBridgeTrainer,
+    MimiBridgeTrainingArguments,
+)
+from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
+from mimi_bridge.data.frame_targets import level_by_step
+from mimi_bridge.data.latents import OriginalLatents
+from mimi_bridge.data.manifest import read_manifest
+from mimi_bridge.data.segments import load_recording
+from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labels, pitch_labels, spans_of
+from mimi_bridge.evaluation.probe_matrix import ProbedRecording, head_features, probe_matrix
+from mimi_bridge.evaluation.sound import Sound
+from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
+from mimi_bridge.weights import SMALL_CODEC
+from recipes import quiet, write_between_marks
+
+MARKS = ("<!-- levers -->", "<!-- end of levers -->")
+HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
+LAYERS = {"content_layers": 2}
+BOTH = {"content_layers": 2, "prosody_layers": 2}
+LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the config and of the training
+    "converted, untrained": None,
+    "no lever, no teacher": ({}, {}),
+    "phones": ({}, {"phone_weight": 1.0}),
+    "phones, 2 layers": (LAYERS, {"phone_weight": 1.0}),
+    "phones, 2 layers, delay 2": (LAYERS | {"content_delay": 2}, {"phone_weight": 1.0}),
+    "+ prosody": (LAYERS | {"content_delay": 2}, {"phone_weight": 1.0, "prosody_weight": 1.0}),
+    "+ prosody, 2 layers of its own": (
+        BOTH | {"content_delay": 2},
+        {"phone_weight": 1.0, "prosody_weight": 1.0},
+    ),
+    "+ speaker reversed": (
+        BOTH | {"content_delay": 2},
+        {"phone_weight": 1.0, "prosody_weight": 1.0, "speaker_reversal_weight": 0.3},
+    ),
+}
+COLUMNS = {
+    "phone": ("content", "prosody", "acoustic"),
+    "speaker": ("content", "prosody", "acoustic"),
+    "pitch_in_speaker": ("content", "prosody"),
+    "energy": ("content", "prosody"),
+}
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    arguments = parse_arguments()
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        described = prepare(arguments, work)
+        print(described, flush=True)
+        names = [name for name in LEVERS if not arguments.only or any(fnmatch(name, p) for p in arguments.only)]
+        found = []
+        with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+            for result in pool.map(run, [(name, arguments, work) for name in names]):
+                found.append(result)
+                print(f"{line_of(result)}  {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+    text = f"{described}\n{table(found)}"
+    print(text)
+    if arguments.output:
+        write_between_marks(arguments.output, text, MARKS)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--source", default=SMALL_CODEC, help="the codec, as in convert_kyutai.py")
+    parser.add_argument("--corpus", type=Path, required=True, help="with the folder train")
+    parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="to measure on")
+    parser.add_argument("--held-out", nargs="+", default=HELD_OUT, help="speakers, patterns, of --speech")
+    parser.add_argument("--every", type=int, default=2, help="measure every Nth of their recordings")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch-size", type=int, default=8, help="crops of 4 s")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--only", nargs="+", help="levers, patterns")
+    parser.add_argument("--jobs", type=int, default=2, help="levers at once, one thread each")
+    parser.add_argument("--rows", type=Path, help="file that keeps what is trained and measured on for the next call")
+    parser.add_argument("--output", type=Path, help="a file whose table is renewed")
+    arguments = parser.parse_args()
+    if arguments.speech is None:
+        sys.exit(f"levers: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
+    return arguments
+
+
+def prepare(arguments: argparse.Namespace, work: Path) -> str:
+    """What is trained and measured on, in a file; returns what it is."""
+    arguments.rows = arguments.rows or work / "rows.pt"
+    convert(arguments.source, work / "plain", qwen_dim=16, wavlm_dim=16)
+    model = MimiBridgeModel.from_pretrained(work / "plain").eval()
+    if not arguments.rows.is_file():
+        original, corpus = OriginalLatents(model), SpeechCorpus(arguments.corpus / "train")
+        rows = [row_of(corpus, number, original) for number in range(len(corpus.utterances))]
+        torch.save({"rows": rows, "held_out": list(held_out(arguments, original, model.config))}, arguments.rows)
+    data = torch.load(arguments.rows, weights_only=False)
+    minutes = sum(len(row["latents"]) for row in data["rows"]) / model.config.frame_rate / 60
+    return (
+        f"{arguments.steps} steps of {arguments.batch_size} crops of 4 s; trained on {minutes:.0f} minutes of "
+        f"{len({row['speaker'] for row in data['rows']})} voices, measured on {len(data['held_out'])} recordings of "
+        f"{len({each['recording'].speaker for each in data['held_out']})} real speakers never trained on, by probes "
+        "on the codes alone (linear; one hidden layer).\n"
+    )
+
+
+def held_out(arguments: argparse.Namespace, original: OriginalLatents, config: MimiBridgeConfig) -> Iterator[dict]:
+    """Latents, labels and audio of the recordings to measure on."""
+    aligner = PocketsphinxAligner()
+    rate, frame_rate = config.sampling_rate, config.frame_rate
+    spoken = [u for u in read_manifest(arguments.speech) if any(fnmatch(u.speaker, p) for p in arguments.held_out)]
+    for utterance in spoken[:: arguments.every]:
+        audio = load_recording(utterance, rate)
+        latents, _ = original(audio)
+        sound = Sound(audio, rate)
+        phones, _ = spans_of(utterance, sound, aligner)
+        labels = FrameLabels(
+            phone_labels(phones, len(latents), frame_rate),
+            [None] * len(latents),
+            pitch_labels(sound.f0_hz, len(latents), frame_rate),
+            energy_labels(audio, len(latents), config.frame_size),
+        )
+        yield {"recording": ProbedRecording(utterance.speaker, labels), "latents": latents, "audio": audio}
+
+
+def row_of(corpus: SpeechCorpus, number: int, original: OriginalLatents) -> dict:
+    """A row for `MimiBridgeCollator` of an utterance of the corpus."""
+    entry, audio = corpus.utterances[number], corpus.audio(number)
+    latents, target = original(audio)
+    labels, pitch = corpus.labels_and_pitch(number)
+    phones, step = [], 0
+    for label, group in groupby(labels.tolist()):
+        length = len(list(group))
+        if label != UNKNOWN:
+            start, end = step / LABELS_PER_SECOND, (step + length) / LABELS_PER_SECOND
+            phones.append({"phone": corpus.labels[label], "start": start, "end": end})
+        step += length
+    return {
+        "id": entry["id"],
+        "speaker": entry["speaker"],
+        "latents": latents,
+        "target_latents": target,
+        "phones": phones or None,
+        "f0_hz": torch.from_numpy(np.nan_to_num(pitch.astype(np.float32))),
+        "level_db": torch.from_numpy(level_by_step(audio[0].numpy(), corpus.sampling_rate)),
+    }
+
+
+def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
+    """Train by one lever, and measure."""
+    name, arguments, work = job
+    quiet()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    lever, folder = LEVERS[name], work / f"model-{list(LEVERS).index(name)}"
+    config, changes = lever or ({}, {})
+    convert(arguments.source, folder, qwen_dim=16, wavlm_dim=16, **config)
+    model = MimiBridgeModel.from_pretrained(folder)
+    log: list[dict] = []
+    if lever is not None:
+        settings: dict[str, Any] = {
+            "max_steps": arguments.steps,
+            "per_device_train_batch_size": arguments.batch_size,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": arguments.learning_rate,
+            "head_learning_rates": {"acoustic": arguments.learning_rate / 10},
+            "logging_steps": max(1, arguments.steps // 10),
+            "save_strategy": "no",
+            "report_to": [],
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "warmup_steps": 50,
+            "residual_weight_ratio": 0.25,
+            "qwen_weight": 0.0,
+            "wavlm_weight": 0.0,
+        }
+        args = MimiBridgeTrainingArguments(output_dir=str(work / "run"), **(settings | changes))
+        rows = torch.load(arguments.rows, weights_only=False)["rows"]
+        collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
+        trainer = MimiBridgeTrainer(model, args, collate, rows)
+        trainer.train()
+        log = trainer.state.log_history
+    found = measure(model.eval(), torch.load(arguments.rows, weights_only=False)["held_out"])
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return found | {"name": name, "log": log, "seconds": seconds}
+
+
+@torch.inference_mode()
+def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
+    """Probes of every head's codes, and the mel distance of the decoded recordings, by their frames."""
+    quantizer, config = model.quantizer, model.config
+    entries = [codebook for head in quantizer.heads.values() for codebook in head.codebooks]
+    levels = {"content": range(1), "prosody": range(1, 2), "acoustic": range(2, len(entries))}
+    distance = num_frames = 0.0
+    for each in spoken:
+        latents, audio = each["latents"][None], each["audio"]
+        codes = quantizer.encode(latents)
+        each["recording"].features = {name: head_features(codes[0], entries, [levels[name]]) for name in levels}
+        decoded = model.decode(codes).audio_values
+        padded = torch.nn.functional.pad(audio, (0, decoded.shape[-1] - audio.shape[-1]))
+        distance += float(multi_scale_mel_distance(decoded, padded[None], config.sampling_rate)) * codes.shape[-1]
+        num_frames += codes.shape[-1]
+    with torch.inference_mode(False):
+        matrix, _ = probe_matrix([each["recording"] for each in spoken], {n: n for n in levels}, config.frame_rate)
+    return {"probes": matrix, "mel": distance / num_frames}
+
+
+def table(found: list[dict]) -> str:
+    """What each head's codes tell, and the decoded speech."""
+    titles = [f"{what}: {head}" for what, heads in COLUMNS.items() for head in heads]
+    lines = [f"| lever | {' | '.join(titles)} | mel |", "|---" * (len(titles) + 2) + "|"]
+    lines += [line_of(result) for result in found]
+    attributes = found[0]["probes"]["attributes"]
+    chances = [
+        f"{attributes[what]['chance']:.2f}" if what in attributes else "-"
+        for what, heads in COLUMNS.items()
+        for _ in heads
+    ]
+    return "\n".join([*lines, f"| *chance* | {' | '.join(chances)} | |"]) + "\n"
+
+
+def line_of(result: dict) -> str:
+    """One line of the table."""
+    scores = result["probes"]["scores"]
+    cells = [_score(scores.get(head, {}).get(what)) for what, heads in COLUMNS.items() for head in heads]
+    return f"| {result['name']} | {' | '.join(cells)} | {result['mel']:.3f} |"
+
+
+def _score(score: dict | None) -> str:
+    return "-" if score is None else f"{score['linear']['mean']:.2f}; {score['mlp']['mean']:.2f}"
+
+
+if __name__ == "__main__":
+    main()
