@@ -518,3 +518,14 @@ def test_corpus_without_a_teacher_has_no_features(make_corpus):
     corpus = make_corpus({"a/1": ramp(200)})
     assert corpus.feature_dim == 0
     assert corpus.crops(1, 2, FRAME_SIZE, seed=(0,)).features is None
+
+
+def test_the_labels_of_a_whole_utterance_are_those_that_were_written(make_corpus):
+    corpus = make_corpus({"ann/1": ramp(120), "bob/1": ramp(80)}, {"ann/1": PHONES})
+
+    labels, pitch = corpus.labels_and_pitch(0)
+
+    silence, phone = corpus.labels.index("SIL"), corpus.labels.index("AA")
+    assert (labels[0], labels[3], labels[6], labels[9]) == (silence, phone, silence, phone)
+    assert (len(labels), len(pitch), len(corpus.labels_and_pitch(1)[0])) == (12, 12, 8)
+    assert (corpus.labels_and_pitch(1)[0] == corpus_module.UNKNOWN).all()
