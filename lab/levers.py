@@ -57,13 +57,9 @@ LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the confi
     "phones": ({}, {"phone_weight": 1.0}),
     "phones, 2 layers": (LAYERS, {"phone_weight": 1.0}),
     "phones, 2 layers, delay 2": (LAYERS | {"content_delay": 2}, {"phone_weight": 1.0}),
-    "+ prosody": (LAYERS | {"content_delay": 2}, {"phone_weight": 1.0, "prosody_weight": 1.0}),
-    "+ prosody, 2 layers of its own": (
-        BOTH | {"content_delay": 2},
-        {"phone_weight": 1.0, "prosody_weight": 1.0},
-    ),
-    "+ speaker reversed": (
-        BOTH | {"content_delay": 2},
+    "phones and prosody, 2 + 2 layers": (BOTH, {"phone_weight": 1.0, "prosody_weight": 1.0}),
+    "the same, speaker reversed": (
+        BOTH,
         {"phone_weight": 1.0, "prosody_weight": 1.0, "speaker_reversal_weight": 0.3},
     ),
 }
@@ -201,7 +197,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
             "disable_tqdm": True,
             "dataloader_pin_memory": False,
             "warmup_steps": 50,
-            "residual_weight_ratio": 0.25,
+            "residual_weight_warmup_ratio": 0.25,
             "qwen_weight": 0.0,
             "wavlm_weight": 0.0,
         }
@@ -227,7 +223,9 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
     for each in spoken:
         latents, audio = each["latents"][None], each["audio"]
         codes = quantizer.encode(latents)
-        each["recording"].features = {name: head_features(codes[0], entries, [levels[name]]) for name in levels}
+        features = {name: head_features(codes[0], entries, [levels[name]]) for name in levels}
+        features["content"] = _ahead(features["content"], config.content_delay)
+        each["recording"].features = features
         decoded = model.decode(codes).audio_values
         padded = torch.nn.functional.pad(audio, (0, decoded.shape[-1] - audio.shape[-1]))
         distance += float(multi_scale_mel_distance(decoded, padded[None], config.sampling_rate)) * codes.shape[-1]
@@ -235,6 +233,11 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
     with torch.inference_mode(False):
         matrix, _ = probe_matrix([each["recording"] for each in spoken], {n: n for n in levels}, config.frame_rate)
     return {"probes": matrix, "mel": distance / num_frames}
+
+
+def _ahead(features: torch.Tensor, num_frames: int) -> torch.Tensor:
+    # Each frame gets what a later one says of it; the last say what the last of all does.
+    return torch.cat([features[num_frames:], features[-1:].expand(min(num_frames, len(features)), -1)])
 
 
 def table(found: list[dict]) -> str:

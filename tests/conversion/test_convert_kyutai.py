@@ -93,8 +93,8 @@ def one_code_folder(tiny_mimi, tmp_path):
 def damage_transplant(monkeypatch):
     """Let every transplant go wrong in one acoustic codebook."""
 
-    def damaged(*arguments):
-        result = real(*arguments)
+    def damaged(*arguments, **options):
+        result = real(*arguments, **options)
         codebook = result.model.quantizer.acoustic_residual.layers[3]._codebook
         codebook.embed.copy_(codebook.embed.flip(1))
         return result
@@ -216,7 +216,14 @@ def test_report_accounts_for_every_tensor_of_the_result(converted):
 
 
 def test_report_has_the_config_of_the_result(converted):
-    assert converted.report["config"] == {"num_quantizers": 9, "frame_rate": 12.5, "sampling_rate": 24_000}
+    assert converted.report["config"] == {
+        "num_quantizers": 9,
+        "frame_rate": 12.5,
+        "sampling_rate": 24_000,
+        "content_layers": 0,
+        "prosody_layers": 0,
+        "content_delay": 0,
+    }
 
 
 def test_report_names_the_speech_without_its_folder(converted):
