@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PrinterCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
@@ -205,6 +206,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         rows = torch.load(arguments.rows, weights_only=False)["rows"]
         collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
         trainer = MimiBridgeTrainer(model, args, collate, rows)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         log = trainer.state.log_history
     found = measure(model.eval(), torch.load(arguments.rows, weights_only=False)["held_out"])
