@@ -20,6 +20,8 @@ OWN_FIELDS = {  # ours beside MimiConfig's, none at its default where a rule all
     "qwen_dim": 24,
     "wavlm_dim": 20,
     "residual_weight": 0.25,
+    "content_layers": 1,
+    "prosody_layers": 2,
     "content_delay": 2,
     "codebook_decay": 0.9,
     "commitment_weight": 0.5,
