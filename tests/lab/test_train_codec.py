@@ -231,7 +231,7 @@ def test_script_saves_and_stops_after_the_step_when_it_is_asked_to(arguments, ha
     run = train_codec.CodecTraining.run
     monkeypatch.setattr(train_codec.CodecTraining, "run", run_and_ask)
     train_codec.train(arguments, Accelerator(cpu=True))
-    assert "stopped at step 2; the same command goes on from here." in capsys.readouterr().out
+    assert "stopped at step 2; the same command resumes here." in capsys.readouterr().out
     assert checkpointed_step(arguments.output) == 2
     assert not (arguments.output / "mimi").exists()
 

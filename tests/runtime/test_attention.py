@@ -7,7 +7,7 @@ from transformers.models.mimi.modeling_mimi import MimiTransformerModel
 
 from mimi_bridge.runtime import linear as linear_map
 from mimi_bridge.runtime.attention import window_bias
-from mimi_bridge.runtime.layout import _transformer
+from mimi_bridge.runtime.layout import lay_out_transformer
 from tiny import TINY
 
 SIZES = {**TINY, "num_quantizers": 9}
@@ -32,7 +32,7 @@ def reference_and_ours(**fields):
     reference = MimiTransformerModel(config).eval()
     for parameter in reference.parameters():
         parameter.requires_grad_(False).add_(0.1 * torch.randn_like(parameter))
-    return reference, _transformer(reference, exportable=False)
+    return reference, lay_out_transformer(reference, exportable=False)
 
 
 def new_ring(transformer, batch_size):
