@@ -489,3 +489,8 @@ def test_pooling_refuses_a_number_of_features_that_does_not_fit(num_features):
     message = rf"must have 5 frames \(12.5 Hz\), or 15 to 20 \(50 Hz, pooled here\), .* got {num_features}"
     with pytest.raises(ValueError, match=message):
         pool_to_frames(torch.zeros(1, num_features, 2), all_real(5))
+
+
+def test_a_mask_of_no_samples_marks_no_audio():
+    with pytest.raises(ValueError, match="padding_mask marks no audio in sample 0"):
+        right_padded_lengths(torch.zeros(2, 0))

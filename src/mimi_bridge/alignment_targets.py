@@ -212,6 +212,24 @@ def delay_targets(
     return targets.roll(delay, dims=1).masked_fill(hole, 0), moved_mask
 
 
+def features_at_frames(
+    features: Tensor, frame_mask: Tensor, features_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A speech model's features, one a frame, and which frames have one.
+
+    Args:
+        features: `(batch, frames, dim)`, or at 50 Hz, which are pooled; see `pool_to_frames`.
+        frame_mask: True on real frames, `(batch, frames)`.
+        features_mask: True on frames that have features, `(batch, frames)`; all real ones do, if None.
+
+    Raises:
+        ValueError: As `pool_to_frames`.
+    """
+    if features.shape[:2] != frame_mask.shape:
+        features = pool_to_frames(features, frame_mask)
+    return features, frame_mask if features_mask is None else frame_mask & features_mask.bool()
+
+
 def pool_to_frames(features: Tensor, frame_mask: Tensor) -> Tensor:
     """Features of a 50 Hz speech model averaged to one a frame, exactly as many as there are frames.
 

@@ -233,7 +233,6 @@ class TeacherBridge(nn.Linear):
         std, mean = self.std, self.mean  # before the call, which puts offloaded ones away again
         return self(latents) * std + mean
 
-    @brings_weights
     def compare(self, latents: Tensor, targets: Tensor, target_mask: Tensor) -> TeacherDistance:
         """Distance of the mapped latents from a teacher.
 
@@ -242,6 +241,11 @@ class TeacherBridge(nn.Linear):
             targets: The teacher's vectors, `(batch, frames, teacher_dim)`; anything on frames without a target.
             target_mask: True on frames that have a target, `(batch, frames)`.
         """
+        return self.compare_predicted(self(latents), targets, target_mask)
+
+    @brings_weights
+    def compare_predicted(self, predicted: Tensor, targets: Tensor, target_mask: Tensor) -> TeacherDistance:
+        """As `compare`, for standardised vectors that something else predicted, `(batch, frames, teacher_dim)`."""
         standard = self.standardise(targets.masked_fill(~target_mask[:, :, None], 0.0))
-        loss = masked_distance(self.distance, self(latents), standard, target_mask)
+        loss = masked_distance(self.distance, predicted, standard, target_mask)
         return TeacherDistance(loss, target_mask.sum(), target_sums(self.distance, standard, target_mask))

@@ -61,7 +61,7 @@ def _is_right_padded(padding_mask: Tensor) -> Tensor:
     # Whether `_raise_on_padding` would not raise: a scalar on the mask's device, so that a GPU is waited for once.
     mask = _one_row_a_sample(padding_mask)
     # No comparison with positions: they would take eight bytes a sample.
-    is_right = mask[:, 0].all() & ~(mask[:, 1:] > mask[:, :-1]).any()
+    is_right = mask.any(dim=1).all() & ~(mask[:, 1:] > mask[:, :-1]).any()
     return is_right & (padding_mask.bool() == mask[:, None]).all() if padding_mask.ndim == 3 else is_right
 
 
@@ -76,8 +76,8 @@ def _raise_on_padding(padding_mask: Tensor) -> None:
             f"{int(rises.nonzero()[0])} has padding before audio. Use the feature extractor with padding_side='right'."
         )
     raise ValueError(
-        f"padding_mask marks no audio in sample {int((~mask[:, 0]).nonzero()[0])}; every sample needs at least one "
-        "real audio sample. Drop the empty ones."
+        f"padding_mask marks no audio in sample {int((~mask.any(dim=1)).nonzero()[0])}; every sample needs at least "
+        "one real audio sample. Drop the empty ones."
     )
 
 
@@ -87,8 +87,11 @@ def frame_mask_from_padding_mask(padding_mask: Tensor, frame_size: int) -> Tenso
     Raises:
         ValueError: As `right_padded_lengths`.
     """
-    lengths = right_padded_lengths(padding_mask)
-    return mask_from_lengths(-(-lengths // frame_size), num_frames_for(padding_mask.shape[-1], frame_size))
+    return _frames_of(right_padded_lengths(padding_mask), padding_mask.shape[-1], frame_size)
+
+
+def _frames_of(lengths: Tensor, num_samples: int, frame_size: int) -> Tensor:
+    return mask_from_lengths(-(-lengths // frame_size), num_frames_for(num_samples, frame_size))
 
 
 class RealFrames:
@@ -192,24 +195,26 @@ def checked_audio(
             )
     audio = silence_padding(input_values, padding_mask)
     if not torch.compiler.is_compiling():
-        faultless = torch.isfinite(torch.stack(audio.detach().aminmax())).all()
+        faultless = _all_finite(audio)
         if padding_mask is not None:
-            faultless = faultless & _is_right_padded(padding_mask).to(audio.device)
+            faultless = faultless & _is_right_padded(padding_mask)
         if not bool(faultless):  # the one time that a GPU is waited for
-            if padding_mask is not None and not bool(_is_right_padded(padding_mask)):
-                _raise_on_padding(padding_mask)
+            if padding_mask is not None:
+                right_padded_lengths(padding_mask)  # says what is wrong with it, if that is it
             sample = int((~torch.isfinite(audio)).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"input_values of sample {sample} hold NaN or infinity; repair or drop the recording.")
-    num_frames = num_frames_for(num_samples, frame_size)
     if padding_mask is None:
-        return audio, audio.new_ones(batch_size, num_frames, dtype=torch.bool)
-    lengths = _one_row_a_sample(padding_mask).sum(dim=-1)
-    return audio, mask_from_lengths(-(-lengths // frame_size), num_frames)
+        return audio, audio.new_ones(batch_size, num_frames_for(num_samples, frame_size), dtype=torch.bool)
+    return audio, _frames_of(_one_row_a_sample(padding_mask).sum(dim=-1), num_samples, frame_size)
 
 
 def is_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite, without a copy; an empty tensor has none."""
-    return values.numel() == 0 or bool(torch.isfinite(torch.stack(values.detach().aminmax())).all())
+    return values.numel() == 0 or bool(_all_finite(values))
+
+
+def _all_finite(values: Tensor) -> Tensor:
+    return torch.isfinite(torch.stack(values.detach().aminmax())).all()
 
 
 def silence_padding(audio: Tensor, padding_mask: Tensor | None) -> Tensor:

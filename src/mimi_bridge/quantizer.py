@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment_targets import align_tokens_to_frames, delay_targets, pool_to_frames
+from .alignment_targets import align_tokens_to_frames, delay_targets, features_at_frames
 from .configuration_mimi_bridge import LOSSES, LossWeights, MimiBridgeConfig, Setting
 from .distillation import TeacherBridge, TeacherDistance
 from .frames import RealFrames, check_tensor
@@ -340,9 +340,7 @@ class CausalBridgeQuantizer(nn.Module):
                     f"wavlm_mask must have one value for each of the {tuple(frame_mask.shape)} (batch, frames), got "
                     f"{tuple(wavlm_mask.shape)}."
                 )
-            if wavlm_features.shape[:2] != frame_mask.shape:
-                wavlm_features = pool_to_frames(wavlm_features, frame_mask)
-            targets["wavlm"] = wavlm_features, frame_mask if wavlm_mask is None else frame_mask & wavlm_mask.bool()
+            targets["wavlm"] = features_at_frames(wavlm_features, frame_mask, wavlm_mask)
         return targets
 
     def _distances(

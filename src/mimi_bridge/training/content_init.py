@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..alignment_targets import align_tokens_to_frames, delay_targets, pool_to_frames
+from ..alignment_targets import align_tokens_to_frames, delay_targets, features_at_frames
 from ..data.teachers.statistics import RunningStatistics
 from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -124,11 +124,8 @@ class InitFrameCollector:
             targets, mask = delay_targets(*laid_out, self._content_delay, frame_mask)
             self._add_targets("qwen", targets, mask, frame_mask)
         if "wavlm_features" in batch:
-            features = batch["wavlm_features"].float()
-            if features.shape[:2] != frame_mask.shape:
-                features = pool_to_frames(features, frame_mask)
-            mask = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
-            self._add_targets("wavlm", features, mask, frame_mask)
+            known = features_at_frames(batch["wavlm_features"].float(), frame_mask, batch.get("wavlm_mask"))
+            self._add_targets("wavlm", *known, frame_mask)
         self._latents.append(latents[frame_mask].float())
         self.num_frames += int(frame_mask.sum())
         self._num_rows += len(frame_mask)

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..distillation import TeacherBridge, constant_distance
 from ..outputs import MimiBridgeOutput
 from ..quantizer import CausalBridgeQuantizer
 from .objective import LOSSES, Term
-from .readouts import Baseline
+from .readouts import Baseline, teacher_baseline
 
 
 class TrainingMetrics:
@@ -26,7 +25,7 @@ class TrainingMetrics:
 
     def __init__(self, quantizer: CausalBridgeQuantizer, baselines: Mapping[str, Baseline] | None = None):
         bridges = {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
-        self._baselines = {name: _baseline_of(bridge) for name, bridge in bridges.items()} | dict(baselines or {})
+        self._baselines = {name: teacher_baseline(bridge) for name, bridge in bridges.items()} | dict(baselines or {})
         self._num_acoustic = quantizer.num_quantizers - 2
         self._losses = torch.zeros(len(LOSSES), 2, dtype=torch.float64)  # sum, frames
         self._targets = {
@@ -104,7 +103,3 @@ class TrainingMetrics:
 
     def _parts(self) -> list[Tensor]:
         return [self._losses, *self._targets.values(), self.code_counts]
-
-
-def _baseline_of(bridge: TeacherBridge) -> Baseline:
-    return Baseline(bridge.out_features + 2, lambda sums, fitted: constant_distance(bridge.distance, sums, fitted))

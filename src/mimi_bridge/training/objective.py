@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..alignment_targets import align_tokens_to_frames, delay_targets
+from ..alignment_targets import align_tokens_to_frames, delay_targets, features_at_frames
 from ..frames import frame_mask_from_padding_mask, silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -66,8 +66,8 @@ def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
     else:
         counts.append(counts[0].new_zeros(()))
     if "wavlm_features" in batch:
-        has_features = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
-        counts.append(has_features.sum())
+        batch = batch | {"wavlm_features": batch["wavlm_features"][:, :, :1]}  # one number says where there are some
+        counts.append(features_at_frames(batch["wavlm_features"], frame_mask, batch.get("wavlm_mask"))[1].sum())
     else:
         counts.append(counts[0].new_zeros(()))
     targets = readout_targets(batch, frame_mask, model.config.content_delay)

@@ -5,7 +5,7 @@ Content is read with the config's `content_delay`: the code of frame t is to tel
 
 from torch import Tensor
 
-from ..alignment_targets import delay_targets, pool_to_frames
+from ..alignment_targets import delay_targets, features_at_frames
 from ..data.frame_targets import PROSODY, UNKNOWN
 
 READOUT_KEYS = ("phone_ids", "prosody_targets", "prosody_mask", "speaker_ids")  # of a batch; not the model's
@@ -31,11 +31,8 @@ def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) ->
         phones = _of_frames(batch["phone_ids"], "phone_ids", frame_mask)
         targets["phone"] = delay_targets(phones, frame_mask & (phones != UNKNOWN), delay, frame_mask)
     if "wavlm_features" in batch:
-        features = batch["wavlm_features"]
-        if features.shape[:2] != frame_mask.shape:
-            features = pool_to_frames(features, frame_mask)
-        known = frame_mask & batch["wavlm_mask"] if "wavlm_mask" in batch else frame_mask
-        targets["speech_content"] = delay_targets(features, known, delay, frame_mask)
+        known = features_at_frames(batch["wavlm_features"], frame_mask, batch.get("wavlm_mask"))
+        targets["speech_content"] = delay_targets(*known, delay, frame_mask)
     if "prosody_targets" in batch:
         values = _of_frames(batch["prosody_targets"], "prosody_targets", frame_mask)
         masks = _of_frames(batch["prosody_mask"], "prosody_mask", frame_mask) & frame_mask[:, :, None]

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.frame_targets import PHONES, PROSODY
-from ..distillation import TeacherBridge, constant_distance, masked_distance, target_sums
+from ..distillation import TeacherBridge, constant_distance
 from ..heads import without_autocast
 from ..outputs import MimiBridgeOutput
 from .objective import Term
@@ -52,6 +52,11 @@ class Baseline:
 
     size: int
     distance: Callable[[Tensor, Tensor], float]
+
+
+def teacher_baseline(bridge: TeacherBridge) -> Baseline:
+    """That of the distance to a teacher, whose sums are `TeacherDistance.target_sums`."""
+    return Baseline(bridge.out_features + 2, lambda sums, fitted: constant_distance(bridge.distance, sums, fitted))
 
 
 class Readouts(nn.Module):
@@ -117,9 +122,8 @@ class Readouts(nn.Module):
         num_frames = mask.sum()
         if name == "speech_content":
             (bridge,) = self._bridge
-            standard = bridge.standardise(targets.masked_fill(~mask[:, :, None], 0.0))
-            distance = masked_distance(bridge.distance, self.speech_content(latents), standard, mask)
-            return Term(distance, num_frames), target_sums(bridge.distance, standard, mask)
+            found = bridge.compare_predicted(self.speech_content(latents), targets, mask)
+            return Term(found.loss, found.num_frames), found.target_sums
         latents, targets = latents[mask], targets[mask]
         if name in PROSODY:
             read = self.prosody(latents)[:, PROSODY.index(name)]
@@ -137,9 +141,7 @@ class Readouts(nn.Module):
         sizes = {"phone": len(PHONES), "voicing": 2, "speaker": len(self.speakers)}
         found = {name: Baseline(size, frequency_entropy) for name, size in sizes.items()}
         found |= {name: Baseline(2, _mean_deviation) for name in ("pitch", "level")}
-        found["speech_content"] = Baseline(
-            bridge.out_features + 2, lambda sums, fitted: constant_distance(bridge.distance, sums, fitted)
-        )
+        found["speech_content"] = teacher_baseline(bridge)
         names = {target for name in self.names for target in (PROSODY if name == "prosody" else (name,))}
         return {name: found[name] for name in sorted(names)}
 
