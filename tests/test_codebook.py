@@ -64,7 +64,7 @@ def used(head: QuantizerHead, codes: Tensor) -> list[Tensor]:
 
 
 def test_nothing_is_gathered_before_anything_is_noted(head):
-    gathered = CodebookLearner(head.vq_codebooks, "ema", DECAY).gathered()
+    gathered = CodebookLearner(head.vq_codebooks, "ema", DECAY).statistics()
     assert torch.equal(gathered, torch.zeros(2, SIZE, DIM + 1))
 
 
@@ -73,36 +73,36 @@ def test_gathered_holds_each_entry_s_sum_and_count_frame_by_frame(head):
     expected = torch.zeros(2, SIZE, DIM + 1)
     for level in range(2):
         vectors, indices = whole_numbers((2, NUM_FRAMES), seed=level)
-        learner.note(level, vectors, indices)
+        learner.accumulate(level, vectors, indices)
         for sample, frame in product(range(2), range(NUM_FRAMES)):
             expected[level, indices[sample, frame]] += torch.cat([vectors[sample, frame], torch.ones(1)])
-    assert torch.equal(learner.gathered(), expected)
+    assert torch.equal(learner.statistics(), expected)
 
 
 def test_several_notes_gather_what_one_of_all_their_frames_does(head):
     pieces = [whole_numbers((1, length), seed=length) for length in (4, 1, 7)]
     divided, whole = (CodebookLearner(head.vq_codebooks, "ema", DECAY) for _ in range(2))
     for vectors, indices in pieces:
-        divided.note(1, vectors, indices)
-    whole.note(1, *(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
-    assert whole.gathered()[1, :, -1].sum() == 4 + 1 + 7
-    assert torch.equal(divided.gathered(), whole.gathered())
+        divided.accumulate(1, vectors, indices)
+    whole.accumulate(1, *(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
+    assert whole.statistics()[1, :, -1].sum() == 4 + 1 + 7
+    assert torch.equal(divided.statistics(), whole.statistics())
 
 
 def test_inputs_are_the_vectors_of_the_first_codebook_alone(head, latents):
     learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     codes = torch.zeros(2, NUM_FRAMES).long()
-    learner.note(0, latents, codes)
-    learner.note(1, 2 * latents, codes)
-    learner.note(0, latents[:1], codes[:1])
+    learner.accumulate(0, latents, codes)
+    learner.accumulate(1, 2 * latents, codes)
+    learner.accumulate(0, latents[:1], codes[:1])
     assert torch.equal(torch.cat(learner.inputs), torch.cat([*latents, latents[0]]))
 
 
 def test_forget_leaves_nothing_of_the_step(head, latents):
     learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
-    learner.note(0, latents, torch.zeros(2, NUM_FRAMES).long())
-    learner.forget()
-    assert not learner.gathered().any()
+    learner.accumulate(0, latents, torch.zeros(2, NUM_FRAMES).long())
+    learner.reset()
+    assert not learner.statistics().any()
     assert learner.inputs == []
 
 
@@ -113,8 +113,8 @@ def test_ema_moves_an_entry_to_the_running_mean_by_hand(head):
     store = head.vq_codebooks[1]
     store.embed[0, 4], store.embed_avg[0, 4], store.cluster_size[0, 4] = 1.0, 2.0, 2.0
     learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
-    learner.note(1, torch.tensor([[[4.0, 0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 0.0, 1.0]]]), torch.full((1, 3), 4))
-    learner.move(learner.gathered())
+    learner.accumulate(1, torch.tensor([[[4.0, 0.0, 1.0], [2.0, 0.0, 1.0], [3.0, 0.0, 1.0]]]), torch.full((1, 3), 4))
+    learner.apply_update(learner.statistics())
     count = 0.9 * 2 + 0.1 * 3
     sums = torch.tensor([0.9 * 2 + 0.1 * 9, 0.9 * 2, 0.9 * 2 + 0.1 * 3])
     assert store.cluster_size[0, 4].item() == pytest.approx(count)
@@ -130,7 +130,7 @@ def test_ema_is_the_library_s_own_update_for_one_step(head, latents, frame_mask)
 
     learner = teach(head, "ema")
     codes = head(latents[frame_mask][None]).codes
-    learner.move(learner.gathered())
+    learner.apply_update(learner.statistics())
     hit = used(head, codes)
     assert all(0 < entries.sum() < SIZE for entries in hit)
     for ours, theirs, entries in zip(head.vq_codebooks, library.vq_codebooks, hit, strict=True):
@@ -145,7 +145,7 @@ def test_ema_gives_the_state_of_a_head_that_learns_in_its_forward(head, latents)
     by_itself(latents)
     learner = teach(head, "ema")
     head(latents)
-    learner.move(learner.gathered())
+    learner.apply_update(learner.statistics())
     torch.testing.assert_close(states(head), states(by_itself))
 
 
@@ -154,10 +154,10 @@ def test_sums_of_two_processes_move_codebooks_as_one_process_would(head, latents
     learners = [teach(each, "ema") for each in (alone, first, second)]
     for each, part in ((alone, latents), (first, latents[:1]), (second, latents[1:])):
         each(part)
-    learners[0].move(learners[0].gathered())
-    total = learners[1].gathered() + learners[2].gathered()
+    learners[0].apply_update(learners[0].statistics())
+    total = learners[1].statistics() + learners[2].statistics()
     for learner in learners[1:]:
-        learner.move(total)
+        learner.apply_update(total)
     torch.testing.assert_close(states(first), states(alone))
     assert all(torch.equal(value, states(second)[name]) for name, value in states(first).items())
 
@@ -167,10 +167,10 @@ def test_entries_that_nobody_hit_stay_to_the_bit_over_many_steps(head, update):
     learner = CodebookLearner(head.vq_codebooks, update, DECAY)
     before = [store.embed.detach().clone() for store in head.vq_codebooks]
     for step in range(150):  # the counts of unused entries fall to 0.9 ** 150, below the library's smoothing
-        learner.forget()
+        learner.reset()
         for level in range(2):
-            learner.note(level, *whole_numbers((2, 20), seed=step))
-        learner.move(learner.gathered())
+            learner.accumulate(level, *whole_numbers((2, 20), seed=step))
+        learner.apply_update(learner.statistics())
     for store, entries in zip(head.vq_codebooks, before, strict=True):
         assert store.cluster_size[0, -4:].max() < 1e-5
         assert torch.equal(store.embed[0, -4:], entries[0, -4:])
@@ -181,7 +181,7 @@ def test_entries_that_nobody_hit_stay_to_the_bit_over_many_steps(head, update):
 def test_a_step_in_which_nothing_was_noted_moves_no_entry(head):
     learner = CodebookLearner(head.vq_codebooks, "ema", DECAY)
     before = [store.embed.clone() for store in head.vq_codebooks]
-    learner.move(learner.gathered())
+    learner.apply_update(learner.statistics())
     assert all(torch.equal(store.embed, entries) for store, entries in zip(head.vq_codebooks, before, strict=True))
 
 
@@ -213,7 +213,7 @@ def test_gradient_averages_the_counts_and_holds_the_sums_to_them(head, latents):
     with torch.no_grad():
         for store in head.vq_codebooks:
             store.embed.add_(1.0)  # as an optimizer would
-    learner.move(learner.gathered())
+    learner.apply_update(learner.statistics())
     for level, store in enumerate(head.vq_codebooks):
         name = f"vq.layers.{level}._codebook"
         counts = torch.bincount(codes[:, level].flatten(), minlength=SIZE)
@@ -229,7 +229,7 @@ def test_codebook_loss_pulls_hit_entries_toward_the_mean_of_their_frames_and_not
     latents.requires_grad_()
     output = head(latents)
     output.codebook_loss.backward()
-    sums, counts = learner.gathered().split([DIM, 1], dim=-1)
+    sums, counts = learner.statistics().split([DIM, 1], dim=-1)
     num_values = latents.numel() * len(head.vq_codebooks)  # a mean over frames, sizes and codebooks
     for store, level_sums, level_counts in zip(head.vq_codebooks, sums, counts, strict=True):
         expected = 2 * (level_counts * store.embed[0].detach() - level_sums) / num_values
@@ -264,7 +264,7 @@ def test_forward_with_a_learner_gives_the_very_bits_of_one_without_and_moves_not
 def test_forward_notes_the_counts_of_its_codes(head, latents, update):
     learner = teach(head, update)
     codes = head(latents).codes
-    for level, counts in enumerate(learner.gathered()[:, :, -1]):
+    for level, counts in enumerate(learner.statistics()[:, :, -1]):
         expected = torch.bincount(codes[:, level].flatten(), minlength=SIZE)
         assert torch.equal(counts, expected.float())
 
@@ -274,7 +274,7 @@ def test_forward_notes_the_counts_of_its_codes(head, latents, update):
 def test_forward_notes_nothing_when_it_does_not_learn(head, latents, update, training, may_learn):
     learner = teach(head, update)
     head.train(training)(latents, may_learn=may_learn)
-    assert not learner.gathered().any()
+    assert not learner.statistics().any()
 
 
 def test_codebook_loss_is_none_where_codebooks_are_moving_averages(head, latents):

@@ -65,14 +65,14 @@ class CodebookLearner:
                 codebook.register_parameter("embed", nn.Parameter(entries))
             else:
                 codebook.register_buffer("embed", entries)
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin a step: nothing was asked of any codebook."""
         self.inputs: list[Tensor] = []
         self._sums: list[Tensor | None] = [None] * len(self.vq_codebooks)
 
-    def note(self, level: int, vectors: Tensor, indices: Tensor) -> None:
+    def accumulate(self, level: int, vectors: Tensor, indices: Tensor) -> None:
         """Remember what a forward asked of one codebook.
 
         Args:
@@ -90,8 +90,8 @@ class CodebookLearner:
         sums[:, -1].index_add_(0, indices, vectors.new_ones(len(vectors)))
         sums[:, :-1].index_add_(0, indices, vectors)
 
-    def gathered(self) -> Tensor:
-        """What was noted since `forget`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
+    def statistics(self) -> Tensor:
+        """What was accumulated since `reset`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
         shapes = [(codebook.embed.shape[1], codebook.embed.shape[2] + 1) for codebook in self.vq_codebooks]
         return torch.stack(
             [
@@ -101,9 +101,9 @@ class CodebookLearner:
         )
 
     @torch.no_grad()
-    def move(self, gathered: Tensor) -> None:
-        """Move the codebooks by what was gathered, of all processes, after the optimizer's step."""
-        for codebook, level in zip(self.vq_codebooks, gathered, strict=True):
+    def apply_update(self, statistics: Tensor) -> None:
+        """Move the codebooks by the statistics of all processes, after the optimizer's step."""
+        for codebook, level in zip(self.vq_codebooks, statistics, strict=True):
             sums, counts = level[:, :-1], level[:, -1]
             if self.update == "gradient":
                 codebook.cluster_size.lerp_(counts[None], 1 - self.decay)

@@ -213,7 +213,7 @@ class QuantizerHead(nn.Module):
                 if self.learner is None:
                     learn_from(self.vq_codebooks[level], residual.detach(), indices, self.decay)
                 else:
-                    self.learner.note(level, residual.detach(), indices)
+                    self.learner.accumulate(level, residual.detach(), indices)
                 if codebook.requires_grad:
                     codebook_losses.append(_mean_square(entries - residual.detach()))
             residual = residual - entries.detach()

@@ -130,7 +130,7 @@ def test_reference_learns_nothing_in_training_mode_either(quantizer, latents, up
     assert not reference(latents.requires_grad_()).requires_grad
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
-    assert not any(learner.gathered().any() for learner in learners.values())
+    assert not any(learner.statistics().any() for learner in learners.values())
     assert quantizer.head_prosody.learner is learners["prosody"]
 
 

@@ -47,12 +47,12 @@ def move_codebooks(
         learner = head.learner
         if learner is None:
             continue
-        learner.move(cast(Tensor, accelerator.reduce(learner.gathered(), "sum")))
+        learner.apply_update(cast(Tensor, accelerator.reduce(learner.statistics(), "sum")))
         if name == "content" and args.revive_every and (step + 1) % args.revive_every == 0:
             inputs = _gathered_rows(torch.cat(learner.inputs), accelerator)
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
             revive_unused_from(head, inputs, generator, args.revive_below)
-        learner.forget()
+        learner.reset()
 
 
 def learning_codebooks(quantizer: CausalBridgeQuantizer) -> dict[str, range]:
