@@ -24,6 +24,7 @@ from transformers import MimiModel, pipeline
 
 from mimi_bridge import small_codec
 from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.sound import WIDEBAND_RATE, Sound  # at or below, recordings have nothing above 8 kHz
 from mimi_bridge.audio.spectrogram import save_spectrograms
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.manifest import Utterance, read_manifest
@@ -33,7 +34,6 @@ from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labe
 from mimi_bridge.evaluation.listeners import spoken_words, word_error
 from mimi_bridge.evaluation.metrics import codebook_usage, missing_packages, reconstruction_metrics
 from mimi_bridge.evaluation.probe_matrix import ProbedRecording, probe_matrix
-from mimi_bridge.evaluation.sound import WIDEBAND_RATE, Sound  # at or below, recordings have nothing above 8 kHz
 
 ALL_CODES = "8 codebooks"
 FEWER_CODEBOOKS = (4, 2, 1)

@@ -17,7 +17,7 @@ from codec_training import run as codec_training
 from codec_training.corpus import SpeechCorpus
 from codec_training.run import CodecTraining, Phase
 from mimi_bridge import small_codec
-from mimi_bridge.evaluation.sound import Sound
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 
 BATCH_SIZE, CROP_FRAMES, FILTERS = 4, 12, 8

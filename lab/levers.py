@@ -36,6 +36,7 @@ from mimi_bridge import (
     MimiBridgeTrainingArguments,
 )
 from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.frame_targets import level_by_step
 from mimi_bridge.data.latents import OriginalLatents
@@ -43,7 +44,6 @@ from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.data.segments import load_recording
 from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labels, pitch_labels, spans_of
 from mimi_bridge.evaluation.probe_matrix import ProbedRecording, head_features, probe_matrix
-from mimi_bridge.evaluation.sound import Sound
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.weights import SMALL_CODEC
 from recipes import quiet, write_between_marks

@@ -19,7 +19,6 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
@@ -30,12 +29,12 @@ from codec_training.corpus import SpeechCorpus, Teacher, given_phones, unknown_p
 from codec_training.run import CodecTraining, Phase
 from codec_training.whisper_teacher import WhisperTeacher
 from mimi_bridge.audio.files import SPEECH_VARIABLE, save_audio
+from mimi_bridge.audio.sound import f0_or_none
 from mimi_bridge.checkpoint import give_usual_mode
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.made_speech import load_utterance, made_utterances
 from mimi_bridge.data.manifest import Span, Utterance, read_manifest
 from mimi_bridge.data.teachers.speech import WavLMTeacher
-from mimi_bridge.evaluation.sound import Sound
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 
 SAMPLING_RATE = 24_000
@@ -232,7 +231,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         "held_out": [utterance for utterance in utterances if utterance.speaker in held_out],
     }
     find_phones = PhoneFinder() if arguments.align else given_phones
-    find_pitch = praat_pitch if find_spec("parselmouth") else unknown_pitch
+    find_pitch = f0_or_none if find_spec("parselmouth") else unknown_pitch
     if find_pitch is unknown_pitch:
         print("train_codec: praat-parselmouth is missing, so the latents learn no pitch.", file=sys.stderr)
     teacher = speech_teacher(arguments.teacher) if arguments.teacher else None
@@ -245,14 +244,6 @@ def prepare(arguments: argparse.Namespace) -> None:
 
             taught = teacher if part == "train" else None
             write_corpus(folder / part, members, SAMPLING_RATE, load_and_count, find_phones, find_pitch, taught)
-
-
-def praat_pitch(audio: torch.Tensor, sampling_rate: int) -> np.ndarray:
-    """F0 by praat, see `unknown_pitch`; audio that is too short has none."""
-    try:
-        return Sound(audio, sampling_rate).f0_hz.numpy()
-    except ValueError:
-        return np.zeros(1)
 
 
 def speech_teacher(name: str) -> Teacher:

@@ -26,7 +26,7 @@ WORDS = {
     r"without a word": "silently, without host synchronisation",
     r"attractions?|\w+\.stores": "codebook_loss, vq_codebooks",
     r"(Encoder|Decoder)Half|near_audio\w*|near_transformer\w*": "EncoderRuntime, DecoderRuntime, waveform_layers",
-    r"\.(note|forget|gathered)\(|def (note|forget|gathered)": "accumulate, reset, statistics, apply_update",
+    r"learner\.(note|gathered|move|forget)": "accumulate, statistics, apply_update, reset",
     r"lay_out_tokens|way_in|way_out": "align_tokens_to_frames, w_in, w_out",
     r"[Ss]urveys?|[Tt]ally": "init frames, TrainingMetrics",
     r"SHARES|hold_frozen_parts_still|residual_weight_ratio": "LR_SCALES, set_frozen_modules_to_eval, warmup",

@@ -91,7 +91,7 @@ class CodebookLearner:
         sums[:, :-1].index_add_(0, indices, vectors)
 
     def statistics(self) -> Tensor:
-        """What was accumulated since `reset`: `(codebooks, codebook_size, codebook_dim + 1)`, sums and, last, counts."""
+        """Since `reset`, sums and, last, counts: `(codebooks, codebook_size, codebook_dim + 1)`."""
         shapes = [(codebook.embed.shape[1], codebook.embed.shape[2] + 1) for codebook in self.vq_codebooks]
         return torch.stack(
             [

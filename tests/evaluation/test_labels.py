@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.data.manifest import Span, Utterance
 from mimi_bridge.evaluation.labels import (
@@ -15,7 +16,6 @@ from mimi_bridge.evaluation.labels import (
     spans_of,
     word_labels,
 )
-from mimi_bridge.evaluation.sound import Sound
 
 RATE = 12.5
 SECOND = Sound(torch.zeros(1, 24_000), 24_000)

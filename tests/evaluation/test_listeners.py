@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.evaluation import listeners
 from mimi_bridge.evaluation.intervals import mean_with_interval
 from mimi_bridge.evaluation.listeners import mos_predictor, recognizer, word_error
-from mimi_bridge.evaluation.sound import Sound
 
 SILENCE = torch.zeros(1, 24_000)
 

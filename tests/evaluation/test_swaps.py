@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.types import Alignment
-from mimi_bridge.evaluation.sound import Sound
 from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 
 

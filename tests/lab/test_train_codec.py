@@ -293,18 +293,6 @@ def test_script_writes_the_codec_and_ends_well_when_its_minutes_are_over(argumen
     assert MimiModel.from_pretrained(arguments.output / "mimi").config.num_quantizers == CODEC["num_quantizers"]
 
 
-@pytest.mark.parametrize(
-    ("audio", "share"),
-    [(torch.sin(torch.arange(24_000) * 2 * torch.pi * 150 / 24_000)[None], 0.9), (torch.zeros(1, 100), 0.0)],
-    ids=["a tone", "too short to tell"],
-)
-def test_praat_hears_pitch(audio, share):
-    pytest.importorskip("parselmouth")
-    f0 = train_codec.praat_pitch(audio, 24_000)
-    assert (f0 > 0).mean() >= share
-    assert f0[f0 > 0].tolist() == pytest.approx([150.0] * int((f0 > 0).sum()), rel=0.01)
-
-
 def test_speech_is_written_once(arguments):
     before = {path: path.stat().st_mtime_ns for path in (arguments.output / "corpus").rglob("*")}
     train_codec.prepare(arguments)

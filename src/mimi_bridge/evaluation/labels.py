@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..alignment_targets import spans_to_frame_weights
+from ..audio.sound import PITCH_RATE, Sound
 from ..data.alignment.files import given_alignment
 from ..data.alignment.types import Aligner
 from ..data.manifest import Span, Utterance
-from .sound import PITCH_RATE, Sound
 
 MIN_COVER = 0.5  # of a frame, by all phones (or words) together
 FLOOR_DB = -80.0

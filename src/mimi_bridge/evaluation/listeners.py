@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ..audio.sound import WIDEBAND_RATE, Sound
 from .metrics import Metric, raised_by
-from .sound import WIDEBAND_RATE, Sound
 
 
 def recognizer(model: str, device: str = "cpu") -> Metric:

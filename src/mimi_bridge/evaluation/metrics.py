@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..audio.sound import WIDEBAND_RATE, Sound
 from ..losses.reconstruction import multi_scale_mel_distance
-from .sound import WIDEBAND_RATE, Sound
 
 MAX_DB = 100.0
 

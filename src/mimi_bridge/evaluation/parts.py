@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..audio.files import save_audio
+from ..audio.sound import Sound
 from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
-from .sound import Sound
 from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
 
 AUDIO_FOLDER = "audio"

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ..atomic_files import write_whole
 from ..audio.files import save_audio
+from ..audio.sound import WIDEBAND_RATE, Sound
 from ..data.alignment.types import Aligner
 from ..data.made_speech import PREFIX, load_utterance
 from ..data.manifest import Utterance
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
 from .metrics import Metric
-from .sound import WIDEBAND_RATE, Sound
 from .systems import ORIGINAL, Systems
 
 PITCH_DECIMALS = 1

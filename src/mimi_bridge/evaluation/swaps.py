@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..audio.sound import Sound
 from ..losses.reconstruction import log_mel
 from .intelligibility import best_fitting_transcript, like_sized_transcripts
 from .intervals import mean_with_interval
-from .sound import Sound
 
 MIN_OCTAVES = 1 / 12  # between two voices; nearer ones do not show which of them a pitch follows
 MIN_STEPS = 20  # voiced in both recordings, for a correlation of their contours

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from ...alignment_targets import align_tokens_to_frames
+from ...audio.sound import f0_or_none
 from ...configuration_mimi_bridge import MimiBridgeConfig
 from ...frames import num_frames_for
 from ...modeling_mimi_bridge import MimiBridgeModel
@@ -24,7 +25,7 @@ from ..alignment.files import given_alignment
 from ..alignment.tokens import token_spans
 from ..alignment.types import Aligner, Alignment
 from ..columns import row_columns
-from ..frame_targets import STEP_RATE, level_by_step
+from ..frame_targets import level_by_step
 from ..latents import OriginalLatents
 from ..manifest import Utterance
 from ..settings import GIVEN, POCKETSPHINX, Settings
@@ -279,7 +280,7 @@ class RowMaker:
             found, target = self._latents(recording.audio)
             row |= {"latents": _half(found), "target_latents": _half(target)}
         if self.settings.prosody:
-            row["f0_hz"] = _pitch(recording.audio)
+            row["f0_hz"] = f0_or_none(recording.audio, RATE)
             row["level_db"] = level_by_step(recording.audio[0].numpy(), RATE)
         return row
 
@@ -294,17 +295,6 @@ def _check_words(recording: _Recording) -> None:
     if wrong is not None:
         recording.alignment = None
         recording.remarks.append(f"without phones: {wrong}")
-
-
-def _pitch(audio: Tensor) -> np.ndarray:
-    # At 100 Hz; of a sound that is too short to have a pitch, none.
-    from ...evaluation.sound import Sound
-
-    sound = Sound(audio, RATE)
-    try:
-        return sound.f0_hz.numpy()
-    except ValueError:
-        return np.zeros(-(-audio.shape[-1] * STEP_RATE // RATE), np.float32)
 
 
 def _count(row: dict[str, Any], num_frames: int, statistics: dict[str, RunningStatistics]) -> None:

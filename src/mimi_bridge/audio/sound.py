@@ -19,6 +19,18 @@ PITCH_RATE = 100  # steps a second
 LOWEST_HZ, HIGHEST_HZ = 75.0, 600.0
 
 
+def f0_or_none(audio: Tensor, sampling_rate: int) -> np.ndarray:
+    """`Sound.f0_hz` of a recording `(1, samples)`, `(steps,)`; 0 throughout where it is too short to have a pitch.
+
+    Raises:
+        ModuleNotFoundError: If praat-parselmouth is not installed.
+    """
+    try:
+        return Sound(audio, sampling_rate).f0_hz.numpy()
+    except ValueError:
+        return np.zeros(-(-audio.shape[-1] * PITCH_RATE // sampling_rate), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Sound:
     """One recording, original or decoded.

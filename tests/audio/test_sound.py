@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mimi_bridge.evaluation.sound import Sound
+from mimi_bridge.audio.sound import Sound, f0_or_none
 
 
 def test_pitch_of_a_gliding_voice_is_followed_in_time(voiced_audio):
@@ -29,3 +29,15 @@ def test_wideband_samples_are_at_16_khz(voiced_audio):
 def test_sound_too_short_for_a_pitch_says_so():
     with pytest.raises(ValueError, match="no pitch to be found"):
         assert Sound(torch.zeros(1, 100), 24_000).f0_hz is None
+
+
+@pytest.mark.parametrize(
+    ("audio", "share"),
+    [(torch.sin(torch.arange(24_000) * 2 * torch.pi * 150 / 24_000)[None], 0.9), (torch.zeros(1, 100), 0.0)],
+    ids=["a tone", "too short to tell"],
+)
+def test_pitch_of_any_recording_is_praats_or_none(audio, share):
+    pytest.importorskip("parselmouth")
+    f0 = f0_or_none(audio, 24_000)
+    assert (f0 > 0).mean() >= share
+    assert f0[f0 > 0].tolist() == pytest.approx([150.0] * int((f0 > 0).sum()), rel=0.01)
