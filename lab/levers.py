@@ -9,14 +9,12 @@ and `<!-- end of levers -->`.
 
 import argparse
 import os
-import resource
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labe
 from mimi_bridge.evaluation.probe_matrix import ProbedRecording, head_features, probe_matrix
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.weights import SMALL_CODEC
-from recipes import quiet, write_between_marks
+from recipes import IN_THE_BACKGROUND, quiet, run_each, write_between_marks
 
 MARKS = ("<!-- levers -->", "<!-- end of levers -->")
 HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
@@ -80,12 +78,7 @@ def main() -> None:
         work = Path(folder)
         described = prepare(arguments, work)
         print(described, flush=True)
-        names = [name for name in LEVERS if not arguments.only or any(fnmatch(name, p) for p in arguments.only)]
-        found = []
-        with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-            for result in pool.map(run, [(name, arguments, work) for name in names]):
-                found.append(result)
-                print(f"{line_of(result)}  {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+        found = run_each(run, LEVERS, arguments, work, line_of)
     text = f"{described}\n{table(found)}"
     print(text)
     if arguments.output:
@@ -178,41 +171,32 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     """Train by one lever, and measure."""
     name, arguments, work = job
     quiet()
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     lever, folder = LEVERS[name], work / f"model-{list(LEVERS).index(name)}"
     config, changes = lever or ({}, {})
     convert(arguments.source, folder, qwen_dim=16, wavlm_dim=16, **config)
     model = MimiBridgeModel.from_pretrained(folder)
-    log: list[dict] = []
+    data = torch.load(arguments.rows, weights_only=False)
     if lever is not None:
-        settings: dict[str, Any] = {
+        settings = IN_THE_BACKGROUND | {
             "max_steps": arguments.steps,
             "per_device_train_batch_size": arguments.batch_size,
             "gradient_accumulation_steps": 1,
             "learning_rate": arguments.learning_rate,
             "head_learning_rates": {"acoustic": arguments.learning_rate / 10},
             "logging_steps": max(1, arguments.steps // 10),
-            "save_strategy": "no",
-            "report_to": [],
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
             "warmup_steps": 50,
             "residual_weight_warmup_ratio": 0.25,
             "qwen_weight": 0.0,
             "wavlm_weight": 0.0,
         }
         args = MimiBridgeTrainingArguments(output_dir=str(work / "run"), **(settings | changes))
-        rows = torch.load(arguments.rows, weights_only=False)["rows"]
         collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
-        trainer = MimiBridgeTrainer(model, args, collate, rows)
+        trainer = MimiBridgeTrainer(model, args, collate, data["rows"])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        log = trainer.state.log_history
-    found = measure(model.eval(), torch.load(arguments.rows, weights_only=False)["held_out"])
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return found | {"name": name, "log": log, "seconds": seconds}
+    found = measure(model.eval(), data["held_out"])
+    return found | {"name": name, "seconds": time.process_time() - before}
 
 
 @torch.inference_mode()

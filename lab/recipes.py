@@ -9,10 +9,10 @@ lines `<!-- recipes -->` and `<!-- end of recipes -->` of the file.
 
 import argparse
 import os
-import resource
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
 from multiprocessing import get_context
@@ -58,6 +58,13 @@ TRAINED: dict[str, dict] = {  # by name, the differences from the first
     "ten times the rates": {"learning_rate": 1e-3},
 }
 HEADS = ("content", "prosody", "acoustic")
+IN_THE_BACKGROUND: dict[str, Any] = {  # of a training: no files, no reports, no bar
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
 
 
 def main() -> None:
@@ -68,12 +75,7 @@ def main() -> None:
         work = Path(folder)
         described = prepare(arguments, work)
         print(described, flush=True)
-        names = [name for name in {**UNTRAINED, **TRAINED} if _chosen(name, arguments.only)]
-        with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-            found = []
-            for result in pool.map(run, [(name, arguments, work) for name in names]):
-                found.append(result)
-                print(f"{result['name']}: {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+        found = run_each(run, {**UNTRAINED, **TRAINED}, arguments, work, lambda result: f"{result['name']}:")
     tables = f"{described}\n{quality_table(found)}\n{probe_table(found)}"
     print(tables)
     if arguments.output:
@@ -81,6 +83,22 @@ def main() -> None:
     history = next((result["history"] for result in found if result["name"] == next(iter(TRAINED))), None)
     if arguments.picture and history:
         draw(history, arguments.picture)
+
+
+def run_each(
+    run: Callable[[tuple[str, argparse.Namespace, Path]], dict[str, Any]],
+    names: Iterable[str],
+    arguments: argparse.Namespace,
+    work: Path,
+    describe: Callable[[dict[str, Any]], str],
+) -> list[dict[str, Any]]:
+    """Run the names that `--only` chooses, `--jobs` at once; says what each gave as soon as it is there."""
+    found = []
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        for result in pool.map(run, [(name, arguments, work) for name in names if _chosen(name, arguments.only)]):
+            found.append(result)
+            print(f"{describe(result)} {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
+    return found
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -141,7 +159,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     """Train one variant, unless it is an untrained one, and evaluate it."""
     name, arguments, work = job
     quiet()
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     data = torch.load(work / "rows.pt", weights_only=False)
     model = MimiBridgeModel.from_pretrained(work / "bridge")
     result: dict[str, Any] = {"name": name}
@@ -159,22 +177,16 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         only=["mel", "stoi", "codes", "probes"],
         num_examples=0,
     )
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return result | {"seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return result | {"seconds": time.process_time() - before}
 
 
 def train(model: MimiBridgeModel, changes: dict, data: dict, options: argparse.Namespace, folder: Path) -> dict:
     """Train the heads; returns distances to the teachers, mel distances on the way, and the log."""
-    settings = {
+    settings = IN_THE_BACKGROUND | {
         "max_steps": options.steps,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
         "logging_steps": max(1, options.steps // 50),
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
         "init_frames": 30_000,
         "warmup_steps": 20,
     }

@@ -81,10 +81,7 @@ def _save_onnx(program: ExportedProgram, name: str, state_names: list[str], path
     }
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(),
-    ):  # its progress
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its progress
         warnings.simplefilter("ignore")
         exporter.setLevel(logging.ERROR)
         try:

@@ -1,8 +1,8 @@
 """One call of a stream as a program without Python: `torch.export` of the encode and the decode step.
 
-A step is a pure function, state in and state out, with the weights inside: it runs where Python does not
-(AOTInductor), or in any process that has torch but not this package. The state is that of `codec`; zeros begin a
-stream. Nothing is checked in it: not whether audio is finite, nor whether codes are in range.
+A step is a pure function, state in and state out, with the weights inside: it runs in ONNX Runtime, or in any process
+that has torch but not this package. The state is that of `codec`; zeros begin a stream. Nothing is checked in it: not
+whether audio is finite, nor whether codes are in range.
 """
 
 from collections.abc import Sequence
