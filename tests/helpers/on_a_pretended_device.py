@@ -5,6 +5,7 @@ have run before it is.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -13,22 +14,10 @@ import torch
 from helpers.pretend_device import DEVICE, IS_POSSIBLE, PretendDevice, PretendTensor, pretend_device
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.runtime import invalidation
+from tiny import TINY, TINY_TEACHERS
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="torch 2.10 and newer can pretend a device")
 
-SIZES = {
-    "hidden_size": 32,
-    "num_filters": 4,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "upsample_groups": 32,
-    "codebook_size": 64,
-    "codebook_dim": 16,
-    "vector_quantization_hidden_dimension": 16,
-    "qwen_dim": 12,
-    "wavlm_dim": 8,
-}
 OF_TRANSFORMERS = 1  # wait of each of its two transformers, which asks whether positions are packed
 
 
@@ -42,13 +31,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendDevice]:
 @pytest.fixture
 def here() -> MimiBridgeModel:
     torch.manual_seed(0)
-    return MimiBridgeModel(MimiBridgeConfig(**SIZES)).eval()
+    return MimiBridgeModel(MimiBridgeConfig(**TINY, **TINY_TEACHERS)).eval()
 
 
 @pytest.fixture
 def there(here: MimiBridgeModel, device: PretendDevice) -> MimiBridgeModel:
-    torch.manual_seed(0)
-    return MimiBridgeModel(MimiBridgeConfig(**SIZES)).eval().to(DEVICE)
+    return deepcopy(here).to(DEVICE)
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -62,10 +50,10 @@ def teachers() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     spans = torch.tensor([[[0.0, 0.1], [0.1, 0.2], [0.2, 0.3]]] * 2)
     return {
-        "qwen_hidden": torch.randn(2, 3, 12, generator=generator),
+        "qwen_hidden": torch.randn(2, 3, TINY_TEACHERS["qwen_dim"], generator=generator),
         "token_spans": spans,
         "token_mask": torch.tensor([[True, False, True]] * 2),
-        "wavlm_features": torch.randn(2, 5, 8, generator=generator),
+        "wavlm_features": torch.randn(2, 5, TINY_TEACHERS["wavlm_dim"], generator=generator),
         "wavlm_mask": torch.ones(2, 5, dtype=torch.bool),
     }
 
