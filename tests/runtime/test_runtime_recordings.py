@@ -7,6 +7,7 @@ import torch
 from transformers.models.mimi.modeling_mimi import MimiConv1d
 
 from mimi_bridge.runtime import codec as inference
+from reference_path import reference_path
 from ties import share_equal_but_for_ties
 
 FRAME = 1920
@@ -146,13 +147,10 @@ def test_fast_path_gives_the_reference_s_numbers_at_full_size(full_size_model, b
     audio = best_speech[None]  # more than two windows of ten seconds
     codes = full_size_model.encode(audio).audio_codes
     sound = full_size_model.decode(codes).audio_values
-    full_size_model.use_fast_path = False
-    try:
+    with reference_path(full_size_model):
         expected_codes = full_size_model.encode(audio).audio_codes
         expected = full_size_model.decode(codes).audio_values
         latents = full_size_model.get_latents(audio)
-    finally:
-        del full_size_model.use_fast_path
     scale = expected.abs().max()
     in_use = min(len(codebook.unique()) for codebook in codes.unbind(dim=1))
     equal = share_equal_but_for_ties(full_size_model, latents, codes, expected_codes)

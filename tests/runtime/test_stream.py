@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.quantizer import PackedQuantizer
 from mimi_bridge.runtime.stream import PAD_CODE
+from reference_path import reference_path
 from ties import share_equal_but_for_ties
 
 FRAME = 1920
@@ -174,13 +175,10 @@ def test_state_of_a_stream_stays_as_large_as_it_is(model, sound):
 @torch.no_grad()
 def test_streams_at_full_size_give_the_codes_and_the_audio_of_the_reference(full_size_model, best_speech):
     model, sound = full_size_model, best_speech[None, :, : best_speech.shape[-1] // FRAME * FRAME]
-    model.use_fast_path = False
-    try:
+    with reference_path(model):
         codes = model.encode(sound).audio_codes
         audio = model.decode(codes).audio_values
         latents = model.get_latents(sound)
-    finally:
-        del model.use_fast_path
     whole, whole_codes = model.decode(codes).audio_values, model.encode(sound).audio_codes
     in_use = min(len(codebook.unique()) for codebook in codes.unbind(dim=1))
     print(f"{sound.shape[-1] / 24_000:.1f} s, {in_use} codes in use of each codebook")
