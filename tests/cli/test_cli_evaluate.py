@@ -45,6 +45,7 @@ def test_tables_are_printed_and_the_folder_holds_all(tmp_path, model_folder, rec
     [
         (["--speakers", "nobody"], "--speakers nobody names nobody"),
         (["--max-recordings", "0"], "--max-recordings must not be below 1"),
+        (["--mos", "one"], "--mos takes REPOSITORY and ENTRY, or nothing for DNSMOS, got 1: one"),
         (["--min-score", "-30", "--only", "beauty"], "only must name some of"),
     ],
 )

@@ -1,12 +1,15 @@
 """Models that listen, named by the user: here scripted ones."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
 from mimi_bridge.audio.sound import Sound
 from mimi_bridge.evaluation import listeners
 from mimi_bridge.evaluation.intervals import mean_with_interval
-from mimi_bridge.evaluation.listeners import mos_predictor, recognizer, word_error
+from mimi_bridge.evaluation.listeners import dnsmos, mos_predictor, recognizer, speaker_encoder, word_error
 
 SILENCE = torch.zeros(1, 24_000)
 
@@ -75,3 +78,76 @@ def test_whatever_a_model_raises_is_named_as_its_own(monkeypatch):
     monkeypatch.setattr("transformers.pipeline", lambda *args, **options: fail)
     with pytest.raises(RuntimeError, match="some/model raised TypeError: no such argument"):
         recognizer("some/model").measure(Sound(SILENCE, 24_000), Sound(SILENCE, 24_000, "Hello"))
+
+
+def test_recognizer_that_writes_may_write_as_much_as_the_length_allows(monkeypatch):
+    allowed = []
+
+    class Recognize:
+        model = SimpleNamespace(can_generate=lambda: True)
+
+        def __call__(self, audio, generate_kwargs):
+            allowed.append(generate_kwargs["max_new_tokens"])
+            return {"text": "hello"}
+
+    monkeypatch.setattr("transformers.pipeline", lambda *args, **options: Recognize())
+    metric = recognizer("some/model")
+    for seconds in (1, 3, 300):
+        metric.measure(Sound(SILENCE.repeat(1, seconds), 24_000), Sound(SILENCE, 24_000, "Hello"))
+    assert allowed == [26, 46, 440]
+
+
+def test_voices_are_compared_by_a_model_of_transformers(x_vector_model, speech):
+    metric = speaker_encoder(x_vector_model)
+    one, other = Sound(speech[:, :24_000], 24_000), Sound(torch.randn(1, 24_000) * 0.1, 24_000)
+    assert metric.measure(one, one) == pytest.approx(1, abs=1e-5)
+    assert metric.measure(other, one) < 1 - 1e-4
+    assert metric.measure(Sound(SILENCE[:, :6_000], 24_000), one) is None  # a quarter of a second has no voice
+    assert metric.higher_is_better
+
+
+def test_speaker_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="--speaker needs the package resemblyzer, or the name of a model"):
+        speaker_encoder()
+
+
+def test_opinion_without_a_network_names_its_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="--mos needs the package speechmos; run pip install speechmos"):
+        dnsmos()
+
+
+@pytest.mark.parametrize(("make", "package"), [(dnsmos, "speechmos"), (speaker_encoder, "resemblyzer")])
+def test_packages_that_carry_their_weights_tell_speech_from_noise(make, package, speech):
+    pytest.importorskip(package)
+    metric = make()
+    spoken = Sound(speech[:, :72_000], 24_000)
+    noise = Sound(torch.randn(1, 72_000, generator=torch.Generator().manual_seed(0)) * 0.1, 24_000)
+    assert metric.measure(spoken, spoken) > metric.measure(noise, spoken) + 0.1
+
+
+@pytest.fixture(scope="module")
+def x_vector_model(tmp_path_factory) -> str:
+    """A tiny WavLM with an x-vector, and its feature extractor."""
+    folder = tmp_path_factory.mktemp("x-vector")
+    config = WavLMConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(16, 16),
+        conv_stride=(20, 16),
+        conv_kernel=(20, 16),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        tdnn_dim=(16, 16),
+        tdnn_kernel=(3, 1),
+        tdnn_dilation=(1, 1),
+        xvector_output_dim=8,
+    )
+    torch.manual_seed(0)
+    WavLMForXVector(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return str(folder)

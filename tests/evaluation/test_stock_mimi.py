@@ -95,3 +95,14 @@ def test_probe_features_of_equal_codes_are_equal(fresh, speech):
     assert torch.equal(features["prosody"], features["mimi_1"])
     assert torch.equal(features["acoustic"], features["mimi_2_8"])
     assert features["all"].shape == (11, 3 * 32)
+
+
+def test_delayed_content_is_read_where_it_says_what_is_heard(fresh, speech, monkeypatch):
+    systems = Systems(fresh)
+    codes = systems.encode(speech[:, :48_000])
+    plain = systems.probe_features(codes, None)
+    monkeypatch.setattr(fresh.config, "content_delay", 2)
+    delayed = systems.probe_features(codes, None)
+    assert torch.equal(delayed["content"][:-2], plain["content"][2:])
+    assert torch.equal(delayed["content"][-2:], plain["content"][-1:].expand(2, -1))
+    assert torch.equal(delayed["prosody"], plain["prosody"]) and torch.equal(delayed["acoustic"], plain["acoustic"])

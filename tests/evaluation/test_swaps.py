@@ -5,7 +5,8 @@ import torch
 
 from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.types import Alignment
-from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, swap_numbers, swap_summary
+from mimi_bridge.evaluation.metrics import Metric
+from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, heard_by, swap_numbers, swap_summary
 
 
 def voice(f0_hz: float, brightness: float, seconds: float = 1.5, glide: float = 0.0) -> Sound:
@@ -78,3 +79,30 @@ def test_pairs_are_of_different_speakers_far_apart_in_pitch_and_give_once():
 
 def test_one_speaker_alone_makes_no_pair():
     assert chosen_pairs([("a", 7.0), ("a", 8.0)], 2) == []
+
+
+def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
+    content, other, swapped = voice(120, 0.5), voice(220, 0.9), voice(180, 0.7)
+    names = {id(content): "content", id(other): "voice", id(swapped): "swapped"}
+    pairs = {"word_error": {}, "speaker_similarity": {}}
+
+    def listener(kind):
+        def measure(heard, original):
+            value = len(pairs[kind]) / 10
+            pairs[kind][names[id(heard)], names[id(original)]] = value
+            return value
+
+        return Metric(measure, kind, True)
+
+    numbers = heard_by({kind: listener(kind) for kind in pairs}, Swap(content, other, swapped))
+    assert numbers["word_error"] == pairs["word_error"]["swapped", "content"]
+    assert numbers["word_error_before"] == pairs["word_error"]["content", "content"]
+    assert numbers["voice_like_voice"] == pairs["speaker_similarity"]["swapped", "voice"]
+    assert numbers["voice_like_content"] == pairs["speaker_similarity"]["swapped", "content"]
+    assert set(swap_summary([numbers])) == set(numbers)
+
+
+def test_listener_that_hears_nothing_leaves_its_number_out():
+    sound = voice(120, 0.5)
+    silent = Metric(lambda heard, original: None, "nothing", True)
+    assert heard_by({"word_error": silent}, Swap(sound, sound, sound)) == {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..data.manifest import Utterance, list_recordings
 
+RESEMBLYZER = "resemblyzer"  # as in evaluation.listeners, which is slow to import
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -35,10 +36,18 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--asr", metavar="MODEL", help="a speech recognition model for the word error")
     parser.add_argument(
+        "--speaker",
+        nargs="?",
+        const=RESEMBLYZER,
+        metavar="MODEL",
+        help="how alike voices are: a model of transformers with an x-vector (no name: the package resemblyzer)",
+    )
+    parser.add_argument(
         "--mos",
-        nargs=2,
-        metavar=("REPOSITORY", "ENTRY"),
-        help="a model of torch.hub that predicts naturalness, such as UTMOS; its repository's code is run",
+        nargs="*",
+        metavar="NAME",
+        help="naturalness: REPOSITORY and ENTRY of a model of torch.hub, such as UTMOS, whose code is run (without "
+        "names: DNSMOS by the package speechmos)",
     )
     parser.add_argument(
         "--max-recordings", type=int, metavar="N", help="take N recordings only, of as many speakers as possible"
@@ -64,7 +73,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
     from ..evaluation.evaluator import RESULT_FILE, evaluate
-    from ..evaluation.listeners import mos_predictor, recognizer
+    from ..evaluation.listeners import dnsmos, mos_predictor, recognizer, speaker_encoder
     from ..evaluation.tables import markdown_tables
     from .loading import load_model
 
@@ -72,6 +81,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < (1 if name == "max_recordings" else 0):
             raise ValueError(f"--{name.replace('_', '-')} must not be below {1 if name == 'max_recordings' else 0}.")
+    if options.mos is not None and len(options.mos) not in (0, 2):
+        given = f"{len(options.mos)}: {' '.join(options.mos)}"
+        raise ValueError(f"--mos takes REPOSITORY and ENTRY, or nothing for DNSMOS, got {given}.")
     listing = list_recordings(options.data)
     utterances = listing.utterances
     if options.speakers:
@@ -83,9 +95,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     listeners = {}
     if options.asr:
         listeners["word_error"] = recognizer(options.asr, options.device)
-    if options.mos:
-        repository, entry = options.mos
-        listeners["mos"] = mos_predictor(repository, entry, options.device)
+    if options.speaker:
+        listeners["speaker_similarity"] = speaker_encoder(options.speaker, options.device)
+    if options.mos is not None:
+        listeners["mos"] = mos_predictor(options.mos[0], options.mos[1], options.device) if options.mos else dnsmos()
     model = load_model(options.model, options.device)
     output = Path(options.output)
     result = evaluate(

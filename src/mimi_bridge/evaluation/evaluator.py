@@ -31,7 +31,7 @@ RESULT_FILE, LOG_FILE = "evaluation.json", "recordings.jsonl"
 RECORDINGS = "recordings"  # under `not_run`: those that could not be read
 MAX_NAMED = 20
 PARTS = ("codes", "probes", "swaps")
-OPTIONAL = {"word_error": "--asr", "mos": "--mos"}
+OPTIONAL = {"word_error": "--asr", "speaker_similarity": "--speaker", "mos": "--mos"}
 ALIGN_HINT = "pocketsphinx is missing; run pip install 'mimi-bridge[align]'."
 
 
@@ -62,7 +62,7 @@ def evaluate(
         model_name: Its name in the result. If it is a folder, its conversion report also names the stock Mimi.
         reference: The stock Mimi's checkpoint, see `find_stock_mimi`.
         only: Names among `METRICS`, the listeners' and `PARTS`; all, if left out.
-        listeners: Further metrics, by name, from `recognizer` and `mos_predictor`.
+        listeners: Further metrics, by name, from `recognizer`, `speaker_encoder`, `dnsmos` and `mos_predictor`.
         num_examples: Recordings whose decoded audio is kept.
         num_swaps: Pairs of recordings whose heads are swapped.
         max_seconds: Of a recording; the rest is ignored.
@@ -193,7 +193,8 @@ def _result(
     stock_codes = [None if e["stock_codes"] is None else torch.tensor(e["stock_codes"]) for e in coded]
     if "codes" in wanted:
         model = evaluator.systems.model
-        found = run_or_record_failure(not_run, "codes", lambda: code_statistics(model, codes, stock_codes))
+        phones = [entry["labels"]["phone"] for entry in coded]
+        found = run_or_record_failure(not_run, "codes", lambda: code_statistics(model, codes, stock_codes, phones))
         result["codes"] = found or result["codes"]
     if "probes" in wanted:
         found = run_or_record_failure(

@@ -1,23 +1,40 @@
-"""Metrics by models that the user names: word error by a speech recognizer, naturalness by a MOS predictor.
+"""Metrics by models that the user names: word error, similarity of voices, naturalness.
 
-No model comes with the package. `recognizer` takes any model of the Hub, or a folder, for transformers' pipeline;
-`mos_predictor` any repository of torch.hub whose model takes `(batch, samples)` and a rate, as UTMOS does, and returns
-a score.
+No model comes with the package. `recognizer` takes any speech recognizer for transformers' pipeline; `speaker_encoder`
+any of transformers' models with an x-vector; `mos_predictor` any repository of torch.hub whose model takes `(batch,
+samples)` and a rate, as UTMOS does, and returns a score. `RESEMBLYZER` and `SPEECHMOS` are packages that carry their
+weights, so that they need no network.
+
+Source: Wan et al. 2018 (arXiv:1710.10467), resemblyzer's encoder; Reddy et al. 2021 (arXiv:2010.15258), DNSMOS.
 """
 
 import importlib.util
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..audio.sound import WIDEBAND_RATE, Sound
 from .metrics import Metric, raised_by
 
+RESEMBLYZER, SPEECHMOS = "resemblyzer", "speechmos"
+TOKENS_PER_SECOND, MORE_TOKENS, MAX_TOKENS = (
+    10,
+    16,
+    440,
+)  # that a recognizer may write: two or three times what is said
+MIN_SPEECH_SECONDS = 0.5  # for the voice of a recording
+
 
 def recognizer(model: str, device: str = "cpu") -> Metric:
     """Word error of a model's transcript of the decoded audio, against the true transcript.
+
+    A model that writes token by token (Whisper) may write as many as the recording's length allows, since such models
+    invent long texts for noise.
 
     Over recordings it is the corpus word error rate: all substitutions, insertions and deletions over all words said.
 
@@ -38,13 +55,14 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     from transformers import pipeline
 
     recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device)
+    writes = bool(getattr(recognize, "model", None)) and recognize.model.can_generate()
 
     def measure(decoded: Sound, original: Sound) -> float | None:
         if original.text is None or not spoken_words(original.text):
             return None
         audio = {"raw": decoded.wideband, "sampling_rate": WIDEBAND_RATE}
         with raised_by(model):
-            recognized = recognize(audio)["text"]
+            recognized = recognize(audio, **_bounded(decoded) if writes else {})["text"]
         return word_error(recognized, original.text)
 
     def num_words(original: Sound) -> int:
@@ -71,6 +89,80 @@ def mos_predictor(repository: str, entry: str, device: str = "cpu") -> Metric:
             return float(model(audio, WIDEBAND_RATE))
 
     return Metric(measure, f"score of {entry}", True)
+
+
+def dnsmos() -> Metric:
+    """Opinion of the decoded audio as DNSMOS predicts it (P.835's overall score, 1 to 5), by the package speechmos.
+
+    Raises:
+        ModuleNotFoundError: If the package is not installed.
+    """
+    if importlib.util.find_spec(SPEECHMOS) is None:
+        raise ModuleNotFoundError("--mos needs the package speechmos; run pip install speechmos onnxruntime.")
+    from speechmos import dnsmos as predictor
+
+    def measure(decoded: Sound, original: Sound) -> float:
+        samples = decoded.wideband / max(1.0, float(abs(decoded.wideband).max()))
+        with raised_by(SPEECHMOS):
+            return float(predictor.run(samples, WIDEBAND_RATE)["ovrl_mos"])
+
+    return Metric(measure, "DNSMOS, overall, 1 to 5", True)
+
+
+def speaker_encoder(model: str = RESEMBLYZER, device: str = "cpu") -> Metric:
+    """Cosine similarity of the voices of the decoded audio and of the original.
+
+    Args:
+        model: `"resemblyzer"`, or a name for `AutoModelForAudioXVector`, such as microsoft/wavlm-base-plus-sv.
+        device: Where it runs.
+
+    Returns:
+        A metric: 1 is the same voice; None for less than half a second.
+
+    Raises:
+        ModuleNotFoundError: If the package is not installed.
+    """
+    embed = _resemblyzer(device) if model == RESEMBLYZER else _x_vector(model, device)
+
+    @torch.inference_mode()
+    def measure(decoded: Sound, original: Sound) -> float | None:
+        if min(decoded.wideband.shape[0], original.wideband.shape[0]) < MIN_SPEECH_SECONDS * WIDEBAND_RATE:
+            return None
+        with raised_by(model):
+            voice, other = embed(decoded), embed(original)
+        return torch.nn.functional.cosine_similarity(voice, other, dim=0).item()
+
+    return Metric(measure, f"similarity of the voice by {model}, cosine", True)
+
+
+def _resemblyzer(device: str) -> Callable[[Sound], Tensor]:
+    if importlib.util.find_spec(RESEMBLYZER) is None:
+        raise ModuleNotFoundError(
+            "--speaker needs the package resemblyzer, or the name of a model; run pip install resemblyzer, which "
+            "needs a C compiler, or name one of transformers' models with an x-vector."
+        )
+    from resemblyzer import VoiceEncoder
+
+    encoder = VoiceEncoder(device, verbose=False)
+    return lambda sound: torch.from_numpy(encoder.embed_utterance(sound.wideband))
+
+
+def _x_vector(model: str, device: str) -> Callable[[Sound], Tensor]:
+    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+    extractor = AutoFeatureExtractor.from_pretrained(model)
+    encoder = AutoModelForAudioXVector.from_pretrained(model).to(device).eval()
+
+    def embed(sound: Sound) -> Tensor:
+        inputs = extractor(sound.wideband, sampling_rate=WIDEBAND_RATE, return_tensors="pt").to(device)
+        return encoder(**inputs).embeddings[0].float().cpu()
+
+    return embed
+
+
+def _bounded(sound: Sound) -> dict[str, Any]:
+    num_tokens = math.ceil(sound.audio.shape[-1] / sound.sampling_rate * TOKENS_PER_SECOND) + MORE_TOKENS
+    return {"generate_kwargs": {"max_new_tokens": min(num_tokens, MAX_TOKENS)}}
 
 
 def spoken_words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
-from .swaps import Swap, chosen_pairs, swap_numbers, swap_summary
+from .swaps import Swap, chosen_pairs, heard_by, swap_numbers, swap_summary
 
 AUDIO_FOLDER = "audio"
 BANDS = ("full_band", "wideband")
@@ -99,7 +99,8 @@ def _swap(evaluator: RecordingEvaluator, content: dict, voice: dict, folder: Pat
     sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
     save_audio(folder / path, audio[2], rate)
-    numbers = swap_numbers(Swap(*sounds), evaluator.aligner, transcripts)
+    swap = Swap(*sounds)
+    numbers = swap_numbers(swap, evaluator.aligner, transcripts) | heard_by(evaluator.metrics, swap)
     return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
 
 

@@ -58,6 +58,16 @@ def head_features(codes: Tensor, entries: list[Tensor], heads: list[range]) -> T
     return torch.cat(shares, dim=1).float()
 
 
+def ahead(values: Tensor, num_frames: int) -> Tensor:
+    """Of each frame what a later one has, `(frames, ...)`; the last frames get what the last of all has.
+
+    >>> ahead(torch.tensor([1, 2, 3]), 2).tolist()
+    [3, 3, 3]
+    """
+    num_frames = min(num_frames, len(values))
+    return torch.cat([values[num_frames:], values[-1:].expand(num_frames, *values.shape[1:])])
+
+
 def probe_matrix(
     recordings: list[ProbedRecording],
     inputs: dict[str, str],

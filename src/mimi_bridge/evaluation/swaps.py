@@ -5,9 +5,12 @@ neither side. 0 is the recording that gave content and prosody, 1 the one that g
 
 - words: does the first's transcript fit the swapped sound better than those of ten others (pocketsphinx)?
 - pitch: where the swap's mean log F0 lies between those of the two, and its contour's correlation with the first's;
-- timbre: where the swap's mean log mel spectrum lies between those of the two.
+- timbre: where the swap's mean log mel spectrum lies between those of the two;
+- with a speech recognizer, the word error of the swap and of the first decoded; with a speaker encoder, how like the
+  swap's voice is to those of the two.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ from ..audio.sound import Sound
 from ..losses.reconstruction import log_mel
 from .intelligibility import best_fitting_transcript, like_sized_transcripts
 from .intervals import mean_with_interval
+from .metrics import Metric
 
 MIN_OCTAVES = 1 / 12  # between two voices; nearer ones do not show which of them a pitch follows
 MIN_STEPS = 20  # voiced in both recordings, for a correlation of their contours
@@ -93,6 +97,19 @@ def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None 
     return numbers
 
 
+def heard_by(listeners: Mapping[str, Metric], swap: Swap) -> dict[str, float]:
+    """What listeners (`word_error`, `speaker_similarity`) hear in a swapped sound, as far as they hear anything."""
+    pairs: dict[str, tuple[str, Sound, Sound]] = {}
+    if "word_error" in listeners:
+        pairs |= {"word_error": ("word_error", swap.swapped, swap.content)}
+        pairs |= {"word_error_before": ("word_error", swap.content, swap.content)}
+    if "speaker_similarity" in listeners:
+        pairs |= {"voice_like_voice": ("speaker_similarity", swap.swapped, swap.voice)}
+        pairs |= {"voice_like_content": ("speaker_similarity", swap.swapped, swap.content)}
+    found = {number: listeners[name].measure(heard, other) for number, (name, heard, other) in pairs.items()}
+    return {number: value for number, value in found.items() if value is not None}
+
+
 def swap_summary(swaps: list[dict[str, float]]) -> dict[str, dict]:
     """Mean and interval of each number that is a share or a correlation, over swaps."""
     names = (
@@ -102,6 +119,10 @@ def swap_summary(swaps: list[dict[str, float]]) -> dict[str, dict]:
         "f0_follows_voice",
         "f0_contour_correlation",
         "timbre_follows_voice",
+        "word_error",
+        "word_error_before",
+        "voice_like_voice",
+        "voice_like_content",
     )
     values = {name: [numbers[name] for numbers in swaps if name in numbers] for name in names}
     return {name: mean_with_interval(found) for name, found in values.items() if found}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..frames import num_frames_for
 from ..modeling_mimi_bridge import MimiBridgeModel
-from .probe_matrix import head_features
+from .probe_matrix import ahead, head_features
 from .stock_mimi import StockMimi, codebook_entries
 
 ORIGINAL = "original"
@@ -100,7 +100,10 @@ class Systems:
         return inputs
 
     def probe_features(self, codes: Tensor, stock_codes: Tensor | None) -> dict[str, Tensor]:
-        """Features of each of `probe_inputs`, `(frames, dim)`, of one recording's codes."""
+        """Features of each of `probe_inputs`, `(frames, dim)`, of one recording's codes.
+
+        Content is read `content_delay` frames later, as it is taught.
+        """
         entries = [table.float().cpu() for table in codebook_entries(self.model)]
         content, prosody, acoustic = range(0, 1), range(1, 2), range(2, self.total)
         heads = {
@@ -110,6 +113,8 @@ class Systems:
             "content_prosody": [content, prosody],
             "all": [content, prosody, acoustic],
         }
+        delay = self.model.config.content_delay
+        codes = torch.cat([ahead(codes[:1].T, delay).T, codes[1:]])  # of each frame what content says of it, later
         features = {name: head_features(codes, entries, chosen) for name, chosen in heads.items()}
         if self.stock is None or stock_codes is None:
             return features

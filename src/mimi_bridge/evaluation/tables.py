@@ -19,7 +19,7 @@ def flat_metrics(evaluation: dict) -> dict[str, float]:
     for system, figures in evaluation["reconstruction"].get("all", {}).items():
         flat |= {f"{system}_{metric}": figure["mean"] for metric, figure in figures.items() if system != "original"}
     for row in reversed(evaluation["codes"]["bridge"]):
-        flat[f"codes_perplexity_{row['head']}"] = row["perplexity"]
+        flat |= {f"codes_{name}_{row['head']}": row[name] for name in ("perplexity", "pnmi") if name in row}
     for name, scores in evaluation["probes"]["scores"].items():
         for attribute, by_probe in scores.items():
             flat |= {f"probe_{name}_{attribute}_{kind}": score["mean"] for kind, score in by_probe.items()}
@@ -44,9 +44,9 @@ def _blocks(evaluation: dict) -> Iterator[str]:
             yield _table(["", *heads], rows)
     if evaluation["codes"]["bridge"]:
         overlap = evaluation["codes"]["overlap_with_mimi"]
-        yield "**Codes**"
+        yield "**Codes** (PNMI: the share of the phones' entropy that the codes take away; of shuffled phones)"
         yield _table(
-            ["head", "codebook", "entries used", "perplexity", "bits/s", "as Mimi's"],
+            ["head", "codebook", "entries used", "perplexity", "bits/s", "PNMI", "as Mimi's"],
             [
                 [*_usage(row), "" if share is None else f"{share:.3f}"]
                 for row, share in zip(evaluation["codes"]["bridge"], overlap, strict=True)
@@ -80,6 +80,7 @@ def _usage(row: dict) -> list[str]:
         f"{row['used']} of {row['size']} ({share:.0f} %)",
         f"{row['perplexity']:.0f}",
         f"{row['bits_per_second']:.1f}",
+        f"{row['pnmi']:.3f} ({row['pnmi_shuffled']:.3f})" if "pnmi" in row else "",
     ]
 
 
