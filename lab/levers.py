@@ -3,18 +3,24 @@
 Converts the small codec, frozen, trains its heads on the latents of a corpus that lab/train_codec.py wrote (with
 `--align`, for the phones) by one lever after another, and measures on the recordings of other speakers what each
 head's codes tell, and how near the decoded speech comes to the recordings. No speech or text model is needed. Needs
-the extras `train`, `eval` and `align`. With `--output`, the table takes the place of the one between `<!-- levers -->`
+the extras `train`, `eval` and `align`. With `--output`, the tables take the place of those between `<!-- levers -->`
 and `<!-- end of levers -->`.
+
+Speech of made voices (`lab/made_voices.py`) adds hours: a corpus of its own for `--corpus`, whose held-out voices are
+measured apart from the real ones.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +46,29 @@ from mimi_bridge.data.frame_targets import level_by_step
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.manifest import read_manifest
 from mimi_bridge.data.segments import load_recording
+from mimi_bridge.evaluation.code_statistics import phone_information
 from mimi_bridge.evaluation.labels import FrameLabels, energy_labels, phone_labels, pitch_labels, spans_of
-from mimi_bridge.evaluation.probe_matrix import ProbedRecording, head_features, probe_matrix
+from mimi_bridge.evaluation.probe_matrix import ProbedRecording, ahead, head_features, probe_matrix
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.weights import SMALL_CODEC
+from phone_reader import phone_errors, phone_sequence, train_reader
 from recipes import IN_THE_BACKGROUND, quiet, run_each, write_between_marks
 
 MARKS = ("<!-- levers -->", "<!-- end of levers -->")
+MADE = "voices/"  # before the voices of made_voices.py
 HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
 LAYERS = {"content_layers": 2}
-BOTH = {"content_layers": 2, "prosody_layers": 2}
+BOTH = {"content_layers": 2, "prosody_layers": 2, "content_delay": 2}
 LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the config and of the training
     "converted, untrained": None,
     "no lever, no teacher": ({}, {}),
     "phones": ({}, {"phone_weight": 1.0}),
     "phones, 2 layers": (LAYERS, {"phone_weight": 1.0}),
-    "phones, 2 layers, delay 2": (LAYERS | {"content_delay": 2}, {"phone_weight": 1.0}),
-    "phones and prosody, 2 + 2 layers": (BOTH, {"phone_weight": 1.0, "prosody_weight": 1.0}),
+    **{
+        f"phones, 2 layers, delay {delay}": (LAYERS | {"content_delay": delay}, {"phone_weight": 1.0})
+        for delay in (1, 2, 4, 8)
+    },
+    "phones and prosody, 2 + 2 layers, delay 2": (BOTH, {"phone_weight": 1.0, "prosody_weight": 1.0}),
     "the same, speaker reversed": (
         BOTH,
         {"phone_weight": 1.0, "prosody_weight": 1.0, "speaker_reversal_weight": 0.3},
@@ -78,8 +90,12 @@ def main() -> None:
         work = Path(folder)
         described = prepare(arguments, work)
         print(described, flush=True)
-        found = run_each(run, LEVERS, arguments, work, line_of)
-    text = f"{described}\n{table(found)}"
+        arguments.found = arguments.found or work / "found.jsonl"
+        arguments.described = described
+        known = already_found(arguments)
+        run_each(run, [name for name in LEVERS if name not in known], arguments, work, line_of)
+        known = already_found(arguments)
+    text = f"{described}\n{table([known[name] for name in LEVERS if name in known])}"
     print(text)
     if arguments.output:
         write_between_marks(arguments.output, text, MARKS)
@@ -89,15 +105,18 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--source", default=SMALL_CODEC, help="the codec, as in convert_kyutai.py")
-    parser.add_argument("--corpus", type=Path, required=True, help="with the folder train")
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="with the folders train and held_out")
     parser.add_argument("--speech", type=Path, default=os.environ.get(SPEECH_VARIABLE), help="to measure on")
     parser.add_argument("--held-out", nargs="+", default=HELD_OUT, help="speakers, patterns, of --speech")
-    parser.add_argument("--every", type=int, default=2, help="measure every Nth of their recordings")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--every", type=int, default=1, help="measure every Nth of their recordings")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--reader-steps", type=int, default=800, help="of the reader of phones")
     parser.add_argument("--batch-size", type=int, default=8, help="crops of 4 s")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--only", nargs="+", help="levers, patterns")
     parser.add_argument("--jobs", type=int, default=2, help="levers at once, one thread each")
+    parser.add_argument("--keep", type=Path, help="a folder for the trained models, by the levers' names")
+    parser.add_argument("--found", type=Path, help="a file of json lines that keeps what was found, for other calls")
     parser.add_argument("--rows", type=Path, help="file that keeps what is trained and measured on for the next call")
     parser.add_argument("--output", type=Path, help="a file whose table is renewed")
     arguments = parser.parse_args()
@@ -106,22 +125,32 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def already_found(arguments: argparse.Namespace) -> dict[str, dict]:
+    """What this call and earlier ones on the same data found, by lever."""
+    lines = arguments.found.read_text().splitlines() if arguments.found.is_file() else []
+    found = map(json.loads, lines)
+    return {result["name"]: result for result in found if result["described"] == arguments.described}
+
+
 def prepare(arguments: argparse.Namespace, work: Path) -> str:
     """What is trained and measured on, in a file; returns what it is."""
     arguments.rows = arguments.rows or work / "rows.pt"
     convert(arguments.source, work / "plain", qwen_dim=16, wavlm_dim=16)
     model = MimiBridgeModel.from_pretrained(work / "plain").eval()
     if not arguments.rows.is_file():
-        original, corpus = OriginalLatents(model), SpeechCorpus(arguments.corpus / "train")
-        rows = [row_of(corpus, number, original) for number in range(len(corpus.utterances))]
-        torch.save({"rows": rows, "held_out": list(held_out(arguments, original, model.config))}, arguments.rows)
+        with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+            found = list(pool.map(rows_of, [(folder, work / "plain") for folder in arguments.corpus]))
+        data = {part: [row for parts in found for row in parts[part]] for part in ("train", "held_out")}
+        real = list(held_out(arguments, OriginalLatents(model), model.config))
+        torch.save({"rows": data["train"], "made": data["held_out"], "held_out": real}, arguments.rows)
     data = torch.load(arguments.rows, weights_only=False)
     minutes = sum(len(row["latents"]) for row in data["rows"]) / model.config.frame_rate / 60
     return (
         f"{arguments.steps} steps of {arguments.batch_size} crops of 4 s; trained on {minutes:.0f} minutes of "
         f"{len({row['speaker'] for row in data['rows']})} voices, measured on {len(data['held_out'])} recordings of "
         f"{len({each['recording'].speaker for each in data['held_out']})} real speakers never trained on, by probes "
-        "on the codes alone (linear; one hidden layer).\n"
+        "on the codes alone (linear; one hidden layer), and, for phone errors, on "
+        f"{len({row['speaker'] for row in data['made']})} made voices never trained on.\n"
     )
 
 
@@ -141,7 +170,21 @@ def held_out(arguments: argparse.Namespace, original: OriginalLatents, config: M
             pitch_labels(sound.f0_hz, len(latents), frame_rate),
             energy_labels(audio, len(latents), config.frame_size),
         )
-        yield {"recording": ProbedRecording(utterance.speaker, labels), "latents": latents, "audio": audio}
+        recording = ProbedRecording(utterance.speaker, labels)
+        said = [{"phone": phone.label} for phone in phones]
+        yield {"recording": recording, "latents": latents, "audio": audio, "phones": said}
+
+
+def rows_of(job: tuple[Path, Path]) -> dict[str, list[dict]]:
+    """Rows of a corpus: those to train on, and of made voices that are held out."""
+    folder, model_folder = job
+    quiet()
+    original, rows = OriginalLatents(MimiBridgeModel.from_pretrained(model_folder).eval()), {}
+    for part in ("train", "held_out"):
+        corpus = SpeechCorpus(folder / part)
+        made = (n for n, e in enumerate(corpus.utterances) if part == "train" or e["speaker"].startswith(MADE))
+        rows[part] = [row_of(corpus, number, original) for number in made]
+    return rows
 
 
 def row_of(corpus: SpeechCorpus, number: int, original: OriginalLatents) -> dict:
@@ -195,8 +238,37 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         trainer = MimiBridgeTrainer(model, args, collate, data["rows"])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    found = measure(model.eval(), data["held_out"])
-    return found | {"name": name, "seconds": time.process_time() - before}
+    found = measure(model.eval(), data["held_out"]) | {"name": name, "milliseconds": delay_of(model.config)}
+    if arguments.reader_steps:
+        found["errors"] = read(model, data, arguments.reader_steps)
+    if arguments.keep:
+        model.save_pretrained(arguments.keep / name)
+    found |= {"seconds": time.process_time() - before, "described": arguments.described}
+    with open(arguments.found, "a") as file:
+        file.write(json.dumps(found) + "\n")
+    return found
+
+
+def delay_of(config: MimiBridgeConfig) -> float:
+    """Milliseconds that content waits, beyond the frame itself."""
+    return 1000 * config.content_delay / config.frame_rate
+
+
+@torch.inference_mode()
+def read(model: MimiBridgeModel, data: dict, num_steps: int) -> tuple[float, float]:
+    """Phone error rate of a reader of content's codes, on held-out real speakers and made voices."""
+    (entries,), delay = model.quantizer.heads["content"].codebooks, model.config.content_delay
+
+    def readable(rows: list[dict]) -> list[tuple[torch.Tensor, list[int]]]:
+        codes = [model.quantizer.encode(row["latents"][None].float())[0, 0] for row in rows]
+        said = [phone_sequence(phone["phone"] for phone in row["phones"] or ()) for row in rows]
+        pairs = [(ahead(entries[own], delay), phones) for own, phones in zip(codes, said, strict=True) if phones]
+        return [(own.float().clone(), phones) for own, phones in pairs]
+
+    train, real, made = (readable(data[part]) for part in ("rows", "held_out", "made"))
+    with torch.inference_mode(False):
+        reader = train_reader([(own.clone(), phones) for own, phones in train], num_steps)
+    return phone_errors(reader, real), phone_errors(reader, made) if made else float("nan")
 
 
 @torch.inference_mode()
@@ -205,12 +277,13 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
     quantizer, config = model.quantizer, model.config
     entries = [codebook for head in quantizer.heads.values() for codebook in head.codebooks]
     levels = {"content": range(1), "prosody": range(1, 2), "acoustic": range(2, len(entries))}
-    distance = num_frames = 0.0
+    distance, num_frames, told = 0.0, 0.0, []
     for each in spoken:
         latents, audio = each["latents"][None], each["audio"]
         codes = quantizer.encode(latents)
         features = {name: head_features(codes[0], entries, [levels[name]]) for name in levels}
-        features["content"] = _ahead(features["content"], config.content_delay)
+        features["content"] = ahead(features["content"], config.content_delay)
+        told.append(ahead(codes[0, 0], config.content_delay))
         each["recording"].features = features
         decoded = model.decode(codes).audio_values
         padded = torch.nn.functional.pad(audio, (0, decoded.shape[-1] - audio.shape[-1]))
@@ -218,37 +291,39 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
         num_frames += codes.shape[-1]
     with torch.inference_mode(False):
         matrix, _ = probe_matrix([each["recording"] for each in spoken], {n: n for n in levels}, config.frame_rate)
-    return {"probes": matrix, "mel": distance / num_frames}
-
-
-def _ahead(features: torch.Tensor, num_frames: int) -> torch.Tensor:
-    # Each frame gets what a later one says of it; the last say what the last of all does.
-    return torch.cat([features[num_frames:], features[-1:].expand(min(num_frames, len(features)), -1)])
+    phones = [phone for each in spoken for phone in each["recording"].labels.phone]
+    return {"probes": matrix, "mel": distance / num_frames, "pnmi": phone_information(torch.cat(told), phones)}
 
 
 def table(found: list[dict]) -> str:
     """What each head's codes tell, and the decoded speech."""
     titles = [f"{what}: {head}" for what, heads in COLUMNS.items() for head in heads]
-    lines = [f"| lever | {' | '.join(titles)} | mel |", "|---" * (len(titles) + 2) + "|"]
-    lines += [line_of(result) for result in found]
+    heads = ["lever", "delay, ms", *titles, "PNMI (shuffled)", "phone errors, real", "made", "mel"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *map(line_of, found)]
     attributes = found[0]["probes"]["attributes"]
     chances = [
         f"{attributes[what]['chance']:.2f}" if what in attributes else "-"
         for what, heads in COLUMNS.items()
         for _ in heads
     ]
-    return "\n".join([*lines, f"| *chance* | {' | '.join(chances)} | |"]) + "\n"
+    return "\n".join([*lines, f"| *chance* | | {' | '.join(chances)} | | | | |"]) + "\n"
 
 
 def line_of(result: dict) -> str:
-    """One line of the table."""
+    """One line of the table: of linear probes, with the interval over speakers."""
     scores = result["probes"]["scores"]
     cells = [_score(scores.get(head, {}).get(what)) for what, heads in COLUMNS.items() for head in heads]
-    return f"| {result['name']} | {' | '.join(cells)} | {result['mel']:.3f} |"
+    told, shuffled = result["pnmi"]
+    errors = [f"{error:.2f}" for error in result.get("errors", ())] or ["-", "-"]
+    cells += [f"{told:.2f} ({shuffled:.2f})", *errors, f"{result['mel']:.3f}"]
+    return f"| {result['name']} | {result['milliseconds']:.0f} | {' | '.join(cells)} |"
 
 
 def _score(score: dict | None) -> str:
-    return "-" if score is None else f"{score['linear']['mean']:.2f}; {score['mlp']['mean']:.2f}"
+    if score is None:
+        return "-"
+    linear = score["linear"]
+    return f"{linear['mean']:.2f} ({linear['low']:.2f}–{linear['high']:.2f})"
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ def spoken(job: tuple[int, str, int, list[Voice], argparse.Namespace]) -> dict |
     soundfile.write(path, audio.astype(np.float32), SAMPLING_RATE)
     seconds = len(audio) / SAMPLING_RATE
     return {
-        "id": f"made/{number:06d}",
+        "id": f"voices/{number:06d}",
         "path": path.name,
-        "speaker": f"made/{voice}",
+        "speaker": f"voices/{voice}",
         "text": text,
         "seconds": seconds,
     }

@@ -40,6 +40,22 @@ def test_tables_are_printed_and_the_folder_holds_all(tmp_path, model_folder, rec
     assert len(list((output / "audio").glob("*.wav"))) == 4
 
 
+def test_earlier_evaluation_stands_beside_this_one(tmp_path, model_folder, recordings, capsys):
+    arguments = ["evaluate", model_folder, recordings, "--only", "mel", "codes", "--examples", "0"]
+    assert main([*arguments, "-o", str(tmp_path / "one")]) == 0
+    assert main([*arguments, "-o", str(tmp_path / "two"), "--before", str(tmp_path / "one")]) == 0
+    before, after = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
+    assert after["before"]["reconstruction"] == before["reconstruction"]
+    assert after["before"]["model"] == model_folder
+    capsys.readouterr()
+    others = ["-o", str(tmp_path / "three"), "--before", str(tmp_path / "one"), "--speakers", "bob"]
+    assert main([*arguments, *others]) == 1
+    assert "must be of the same recordings: this one is of 1 recordings, that of" in capsys.readouterr().err
+    assert not (tmp_path / "three" / "evaluation.json").exists()
+    assert main([*arguments, "-o", str(tmp_path / "four"), "--before", str(tmp_path / "none")]) == 1
+    assert "no evaluation at" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,7 +8,8 @@ import pytest
 
 from evaluation_page import Page
 from made_evaluation import NOT_RUN, SYSTEMS, save_evaluation
-from mimi_bridge.evaluation.report.page import FORMAT, main, write_report
+from mimi_bridge.evaluation.report.page import main, write_report
+from mimi_bridge.evaluation.result import FORMAT
 
 NASTY = "</td></script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"' {{ 7 * 7 }} \ud800 é"
 
@@ -228,3 +229,24 @@ def test_page_can_be_drawn_again_from_a_shell(short, capsys):
     assert main([str(folder / "nothing")]) == 1
     assert "no evaluation at" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_scores_before_stand_beside_those_after(short):
+    folder, evaluation = short
+    assert "Before: of" not in report(folder, evaluation).text
+    cell = evaluation["probes"]["scores"]["content"]["phone"]
+    earlier = {"scores": {"content": {"phone": {kind: score | {"mean": 0.123} for kind, score in cell.items()}}}}
+    evaluation["before"] = {"model": "the one before", "probes": earlier}
+    page = report(folder, evaluation)
+    assert "Before: of the one before, on the same recordings." in page.text
+    assert page.all("data", **{"data-at": "/before/probes/scores/content/phone/linear/mean"})[0][1] == "0.123"
+
+
+def test_information_about_phones_is_a_column_where_it_is_known(short):
+    folder, evaluation = short
+    assert "Phones (shuffled)" not in report(folder, evaluation).text
+    for row in evaluation["codes"]["bridge"]:
+        row |= {"pnmi": 0.456, "pnmi_shuffled": 0.123}
+    page = report(folder, evaluation)
+    assert page.text.count("Phones (shuffled)") == 1
+    assert page.all("data", **{"data-at": "/codes/bridge/0/pnmi_shuffled"})[0][1] == "0.123"

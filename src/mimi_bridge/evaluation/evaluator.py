@@ -23,11 +23,11 @@ from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
 from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
 from .recordings import RecordingEvaluator, ResultsLog, run_or_record_failure
+from .result import FORMAT, RESULT_FILE, set_beside
 from .stock_mimi import find_stock_mimi
 from .systems import Systems
 
-FORMAT = "mimi_bridge_evaluation/2"
-RESULT_FILE, LOG_FILE = "evaluation.json", "recordings.jsonl"
+LOG_FILE = "recordings.jsonl"
 RECORDINGS = "recordings"  # under `not_run`: those that could not be read
 MAX_NAMED = 20
 PARTS = ("codes", "probes", "swaps")
@@ -42,6 +42,7 @@ def evaluate(
     *,
     model_name: str | None = None,
     reference: str | None = None,
+    before: dict[str, Any] | None = None,
     only: Iterable[str] | None = None,
     listeners: dict[str, Metric] | None = None,
     num_examples: int = 3,
@@ -61,6 +62,8 @@ def evaluate(
         folder: For everything that is written.
         model_name: Its name in the result. If it is a folder, its conversion report also names the stock Mimi.
         reference: The stock Mimi's checkpoint, see `find_stock_mimi`.
+        before: An earlier evaluation of the same recordings, such as of the model before it was trained, whose figures
+            then stand beside; see `read_evaluation`.
         only: Names among `METRICS`, the listeners' and `PARTS`; all, if left out.
         listeners: Further metrics, by name, from `recognizer`, `speaker_encoder`, `dnsmos` and `mos_predictor`.
         num_examples: Recordings whose decoded audio is kept.
@@ -76,7 +79,8 @@ def evaluate(
         What `evaluation.json` holds.
 
     Raises:
-        ValueError: If there is no recording, two of one id, or `only` names something unknown.
+        ValueError: If there is no recording, two of one id, `only` names something unknown, or `before` is of other
+            recordings.
     """
     folder = Path(folder)
     wanted = _wanted(only, listeners or {})
@@ -113,6 +117,8 @@ def evaluate(
     result.pop("entries", None)
     names = {"model": model_name or "a model", "reference": stock.name if stock else None, "command": command}
     result["left_out"] = [{"id": name, "reason": reason} for name, reason in left_out] + result["left_out"]
+    if before is not None:
+        set_beside(result, before)
     result = _finite({"format": FORMAT, **names, **result})
     _write(folder / RESULT_FILE, result)
     return result

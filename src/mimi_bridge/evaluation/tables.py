@@ -63,6 +63,9 @@ def _blocks(evaluation: dict) -> Iterator[str]:
         ]
         rows.append(["chance", *(f"{about['chance']:.3f}" for about in attributes.values())])
         yield _table(["", *(f"{name} ({about['count']})" for name, about in attributes.items())], rows)
+        if before := evaluation.get("before"):
+            yield f"**Before and after** ({before['model']} → {evaluation['model']}; linear probes)"
+            yield _table(["", *attributes], [*_moved(probes, before["probes"])])
     if evaluation["swap_summary"]:
         yield f"**Swaps** ({len(evaluation['swaps'])}: acoustic codes of another recording)"
         yield _table(
@@ -70,6 +73,14 @@ def _blocks(evaluation: dict) -> Iterator[str]:
             [[name.replace("_", " "), _with_interval(f)] for name, f in evaluation["swap_summary"].items()],
         )
     yield "\n".join(f"not run: {name}: {reason}" for name, reason in evaluation["not_run"].items())
+
+
+def _moved(after: dict, before: dict) -> Iterator[list[str]]:
+    for entry in after["inputs"]:
+        sides = [scores.get(entry["name"], {}) for scores in (before["scores"], after["scores"])]
+        pairs = [[side.get(name, {}).get("linear") for side in sides] for name in after["attributes"]]
+        if any(old != new for old, new in pairs):  # the stock Mimi does not move
+            yield [entry["label"], *(" → ".join("-" if s is None else f"{s['mean']:.3f}" for s in p) for p in pairs)]
 
 
 def _usage(row: dict) -> list[str]:

@@ -4,7 +4,6 @@ The page opens from disk, on a phone too, and works without its script. Every fi
 evaluation.json and names its place there. `python -m mimi_bridge.evaluation.report.page FOLDER` draws it again.
 """
 
-import json
 import sys
 from base64 import b64encode
 from hashlib import sha256
@@ -16,12 +15,12 @@ from markupsafe import Markup
 
 from ... import __version__
 from ...atomic_files import write_whole
+from ..result import RESULT_FILE, read_evaluation
 from .listening import PITCH_RATE, prepare_listening
 from .pictures import HEAD_COLOURS, RANGE_DB
 from .tables import Tables
 from .values import Values
 
-FORMAT = "mimi_bridge_evaluation/2"
 MAX_MEGABYTES = 16  # a phone opens it
 PAGE = PackageLoader("mimi_bridge.evaluation.report", "templates")
 PROBE_NAMES = {"linear": "Linear probe", "mlp": "Small network (MLP)"}
@@ -58,24 +57,10 @@ def write_report(folder: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Pa
         ValueError: If it is not an evaluation of this format, or one of its sounds lies outside the folder.
     """
     folder = Path(folder)
-    page = render_report(folder, read_evaluation(folder / "evaluation.json"), max_megabytes)
+    page = render_report(folder, read_evaluation(folder / RESULT_FILE), max_megabytes)
     path = folder / "report.html"
     write_whole(path, page.encode(errors="replace"))  # a lone surrogate has no bytes
     return path
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """An evaluation's json, of the format this page knows."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no evaluation at {path}; run mimi-bridge evaluate first.")
-    try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no json ({error}); run mimi-bridge evaluate again.") from error
-    found = evaluation.get("format") if isinstance(evaluation, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path} must be of the format {FORMAT!r}, got {found!r}; run mimi-bridge evaluate again.")
-    return evaluation
 
 
 def render_report(folder: Path, evaluation: dict[str, Any], max_megabytes: float) -> str:
