@@ -37,9 +37,11 @@ def growing_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(growing, path)
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise DiskFullError(error.errno, error.strerror, str(path)) from error
+        if error.errno in FULL:
+            raise DiskFullError(error.errno, error.strerror, str(path)) from error
+        if error.filename == str(growing):  # a name that the user has never given
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         growing.unlink(missing_ok=True)
 

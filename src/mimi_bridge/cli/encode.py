@@ -11,6 +11,8 @@ from ..codes.extractor import CodeExtractor, decode_codes
 from ..codes.file import fingerprint, load_codes, save_codes
 from ..codes.folder import CODES_SUFFIX, REPORT, FolderReport, decode_folder, encode_folder
 from .loading import add_model, load_model
+from .numbers import positive
+from .places import place_to_write
 
 MAX_NAMED = 20  # files that failed, on the screen
 DEFAULT_FORMAT = "wav"
@@ -33,7 +35,7 @@ def add_encode(commands: Any) -> None:
     folder = encode.add_argument_group("of a folder")
     folder.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="recordings of similar length encoded at once; worth it on a GPU, where rounding may then move a code "
@@ -137,13 +139,7 @@ def _print(report: FolderReport | None, output: Path, what: str) -> None:
 
 def _places(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
     # Where to read and where to write, if nothing that is there would be lost.
-    if not name or not options.output:
-        what = "--output" if name else "what to read"
-        raise ValueError(f"the name of {what} is empty; is a variable of the shell not set?")
-    source, output = Path(name), Path(options.output)
-    above = next(folder for folder in output.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(f"{above} is no folder, so nothing can be written below it; choose another --output.")
+    source, output = Path(name), place_to_write(options.output)
     if not output.exists():
         return source, output
     if source.is_dir():
@@ -157,10 +153,3 @@ def _places(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
     if not options.overwrite:
         raise FileExistsError(f"{output} exists already; choose another --output, or pass --overwrite.")
     return source, output
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number

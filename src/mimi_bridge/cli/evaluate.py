@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import math
 import shlex
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..data.manifest import Utterance, list_recordings
+from .numbers import score
+from .places import folder_to_write
 
 RESEMBLYZER = "resemblyzer"  # as in evaluation.listeners, which is slow to import
 SECONDS_BETWEEN_LINES = 5.0
@@ -63,7 +64,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--swaps", type=int, default=4, metavar="N", help="pairs to swap heads of (default: 4)")
     parser.add_argument(
         "--min-score",
-        type=_score,
+        type=score,
         metavar="X",
         help="reject alignments below it; 'none' accepts all (default: the aligner's own limit)",
     )
@@ -89,6 +90,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         given = f"{len(options.mos)}: {' '.join(options.mos)}"
         raise ValueError(f"--mos takes REPOSITORY and ENTRY, or nothing for DNSMOS, got {given}.")
     before = read_evaluation(Path(options.before) / RESULT_FILE) if options.before else None
+    output = folder_to_write(options.output, source=options.data)
     listing = list_recordings(options.data)
     utterances = listing.utterances
     if options.speakers:
@@ -105,7 +107,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.mos is not None:
         listeners["mos"] = mos_predictor(options.mos[0], options.mos[1], options.device) if options.mos else dnsmos()
     model = load_model(options.model, options.device)
-    output = Path(options.output)
     result = evaluate(
         model,
         utterances,
@@ -134,10 +135,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"no page: it needs the package {error.name}; run pip install 'mimi-bridge[eval]'.", file=sys.stderr)
         return
     print(report.write_report(output) or output / "report.html")
-
-
-def _score(text: str) -> float:
-    return -math.inf if text == "none" else float(text)
 
 
 def of_many_speakers(utterances: list[Utterance], count: int) -> list[Utterance]:

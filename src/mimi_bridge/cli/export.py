@@ -15,6 +15,8 @@ from torch.export import ExportedProgram
 
 from ..atomic_files import growing_file, write_whole
 from .loading import add_model, load_model
+from .numbers import positive
+from .places import folder_to_write
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 EXPORTERS = ("onnx", "onnxscript")  # packages that torch.onnx asks for
@@ -31,17 +33,11 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("-o", "--output", required=True, help="folder to write; programs in it are replaced")
     parser.add_argument("--format", choices=[*SUFFIXES], default="onnx", help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="rows, fixed (default: 1)")
-    parser.add_argument("--frames", type=_positive, default=1, metavar="N", help="of a call, fixed (default: 1)")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="rows, fixed (default: 1)")
+    parser.add_argument("--frames", type=positive, default=1, metavar="N", help="of a call, fixed (default: 1)")
     parser.add_argument("--num-quantizers", type=int, metavar="N", help="the first so many codebooks only")
     add_model(parser)
     parser.set_defaults(run=_export)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -54,13 +50,13 @@ def _export(options: argparse.Namespace) -> None:
         raise ValueError(f"--frames must be at most {MAX_FRAMES}, got {options.frames}; call the program again.")
     from ..runtime.export import export_decode_step, export_encode_step
 
+    folder, suffix = folder_to_write(options.output), SUFFIXES[options.format]
     model = load_model(options.model, options.device)
     sizes = {
         "batch_size": options.batch_size,
         "num_quantizers": model.quantizer.check_num_quantizers(options.num_quantizers),
         "num_frames": options.frames,
     }
-    folder, suffix = Path(options.output), SUFFIXES[options.format]
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in {"encode": export_encode_step, "decode": export_decode_step}.items():
         program, state = make(model, **sizes)

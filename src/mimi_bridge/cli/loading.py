@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
+from ..audio.files import printable
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..modeling_mimi_bridge import MimiBridgeModel
 
@@ -18,11 +19,15 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
         ValueError: If it is another kind of model, a broken one, or the device is not there or computes nothing.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"no such model folder: {name}")
+        raise FileNotFoundError(f"no such model folder: {printable(name)}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise FileNotFoundError(f"{name} is a folder, but no model's: it has no config.json; give what was converted.")
     if device.partition(":")[0] == "meta":
         raise ValueError(f"--device {device} holds no numbers to compute with; choose cpu, cuda or another.")
+    if printable(name) != name:
+        raise ValueError(f"the name of {printable(name)} is not UTF-8, which safetensors cannot read; rename it.")
+    if Path(name).is_file():
+        raise NotADirectoryError(f"{name} is a file, but a model is the folder that the conversion wrote.")
     try:
         config = AutoConfig.from_pretrained(name)
     except StrictDataclassError as error:
@@ -45,7 +50,7 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
         ) from error
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last, of a device that torch knows by name only
         raise ValueError(f"--device {device} is not available here: {error}") from error
 
 

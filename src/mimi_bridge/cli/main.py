@@ -4,17 +4,17 @@ import argparse
 import sys
 import traceback
 from io import TextIOWrapper
-from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
-from ..audio.files import SPEECH_VARIABLE
+from ..audio.files import SPEECH_VARIABLE, printable
 from ..weights import SMALL_CODEC
 from .encode import add_decode, add_encode
 from .evaluate import add_evaluate
 from .export import add_export
 from .loading import add_model, load_model
+from .places import folder_to_write
 from .prepare import add_prepare
 
 
@@ -27,14 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
+        _refuse_empty(options)
         options.run(options)
     except (OSError, ValueError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
         if options.traceback:
             traceback.print_exc()
             return 1
-        sentence = " ".join(str(error).split()) or type(error).__name__
         hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
-        print(f"mimi-bridge: error: {sentence}{hint}", file=sys.stderr)
+        print(f"mimi-bridge: error: {_sentence(error)}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mimi-bridge: interrupted.", file=sys.stderr)
@@ -93,10 +93,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_empty(options: argparse.Namespace) -> None:
+    for name, value in vars(options).items():
+        if value == "":
+            raise ValueError(
+                f"the argument for {name.replace('_', ' ')} is empty; is a variable of the shell not set?"
+            )
+
+
+def _sentence(error: Exception) -> str:
+    # The system's errors name their file first, as ours do.
+    if isinstance(error, OSError) and error.strerror and type(error).__str__ is OSError.__str__:
+        where = "what is printed" if error.filename is None else printable(error.filename)
+        return f"{where} cannot be read or written: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo  # needs the extra `demo`, which the other commands do without
 
-    run_demo(Path(options.output), options.source, options.speech, training=not options.no_training)
+    run_demo(folder_to_write(options.output), options.source, options.speech, training=not options.no_training)
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -108,6 +124,7 @@ def _cache(options: argparse.Namespace) -> None:
         ) from error
     from ..data.latents import cache_latents
 
+    output = folder_to_write(options.output, source=options.dataset)
     dataset = load_from_disk(options.dataset)
     if not hasattr(dataset, "column_names") or isinstance(dataset.column_names, dict):
         raise ValueError(f"{options.dataset} holds several splits; give the folder of one of them.")
@@ -118,7 +135,7 @@ def _cache(options: argparse.Namespace) -> None:
         left_out.append(name)
         print(f"left out: {name}: {reason}", file=sys.stderr)
 
-    num_frames = cache_latents(model, dataset, Path(options.output), options.device, options.dtype, leave_out)
+    num_frames = cache_latents(model, dataset, output, options.device, options.dtype, leave_out)
     more = f"; {len(left_out)} left out" if left_out else ""
     print(f"{options.output}: {len(dataset) - len(left_out)} recordings, {num_frames} frames{more}")
 

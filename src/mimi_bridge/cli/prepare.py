@@ -3,11 +3,11 @@
 import argparse
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
-from ..data.alignment.check import NO_SCORE
 from ..data.settings import AUDIO_CHOICES, COLUMNS, Settings
+from .numbers import positive, score
+from .places import folder_to_write
 
 MAX_NAMED = 20  # recordings, on the screen
 MAX_TAGS = 5  # kinds of them
@@ -53,7 +53,7 @@ def add_prepare(commands: Any) -> None:
     aligning.add_argument("--realign", action="store_true", help="align recordings that have an alignment, too")
     aligning.add_argument(
         "--min-score",
-        type=_score,
+        type=score,
         metavar="X",
         help="reject alignments below it; 'none' accepts all; default: the aligner's own limit",
     )
@@ -79,22 +79,11 @@ def add_prepare(commands: Any) -> None:
     prepare.add_argument(
         "--max-seconds", type=float, metavar="S", default=defaults.max_seconds, help="(default: %(default)g)"
     )
-    prepare.add_argument("--num-proc", type=_positive, default=1, metavar="N", help="processes (default: 1)")
-    prepare.add_argument("--recordings-per-shard", type=_positive, default=defaults.recordings_per_shard, metavar="N")
+    prepare.add_argument("--num-proc", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    prepare.add_argument("--recordings-per-shard", type=positive, default=defaults.recordings_per_shard, metavar="N")
     prepare.add_argument("--device", help="default: a GPU if there is one")
     prepare.add_argument("--dtype", default=defaults.dtype, help="of the teachers' computation (default: %(default)s)")
     prepare.set_defaults(run=_prepare)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def _score(text: str) -> float:
-    return NO_SCORE if text == "none" else float(text)
 
 
 def _raise_if_not_installed() -> None:
@@ -109,6 +98,7 @@ def _prepare(options: argparse.Namespace) -> None:
     _raise_if_not_installed()
     from ..data.prepare.run import prepare
 
+    output = folder_to_write(options.output, source=options.source)
     layer = options.speech_layer
     settings = Settings(
         source=options.source,
@@ -134,7 +124,7 @@ def _prepare(options: argparse.Namespace) -> None:
         max_seconds=options.max_seconds,
         recordings_per_shard=options.recordings_per_shard,
     )
-    report = prepare(settings, Path(options.output), options.num_proc, options.device)
+    report = prepare(settings, output, options.num_proc, options.device)
     if report is None:  # not the first process
         return
     for title, pairs in {"left out": report.dropped, "kept": report.remarks}.items():
