@@ -13,6 +13,7 @@ import platform
 import shutil
 import signal
 import sys
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from mimi_bridge.audio.espeak import given_or_made_speech
 from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.cli.places import folder_to_write, refuse_empty
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
 from mimi_bridge.weights import SMALL_CODEC, small_codec
 from model_card import model_card
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run clears up, too
     report = None
     try:
+        _refuse_empty(options)
         report = convert(
             options.source,
             Path(options.output),
@@ -62,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.push_to_hub:
             push(Path(options.output), options.push_to_hub)
     except ConversionError as error:
+        if options.traceback:
+            traceback.print_exc()
+            return 1
         print(f"convert_kyutai: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -136,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--speech", metavar="PATH", help="a recording, or a folder of them, for the proof")
     parser.add_argument("--seed", type=int, default=0, help="of the new content head (default: 0)")
     parser.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the result to this repository on the Hub")
+    parser.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")
     return parser
 
 
@@ -166,7 +173,7 @@ def convert(
     if source == SMALL_CODEC and not Path(source).exists():
         source = str(small_codec())
     output = output.absolute()
-    _restore_replaced(output)
+    _clear_up_after_killed(output)
     _check_output(output, Path(source).expanduser(), overwrite)
     new = {"content_layers": content_layers, "prosody_layers": prosody_layers, "content_delay": content_delay}
     _check_numbers(residual_weight, num_acoustic_codebooks, new)
@@ -176,8 +183,7 @@ def convert(
     model = found.build()
     _step(2, "transplanting")
     result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim, **new)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
+    partial = _partial(output)
     try:
         _step(3, f"writing beside {output}")
         result.model.save_pretrained(partial)
@@ -254,7 +260,18 @@ def summary(report: dict, output: str) -> str:
     return "\n".join(lines)
 
 
+def _refuse_empty(options: argparse.Namespace) -> None:
+    try:
+        refuse_empty(options)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+
+
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+    try:
+        folder_to_write(str(output))
+    except (OSError, ValueError) as error:
+        raise ConversionError(str(error)) from error
     if not output.exists():
         return
     if source.exists() and output.samefile(source):
@@ -315,10 +332,28 @@ def _give_name(partial: Path, output: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _clear_up_after_killed(output: Path) -> None:
+    # What a killed conversion to the same output left: an unproven result; an old output without its name, or one
+    # that a proven result has replaced.
+    if _partial(output).exists():
+        _say(f"found {_partial(output)}, which a killed conversion left unproven; removing it")
+        shutil.rmtree(_partial(output), ignore_errors=True)
+    if _replaced(output).exists():
+        what = "removing it" if output.exists() else "giving it its name again"
+        _say(f"found {_replaced(output)}, the old {output.name} that a killed conversion was to replace; {what}")
+        if output.exists():
+            shutil.rmtree(_replaced(output), ignore_errors=True)
+    _restore_replaced(output)
+
+
 def _restore_replaced(output: Path) -> None:
-    """Give an old output its name back if the new one did not get it: here, or in an interrupted run."""
+    """Give an old output its name back if the new one did not get it."""
     if _replaced(output).exists() and not output.exists():
         _replaced(output).rename(output)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
 
 
 def _replaced(output: Path) -> Path:
@@ -326,7 +361,11 @@ def _replaced(output: Path) -> Path:
 
 
 def _step(number: int, what: str) -> None:
-    print(f"[{number}/4] {what}" if number <= 4 else what, file=sys.stderr, flush=True)
+    _say(f"[{number}/4] {what}" if number <= 4 else what)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ FREE_TO_CHANGE = (
     "batch_size",
     "minutes",
     "only_corpus",
+    "traceback",
     "workers",
 )  # when a run is resumed; other arguments must be the same
 LOGGED_TOGETHER = 10  # steps
@@ -78,7 +79,9 @@ def main() -> None:
     torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True  # shapes stay; sound is noisier
     try:
         train(arguments, accelerator)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        if arguments.traceback:
+            raise
         sys.exit(f"train_codec: {error}")
     finally:
         accelerator.end_training()
@@ -110,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")
     return parser.parse_args()
 
 

@@ -260,6 +260,16 @@ def test_a_voc_that_is_cut_off_is_remarked(noise):
     assert told == ["it ends before its header says"]
 
 
+@pytest.mark.parametrize("suffix", ["sds", "mat4", "mat5"])
+def test_a_format_that_is_filled_up_or_shortened_where_it_is_cut_is_refused(noise, suffix):
+    whole = encoded(noise, suffix)
+    for content in (whole, whole[: len(whole) // 2]):
+        with pytest.raises(
+            ValueError, match=f"it is of the format {suffix.upper()}, which does not tell where it was"
+        ):
+            read(content)
+
+
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
 def test_an_ogg_without_an_end_is_remarked(noise, suffix):
     content = encoded(np.tile(noise, 5), suffix)

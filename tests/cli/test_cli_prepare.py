@@ -15,6 +15,7 @@ from commands import start_command
 from mimi_bridge.audio.espeak import SENTENCES, synthesize
 from mimi_bridge.cli.main import main
 from mimi_bridge.cli.prepare import MAX_NAMED
+from mimi_bridge.data.settings import Settings
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 KILLS = 10
@@ -308,13 +309,52 @@ def test_screen_names_the_first_that_are_left_out_and_the_report_all(wavlm, tmp_
         (["--split", "dev"], "is no data set of `datasets`, so it has no splits to choose"),
         (["--text-column", "said"], "is a folder without a manifest, so it has no columns to choose"),
         (["--device", "nonsense"], "device 'nonsense' is not available here"),
+        (["--device", "meta"], "device 'meta' holds no numbers to compute with; choose cpu, cuda or another"),
+        (["--device", "privateuseone"], "device 'privateuseone' is not available here"),
+        (["--latents", "./nothing"], "no such model folder: ./nothing"),
+        (
+            ["--text-teacher", "{wavlm}"],
+            "{wavlm} cannot be loaded for this: ",
+        ),  # whose error of transformers has no name
     ],
 )
 def test_what_cannot_be_is_one_sentence(tones, wavlm, tmp_path, capsys, more, sentence):
     arguments = ["prepare", str(tones), "-o", str(tmp_path / "data"), "--text-teacher", "none"]
+    more = [each.format(wavlm=wavlm) for each in more]
     assert main([*arguments, "--speech-teacher", wavlm, *more]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("mimi-bridge: error: ") and sentence in last
+    assert last.startswith("mimi-bridge: error: ") and sentence.format(wavlm=wavlm) in last
+
+
+def test_a_number_format_that_is_none_is_refused_with_those_that_are(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "in", "-o", "out", "--dtype", "float99"])
+    assert "invalid choice: 'float99' (choose from" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="dtype must be one of auto, float32, bfloat16, float16, float64, got 'int8'"):
+        Settings(source="in", dtype="int8")
+
+
+TRANSCRIPTS = {
+    "empty": "",
+    "blank": " \n",
+    "punctuation": "?!... --",
+    "another script": "\u4f60\u597d\uff0c\u4e16\u754c",
+    "one word": "hello",
+}
+
+
+def test_transcripts_that_say_nothing_or_another_language_are_named_and_the_rest_is_done(qwen, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+    for name, text in TRANSCRIPTS.items():
+        soundfile.write(tmp_path / f"{name}.wav", noise, 16_000)
+        (tmp_path / f"{name}.txt").write_text(text)
+    arguments = ["prepare", str(tmp_path), "-o", str(tmp_path / "data"), "--text-teacher", qwen, "--min-score", "none"]
+    assert main([*arguments, "--speech-teacher", "none"]) == 0
+    dropped = dict(json.loads((tmp_path / "data/report.json").read_text())["dropped"])
+    assert dropped["empty.wav"] == dropped["blank.wav"] == "its transcript is empty"
+    for name in ("punctuation", "another script"):
+        assert "at least one word that can be said in English" in dropped[f"{name}.wav"]
+    assert load_from_disk(str(tmp_path / "data"))["id"][:] == ["one word.wav"]
 
 
 def test_missing_package_is_one_sentence(tones, tmp_path, capsys, monkeypatch):

@@ -503,7 +503,9 @@ def test_source_out_of_reach_is_refused_in_one_line(run_command, unreachable_hub
 
 def test_output_below_a_file_is_refused(mimi_folder, output, speech_file):
     output.write_text("a file")
-    with pytest.raises(ConversionError, match="bridge/model could not be written: "):
+    with pytest.raises(
+        ConversionError, match="bridge is no folder, so nothing can be written below it; choose another --output"
+    ):
         convert(str(mimi_folder), output / "model", speech=str(speech_file))
 
 
@@ -560,13 +562,78 @@ def test_conversion_after_a_killed_one_succeeds_and_clears_up(waiting_command, o
     waiting_command.kill()
     waiting_command.wait(timeout=60)
     assert not output.exists()
-    status, _ = run_command("--source", mimi_folder, "--output", output)
+    status, printed = run_command("--source", mimi_folder, "--output", output)
     assert status == 0
+    assert f"found {partial_of(output)}, which a killed conversion left unproven; removing it" in printed.err
     assert list(output.parent.iterdir()) == [output]
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["before", "after"])
+def test_a_conversion_killed_while_names_were_changed_is_cleared_up(run_command, mimi_folder, old_model, is_named):
+    replaced = old_model.with_name(f".{old_model.name}.replaced")
+    shutil.copytree(old_model, replaced)
+    if not is_named:  # the old one has lost its name, and the new one has not got it
+        shutil.rmtree(old_model)
+
+    status, printed = run_command("--source", mimi_folder, "--output", old_model)
+
+    assert status == 1 and "exists already" in printed.err
+    assert f"found {replaced}, the old bridge that a killed conversion was to replace; " in printed.err
+    assert ("giving it its name again" in printed.err) != is_named
+    assert list(old_model.parent.iterdir()) == [old_model]
+    assert (old_model / "notes.txt").read_text() == "precious"
+
+
+def test_a_conversion_killed_while_weights_were_written_leaves_nothing_that_loads(
+    mimi_folder, output, speech_file, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def is_cut_off(model, folder):
+        save_pretrained(model, folder)
+        weights = Path(folder) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        raise Killed
+
+    save_pretrained = MimiBridgeModel.save_pretrained
+    monkeypatch.setattr(MimiBridgeModel, "save_pretrained", is_cut_off)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who is killed clears nothing up
+    with pytest.raises(Killed):
+        convert(str(mimi_folder), output, speech=str(speech_file))
+
+    assert not output.exists()
+    with pytest.raises(ValueError, match="the file is damaged, or was written or fetched in part only"):
+        AutoModel.from_pretrained(partial_of(output))
+
+
+def partial_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def test_traceback_is_shown_where_it_is_asked_for(run_command, mimi_folder, old_model):
+    status, printed = run_command("--source", mimi_folder, "--output", old_model, "--traceback")
+    assert status == 1
+    assert "Traceback" in printed.err and "convert_kyutai.py" in printed.err and "exists already" in printed.err
+
+
+@pytest.mark.parametrize("name", ["source", "output", "speech", "revision"])
+def test_an_argument_that_is_empty_is_refused(run_command, mimi_folder, output, name):
+    given = {"--source": mimi_folder, "--output": output} | {f"--{name}": ""}
+    status, printed = run_command(*(each for pair in given.items() for each in pair))
+    assert status == 1
+    sentence = f"the argument for {name} is empty; is a variable of the shell not set?"
+    assert printed.err == f"convert_kyutai: error: {sentence}\n"
+
+
+def test_an_output_whose_name_is_not_utf8_is_refused(run_command, mimi_folder, output):
+    status, printed = run_command("--source", mimi_folder, "--output", f"{output}\udcff")
+    assert status == 1
+    assert r"bridge\xff is not UTF-8; choose another --output" in printed.err
+
+
 def test_nothing_that_a_killed_conversion_left_gets_into_a_result(mimi_folder, output, speech_file):
-    partial = output.with_name(f".{output.name}.partial")
+    partial = partial_of(output)
     partial.mkdir()
     (partial / "module_of_an_older_version.py").touch()
     convert(str(mimi_folder), output, speech=str(speech_file))

@@ -194,6 +194,19 @@ def test_script_refuses_to_go_on_with_other_settings_in_one_sentence(finished):
     )
 
 
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_traceback_is_shown_where_it_is_asked_for(tmp_path, monkeypatch, is_shown):
+    def fail(*_):
+        raise ModuleNotFoundError("espeak-ng is not installed")
+
+    monkeypatch.setattr(train_codec, "train", fail)
+    monkeypatch.setattr(sys, "argv", ["train_codec.py", "--output", str(tmp_path), *["--traceback"] * is_shown])
+
+    raised = ModuleNotFoundError if is_shown else SystemExit
+    with pytest.raises(raised, match=f"^{'' if is_shown else 'train_codec: '}espeak-ng is not installed$"):
+        train_codec.main()
+
+
 def parse(output: Path, settings: dict[str, object]) -> Namespace:
     """The script's own reading of a command line."""
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..atomic_files import growing_file
-from .reading import BLOCK, Tell, check_finite, read_samples
+from .reading import BLOCK, NO_RECORDINGS, Tell, check_finite, read_samples
 
 # Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
 OTHER_SUFFIXES = {
@@ -29,7 +29,6 @@ OTHER_SUFFIXES = {
     ".sf": "IRCAM",
     ".8svx": "SVX",
 }
-NO_RECORDINGS = ("RAW", "MAT4", "MAT5", "SDS")  # samples without a header; matrices; what is filled up where it is cut
 FORMATS = {
     suffix: name
     for suffix, name in {

@@ -23,6 +23,7 @@ MAX_EXPECTED = 2**26  # samples to allocate by the header alone
 UNKNOWN_FRAMES = 2**62  # or more: libsndfile does not know the count
 UNKNOWN_BYTES = 0x7FFFF000  # or more: a size written to a pipe
 MIN_BYTES = 1000  # of a file that holds more than a header
+NO_RECORDINGS = ("RAW", "MAT4", "MAT5", "SDS")  # samples without a header; matrices; what is filled up where it is cut
 # In libsndfile's log: the declared size of the samples, or of the whole file, and the actual one.
 NAMES = r"data|SSND|Data Size|riff|Riff size|BODY|Data length"
 SIZES = re.compile(rf"^\s*(?:{NAMES})(?:\s*:)? (\d+) \(?should be (\d+)\)?$", re.MULTILINE)
@@ -96,6 +97,11 @@ class _Sound:
     def read(self, part: Part, name: str) -> str | None:
         """Read a part; returns a remark if it is shorter than declared."""
         with _OneWay(part) as recording:
+            if recording.format in NO_RECORDINGS:
+                raise ValueError(
+                    f"{name} is of the format {recording.format}, which does not tell where it was cut off; convert "
+                    "it to wav or flac."
+                )
             rate = recording.samplerate
             self.sampling_rate = self.sampling_rate or rate
             num_expected = recording.frames if part.declared_count is None else part.declared_count

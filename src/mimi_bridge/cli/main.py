@@ -14,7 +14,7 @@ from .encode import add_decode, add_encode
 from .evaluate import add_evaluate
 from .export import add_export
 from .loading import add_model, load_model
-from .places import folder_to_write
+from .places import folder_to_write, refuse_empty
 from .prepare import add_prepare
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        _refuse_empty(options)
+        refuse_empty(options)
         options.run(options)
     except (OSError, ValueError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
         if options.traceback:
@@ -91,14 +91,6 @@ def build_parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="of an error, show where it was raised")
     return parser
-
-
-def _refuse_empty(options: argparse.Namespace) -> None:
-    for name, value in vars(options).items():
-        if value == "":
-            raise ValueError(
-                f"the argument for {name.replace('_', ' ')} is empty; is a variable of the shell not set?"
-            )
 
 
 def _sentence(error: Exception) -> str:

@@ -1,9 +1,22 @@
 """Where a command writes: what would lose something, or leads nowhere, is refused before any work is done."""
 
+import argparse
 import os
 from pathlib import Path
 
 from ..audio.files import printable
+
+
+def refuse_empty(options: argparse.Namespace) -> None:
+    """Refuse an empty argument, which `Path` takes for the folder that one is in.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, value in vars(options).items():
+        if value == "":
+            what = name.replace("_", " ")
+            raise ValueError(f"the argument for {what} is empty; is a variable of the shell not set?")
 
 
 def folder_to_write(name: str, source: str | None = None) -> Path:

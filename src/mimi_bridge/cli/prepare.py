@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from typing import Any
 
-from ..data.settings import AUDIO_CHOICES, COLUMNS, Settings
+from ..data.settings import AUDIO_CHOICES, COLUMNS, DTYPES, Settings
 from .numbers import positive, score
 from .places import folder_to_write
 
@@ -82,7 +82,9 @@ def add_prepare(commands: Any) -> None:
     prepare.add_argument("--num-proc", type=positive, default=1, metavar="N", help="processes (default: 1)")
     prepare.add_argument("--recordings-per-shard", type=positive, default=defaults.recordings_per_shard, metavar="N")
     prepare.add_argument("--device", help="default: a GPU if there is one")
-    prepare.add_argument("--dtype", default=defaults.dtype, help="of the teachers' computation (default: %(default)s)")
+    prepare.add_argument(
+        "--dtype", default=defaults.dtype, choices=DTYPES, help="of the teachers' computation (default: %(default)s)"
+    )
     prepare.set_defaults(run=_prepare)
 
 

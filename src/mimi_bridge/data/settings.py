@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 GIVEN, POCKETSPHINX = "given", "pocketsphinx"
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")  # what teachers compute in
 AUDIO_CHOICES = ("auto", "path", "samples", "none")
 COLUMNS = {  # of a data set, by what they hold: the usual names
     "audio": ("audio", "audio_filepath", "audio_path", "file_name", "path"),
@@ -95,5 +96,7 @@ class Settings:
                 f"min_seconds and max_seconds must be finite, 0 <= min <= max, got {self.min_seconds:g} and "
                 f"{self.max_seconds:g}."
             )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.recordings_per_shard < 1:
             raise ValueError(f"recordings_per_shard must be at least 1, got {self.recordings_per_shard}.")

@@ -6,8 +6,10 @@ of rounding also on those that shared a forward pass with it, which are always t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,27 +88,34 @@ class RowMaker:
         self._speech: WavLMTeacher | None = None
         self._latents: OriginalLatents | None = None
         if settings.text_teacher is not None:
-            self._text = QwenTeacher(
-                settings.text_teacher, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
-            )
+            with _loading(settings.text_teacher):
+                self._text = QwenTeacher(
+                    settings.text_teacher,
+                    settings.text_layer,
+                    settings.final_norm,
+                    device=device,
+                    dtype=settings.dtype,
+                )
         self._aligner: Aligner | None = None
         if settings.text_teacher is not None or settings.phones:
             is_to_align = settings.aligner != GIVEN and source.has_text_to_align(settings.realign)
             self._aligner = _aligner(settings.aligner, device) if is_to_align else None
         if settings.speech_teacher is not None:
-            self._speech = WavLMTeacher(
-                settings.speech_teacher,
-                settings.speech_layer,  # type: ignore[arg-type]  # the settings have checked that a text is "mean"
-                device=device,
-                dtype=settings.dtype,
-                max_seconds=settings.max_seconds + 1,
-            )
+            with _loading(settings.speech_teacher):
+                self._speech = WavLMTeacher(
+                    settings.speech_teacher,
+                    settings.speech_layer,  # type: ignore[arg-type]  # the settings have checked that a text is "mean"
+                    device=device,
+                    dtype=settings.dtype,
+                    max_seconds=settings.max_seconds + 1,
+                )
         if settings.prosody and find_spec("parselmouth") is None:
             raise ModuleNotFoundError(
                 "pitch needs the package praat-parselmouth; run pip install 'mimi-bridge[eval]', or leave prosody out."
             )
         if settings.latents_model is not None:
-            model = AutoModel.from_pretrained(settings.latents_model)
+            with _loading(settings.latents_model):
+                model = AutoModel.from_pretrained(settings.latents_model)
             if not isinstance(model, MimiBridgeModel):
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
             self._latents = OriginalLatents(model, device)
@@ -315,7 +324,21 @@ def _aligner(name: str, device: str) -> Aligner:
         return PocketsphinxAligner()
     from ..alignment.ctc import CtcAligner
 
-    return CtcAligner(name, device=device)
+    with _loading(name):
+        return CtcAligner(name, device=device)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    # What transformers says of a model that it cannot load does not always name it.
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"no such model folder: {name}")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name} cannot be loaded for this: {error}") from error
 
 
 def _all_or_each(work: Callable[[Sequence[T]], Sequence[R]], items: list[T]) -> list[R | ValueError]:

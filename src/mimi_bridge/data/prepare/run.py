@@ -163,9 +163,11 @@ def _write_shard(shard: int) -> int:
 
 
 def _is_cpu(device: str) -> bool:
+    if device.partition(":")[0] == "meta":
+        raise ValueError(f"device {device!r} holds no numbers to compute with; choose cpu, cuda or another.")
     try:
         return torch.zeros(1, device=device).device.type == "cpu"
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
 
 
