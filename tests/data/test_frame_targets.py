@@ -183,7 +183,8 @@ def test_rows_of_a_data_set_in_any_format_give_the_same(format):
 
 
 def test_unknown_frame_target_is_refused():
-    with pytest.raises(ValueError, match="frame targets must be among phones, prosody, speaker, got words"):
+    message = "frame targets must be among phones, characters, prosody, speaker, got words"
+    with pytest.raises(ValueError, match=message):
         MimiBridgeCollator(RATE, FRAME).with_frame_targets(["words"])
 
 

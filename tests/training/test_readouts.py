@@ -26,6 +26,7 @@ from test_trainer import (
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
+from mimi_bridge.data.characters import NUM_LABELS
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.frame_targets import PHONES, PROSODY, UNKNOWN
 from mimi_bridge.outputs import MimiBridgeOutput
@@ -35,13 +36,20 @@ from mimi_bridge.training.readouts import Readouts, frequency_entropy, speakers_
 from mimi_bridge.training.trainer import STATE_NAME
 from two_processes import run_in_two_processes
 
-ALL = {"phone_weight": 2.0, "speech_content_weight": 0.5, "prosody_weight": 1.5, "speaker_reversal_weight": 0.3}
+ALL = {
+    "phone_weight": 2.0,
+    "character_weight": 0.7,
+    "speech_content_weight": 0.5,
+    "prosody_weight": 1.5,
+    "speaker_reversal_weight": 0.3,
+}
 NONE = dict.fromkeys(ALL, 0.0)
 EACH = pytest.mark.parametrize("name", ALL)
 QUICK: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
 SPEAKERS = {"ann": 0, "bob": 1, "cy": 2}
 LOSSES = {
     "phone_weight": {"phone"},
+    "character_weight": {"character"},
     "speech_content_weight": {"speech_content"},
     "prosody_weight": set(PROSODY),
     "speaker_reversal_weight": {"speaker"},
@@ -58,8 +66,10 @@ def with_targets(rows: list[dict[str, Any]], seed: int = 0) -> list[dict[str, An
         f0 = 80 + 200 * torch.rand(steps, generator=generator)
         labels = torch.randint(len(PHONES), (frames,), generator=generator).tolist()
         said = [{"phone": PHONES[k], "start": n / 12.5, "end": (n + 0.9) / 12.5} for n, k in enumerate(labels)]
+        words = [{"word": "Aé"[: k % 3], "start": n / 12.5, "end": (n + 0.9) / 12.5} for n, k in enumerate(labels)]
         more = {
             "phones": said,
+            "words": words[::2],
             "f0_hz": f0 * (torch.rand(steps, generator=generator) < 0.7),
             "level_db": -60 * torch.rand(steps, generator=generator),
             "speaker": [*SPEAKERS][number % 3],
@@ -76,7 +86,7 @@ def rows_of(seed: int = 0) -> list[dict[str, Any]]:
 
 def batch_of(model: MimiBridgeModel, rows: list[dict[str, Any]] | None = None) -> dict[str, Tensor]:
     collate = MimiBridgeCollator.for_model(model.config)
-    return collate.with_frame_targets(["phones", "prosody", "speaker"], SPEAKERS)(rows or rows_of())
+    return collate.with_frame_targets(["phones", "characters", "prosody", "speaker"], SPEAKERS)(rows or rows_of())
 
 
 def read(
@@ -123,10 +133,35 @@ def test_losses_are_the_means_over_frames_that_a_slow_loop_gives(delay):
                             slow[name].append(-(share if target[number] else 1 - share).log())
                         else:
                             slow[name].append(apart - 0.5 if apart > 1 else apart**2 / 2)
-    assert terms.keys() == {"phone", "speech_content", "speaker", *PROSODY}
+            if batch["character_mask"][row]:
+                told = slow_characters(batch, row, frames, delay)
+                labels = readouts.character(outputs.content[row, delay:frames]).view(-1, NUM_LABELS).log_softmax(-1)
+                slow["character"] += [slow_ctc(labels, told) / (frames - delay)] * (frames - delay)
+    assert terms.keys() == {"phone", "character", "speech_content", "speaker", *PROSODY}
     for name, losses in slow.items():
         assert terms[name].num_frames == len(losses) > 0, name
         torch.testing.assert_close(terms[name].value, torch.stack(losses).mean(), msg=name)
+
+
+def slow_characters(batch: dict[str, Tensor], row: int, frames: int, delay: int) -> list[int]:
+    written = zip(batch["character_labels"][row].tolist(), batch["character_frames"][row].tolist(), strict=True)
+    return [label for label, frame in written if label != UNKNOWN and frame + delay < frames]
+
+
+def slow_ctc(log_probs: Tensor, labels: list[int]) -> Tensor:
+    """By the sum over all paths, a step after the other; log probabilities `(steps, labels)`."""
+    places = [0, *(place for label in labels for place in (label, 0))]  # blanks between, before and after
+    paths = [log_probs[0, places[0]], *([log_probs[0, places[1]]] if labels else [])]
+    paths += [torch.tensor(-math.inf)] * (len(places) - len(paths))
+    for step in log_probs[1:]:
+        reached = []
+        for n, label in enumerate(places):
+            before = [paths[n], *([paths[n - 1]] if n else [])]
+            if n > 1 and label and label != places[n - 2]:
+                before.append(paths[n - 2])
+            reached.append(torch.stack(before).logsumexp(0) + step[label])
+        paths = reached
+    return -torch.stack(paths[-2:]).logsumexp(0)
 
 
 def test_speech_model_is_read_in_the_space_and_by_the_distance_of_its_bridge():
@@ -169,6 +204,15 @@ def test_baselines_are_what_the_best_readout_that_sees_nothing_would_get():
         values = targets[name][0][targets[name][1]]
         nothing = torch.nn.functional.smooth_l1_loss(torch.zeros(len(values)), values)
         assert found[name] == pytest.approx(nothing.item(), rel=1e-5)
+    expected = 0.0
+    mask = targets["character"][1]
+    for row in mask.any(dim=1).nonzero()[:, 0].tolist():
+        frames = int(mask[row].sum())
+        told = slow_characters(batch, row, frames, 0)
+        shares = torch.bincount(torch.tensor(told, dtype=torch.long), minlength=NUM_LABELS) / (4 * frames)
+        shares[0] = 1 - len(told) / (4 * frames)
+        expected += slow_ctc(shares.log().expand(4 * frames, -1), told).item()
+    assert found["character"] == pytest.approx(expected / int(mask.sum()), rel=1e-4)
     share = targets["voicing"][0][targets["voicing"][1]].mean()
     entropy = torch.nn.functional.binary_cross_entropy(share, share).item()
     assert found["voicing"] == pytest.approx(entropy, rel=1e-5)

@@ -22,6 +22,7 @@ from ..alignment_targets import pool_to_frames
 from ..audio.files import decode_audio, load_audio, resample
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for
+from .characters import characters_by_frame
 from .frame_targets import PROSODY, UNKNOWN, phones_by_frame, prosody_by_frame
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
@@ -29,7 +30,7 @@ MAX_CHANNELS = 16
 MAX_QUOTED = 60  # characters of a value, in a message
 SPAN_TOLERANCE = 1e-3  # seconds; the model itself allows no more
 AUDIO_KEYS = ("audio", "input_values", "audio_path")
-FRAME_TARGETS = ("phones", "prosody", "speaker")  # what batches hold if they are asked for
+FRAME_TARGETS = ("phones", "characters", "prosody", "speaker")  # what batches hold if they are asked for
 
 
 @dataclass
@@ -47,6 +48,7 @@ class _Row:
     token_mask: Tensor | None = None  # (tokens,)
     wavlm_features: Tensor | None = None  # (frames, wavlm_dim)
     phone_ids: Tensor | None = None  # (frames,)
+    characters: Tensor | None = None  # (characters, 2), label and frame
     prosody: Tensor | None = None  # (frames, 3), NaN where it is not defined
     speaker: str | None = None
 
@@ -62,8 +64,8 @@ class MimiBridgeCollator:
     - `qwen_hidden`, `(tokens, qwen_dim)`, with `token_spans` in seconds, `(tokens, 2)`, or `durations` in frames,
       `(tokens,)`, and `token_mask`, `(tokens,)`, where some tokens are silence; all may be missing or None;
     - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None;
-    - for `with_frame_targets`: `phones`, mappings of `phone`, `start` and `end`; `f0_hz` and `level_db`, `(steps,)` at
-      100 Hz; `speaker`; may be missing or None.
+    - for `with_frame_targets`: `phones`, mappings of `phone`, `start` and `end`; `words`, of `word`; `f0_hz` and
+      `level_db`, `(steps,)` at 100 Hz; `speaker`; may be missing or None.
 
     Args:
         sampling_rate: Of the model, Hz.
@@ -128,7 +130,9 @@ class MimiBridgeCollator:
         """This collator whose batches also hold what is known of each frame, see `frame_targets`.
 
         Args:
-            names: Among `phones`: `phone_ids`, `(batch, frames)`, -100 where unknown; `prosody`: `prosody_targets`,
+            names: Among `phones`: `phone_ids`, `(batch, frames)`, -100 where unknown; `characters`, of the words:
+                `character_labels` and `character_frames`, `(batch, characters)`, -100 after the last, and
+                `character_mask`, `(batch,)`, True where words are known; `prosody`: `prosody_targets`,
                 `(batch, frames, 3)`, pitch, level and voicing, and `prosody_mask` of its shape; `speaker`:
                 `speaker_ids`, `(batch,)`, -100 where unknown.
             speakers: Their numbers; others are unknown.
@@ -200,6 +204,8 @@ class MimiBridgeCollator:
         name, place = parsed.name, (parsed.num_frames, self.frame_rate, parsed.name)
         if "phones" in self.frame_targets and row.get("phones") is not None:
             parsed.phone_ids = phones_by_frame(row["phones"], *place)
+        if "characters" in self.frame_targets and row.get("words") is not None:
+            parsed.characters = characters_by_frame(row["words"], *place)
         if "prosody" in self.frame_targets and row.get("f0_hz") is not None and row.get("level_db") is not None:
             f0_hz, level_db = (_tensor(row[column], f"{column} of {name}", 1) for column in ("f0_hz", "level_db"))
             parsed.prosody = prosody_by_frame(f0_hz, level_db, *place)
@@ -310,6 +316,10 @@ class MimiBridgeCollator:
             prosody=cut(row.prosody),
             speaker=row.speaker,
         )
+        if row.characters is not None:
+            frames = row.characters[:, 1]
+            inside = (frames >= first) & (frames < last)
+            cropped.characters = row.characters[inside] - torch.tensor([0, first])
         if row.qwen_hidden is not None:
             self._crop_tokens(row, cropped, first, last)
         return cropped
@@ -388,6 +398,12 @@ class MimiBridgeCollator:
         batch: dict[str, Tensor] = {}
         if "phones" in self.frame_targets:
             batch["phone_ids"] = _filled([row.phone_ids for row in rows], (num_frames,), UNKNOWN)
+        if "characters" in self.frame_targets:
+            characters = [row.characters for row in rows]
+            longest = max([1, *(len(known) for known in characters if known is not None)])
+            filled = _filled(characters, (longest, 2), UNKNOWN)
+            batch["character_labels"], batch["character_frames"] = filled.unbind(dim=2)
+            batch["character_mask"] = torch.tensor([known is not None for known in characters])
         if "prosody" in self.frame_targets:
             values = _filled([row.prosody for row in rows], (num_frames, len(PROSODY)), torch.nan)
             batch["prosody_mask"] = ~values.isnan()

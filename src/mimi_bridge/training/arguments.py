@@ -14,7 +14,10 @@ from ..codebook import CODEBOOK_UPDATES
 from .optimizer import learning_rates
 
 CONTENT_INITS = ("k-means", "least-squares", "none")
-READOUT_WEIGHTS = ("phone_weight", "speech_content_weight", "prosody_weight", "speaker_reversal_weight")
+READOUT_WEIGHTS = (
+    *("phone_weight", "character_weight", "speech_content_weight"),
+    *("prosody_weight", "speaker_reversal_weight"),
+)
 SHARDED = "codebooks move as a whole; start one process a device with torchrun, which needs no such argument"
 UNSUPPORTED = {  # transformers' arguments that could not be honoured, and why
     "remove_unused_columns": "the collator reads columns that the model does not take, such as audio; leave it out",
@@ -53,7 +56,9 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         adversarial_weight: Weight of the adversarial loss of the decoded audio and, twice, of feature matching; needs
             audio and the decoder. 0 does without a discriminator.
         phone_weight: Weight of the cross-entropy of the phone that is spoken, read from the content head's entries by
-            a linear map; needs `phones` in the rows. 0 does without, as in the next four.
+            a linear map; needs `phones` in the rows. 0 does without, as in the next five.
+        character_weight: Weight of the characters that are written of what is said, in any language, read from the
+            content head's entries by CTC; needs `words` in the rows.
         speech_content_weight: Weight of the distance to the speech model, read from content alone; needs
             `wavlm_features`.
         prosody_weight: Weight of pitch, level (smooth L1) and voicing (cross-entropy), read from the prosody head's
@@ -95,6 +100,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
     adversarial_weight: float = field(default=0.0, metadata={"help": "adversarial and feature matching loss"})
     phone_weight: float = field(default=0.0, metadata={"help": "phones from content"})
+    character_weight: float = field(default=0.0, metadata={"help": "characters from content, by CTC"})
     speech_content_weight: float = field(default=0.0, metadata={"help": "speech model's features from content alone"})
     prosody_weight: float = field(default=0.0, metadata={"help": "pitch, level and voicing from prosody"})
     speaker_reversal_weight: float = field(default=0.0, metadata={"help": "speaker from content, reversed"})
@@ -123,7 +129,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
         _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
         _check_choice("content_init", self.content_init, CONTENT_INITS)
         of_heads = ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial")
-        for name in (*of_heads, "phone", "speech_content", "prosody", "speaker_reversal"):
+        for name in (*of_heads, "phone", "character", "speech_content", "prosody", "speaker_reversal"):
             value = getattr(self, f"{name}_weight")
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}_weight must be at least 0, got {value}; 0 switches that loss off.")

@@ -16,7 +16,7 @@ from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
 from .readout_targets import readout_targets
 
-READ = ("phone", "speech_content", "pitch", "level", "speaker")  # counted by the targets of their names
+READ = ("phone", "character", "speech_content", "pitch", "level", "speaker")  # counted by the targets of their names
 COUNTED = ("frames", "qwen", "wavlm", *READ)  # what a loss may be a mean over
 LOSSES = {  # by name, what it is a mean over
     "qwen": "qwen",
@@ -41,7 +41,7 @@ BLAME = {  # whose loss it is, for messages
         for loss in ("commitment", "codebook")
         for head in ("content", "prosody", "acoustic")
     },
-    **dict.fromkeys(("phone", "speech_content", "speaker"), "content head"),
+    **dict.fromkeys(("phone", "character", "speech_content", "speaker"), "content head"),
     **dict.fromkeys(("pitch", "level", "voicing"), "prosody head"),
 }
 

@@ -3,12 +3,16 @@
 Content is read with the config's `content_delay`: the code of frame t is to tell what was said in frame t - delay.
 """
 
+import torch
 from torch import Tensor
 
 from ..alignment_targets import delay_targets, features_at_frames
 from ..data.frame_targets import PROSODY, UNKNOWN
 
-READOUT_KEYS = ("phone_ids", "prosody_targets", "prosody_mask", "speaker_ids")  # of a batch; not the model's
+READOUT_KEYS = (  # of a batch; not the model's
+    *("phone_ids", "character_labels", "character_frames", "character_mask"),
+    *("prosody_targets", "prosody_mask", "speaker_ids"),
+)
 Targets = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -16,7 +20,8 @@ def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) ->
     """By name, targets and the mask of the frames that have one, `(batch, frames)`; those that the batch holds.
 
     `phone` `(batch, frames)` and `speech_content` `(batch, frames, wavlm_dim)`, as many frames late as `delay` says;
-    `pitch`, `level`, `voicing` and `speaker`, `(batch, frames)`.
+    `pitch`, `level`, `voicing` and `speaker`, `(batch, frames)`; `character`, labels `(batch, characters)`, and the
+    mask of the frames that are to tell them.
 
     Args:
         batch: As the collator makes it.
@@ -30,6 +35,8 @@ def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) ->
     if "phone_ids" in batch:
         phones = _of_frames(batch["phone_ids"], "phone_ids", frame_mask)
         targets["phone"] = delay_targets(phones, frame_mask & (phones != UNKNOWN), delay, frame_mask)
+    if "character_mask" in batch:
+        targets["character"] = _late_characters(batch, frame_mask, delay)
     if "wavlm_features" in batch:
         known = features_at_frames(batch["wavlm_features"], frame_mask, batch.get("wavlm_mask"))
         targets["speech_content"] = delay_targets(*known, delay, frame_mask)
@@ -42,6 +49,14 @@ def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) ->
         speakers = batch["speaker_ids"][:, None].expand_as(frame_mask)
         targets["speaker"] = speakers, frame_mask & (speakers != UNKNOWN)
     return targets
+
+
+def _late_characters(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) -> tuple[Tensor, Tensor]:
+    # The first `delay` codes tell of what was said before; what is said in the last `delay` frames is told after them.
+    frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)
+    mask = frame_mask & (frames >= delay) & batch["character_mask"][:, None]
+    is_told = batch["character_frames"] < (frame_mask.sum(dim=1) - delay)[:, None]
+    return torch.where(is_told, batch["character_labels"], UNKNOWN), mask
 
 
 def _of_frames(values: Tensor, name: str, frame_mask: Tensor) -> Tensor:

@@ -17,22 +17,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.frame_targets import PHONES, PROSODY
+from ..data.characters import NUM_LABELS
+from ..data.frame_targets import PHONES, PROSODY, UNKNOWN
 from ..distillation import TeacherBridge, constant_distance
 from ..heads import without_autocast
+from ..losses.characters import LABELS_PER_FRAME, character_loss, constant_character_loss
 from ..outputs import MimiBridgeOutput
 from .objective import Term
 from .readout_targets import Targets
 
 NEEDS = {  # by the argument that weighs a readout, the columns of a row that it needs
     "phone_weight": ("phones",),
+    "character_weight": ("words",),
     "speech_content_weight": ("wavlm_features",),
     "prosody_weight": ("f0_hz", "level_db"),
     "speaker_reversal_weight": ("speaker",),
 }
-COLLATED = {"phone_weight": "phones", "prosody_weight": "prosody", "speaker_reversal_weight": "speaker"}
+COLLATED = {
+    "phone_weight": "phones",
+    "character_weight": "characters",
+    "prosody_weight": "prosody",
+    "speaker_reversal_weight": "speaker",
+}
 COUNTED_BY = {  # the kind of frames that a readout needs some of, see `objective.COUNTED`
     "phone_weight": "phone",
+    "character_weight": "character",
     "speech_content_weight": "speech_content",
     "prosody_weight": "level",
     "speaker_reversal_weight": "speaker",
@@ -85,6 +94,8 @@ class Readouts(nn.Module):
             torch.manual_seed(seed)
             if weights["phone_weight"]:
                 self.phone = nn.Linear(codec_dim, len(PHONES))
+            if weights["character_weight"]:
+                self.character = nn.Linear(codec_dim, LABELS_PER_FRAME * NUM_LABELS)
             if weights["speech_content_weight"]:
                 self.speech_content = nn.Linear(codec_dim, bridge.out_features)
             if weights["prosody_weight"]:
@@ -124,6 +135,8 @@ class Readouts(nn.Module):
             (bridge,) = self._bridge
             found = bridge.compare_predicted(self.speech_content(latents), targets, mask)
             return Term(found.loss, found.num_frames), found.target_sums
+        if name == "character":
+            return self._characters(latents, targets, mask)
         latents, targets = latents[mask], targets[mask]
         if name in PROSODY:
             read = self.prosody(latents)[:, PROSODY.index(name)]
@@ -135,12 +148,22 @@ class Readouts(nn.Module):
             sums = torch.bincount(targets, minlength=read.shape[-1])
         return Term(losses.sum() / num_frames.clamp(min=1), num_frames), sums
 
+    def _characters(self, latents: Tensor, targets: Tensor, mask: Tensor) -> tuple[Term, Tensor]:
+        num_frames, sizes = mask.sum(), mask.sum(dim=1)
+        read = [latents[row][known] for row, known in enumerate(mask)]
+        labels = self.character(nn.utils.rnn.pad_sequence(read, batch_first=True))
+        labels = labels.unflatten(-1, (LABELS_PER_FRAME, NUM_LABELS)).flatten(1, 2).log_softmax(dim=-1)
+        written = sizes, targets, ((targets != UNKNOWN) & (sizes > 0)[:, None]).sum(dim=1)
+        loss = character_loss(labels, *written).sum()
+        constant = torch.stack([constant_character_loss(*written).sum(), num_frames])
+        return Term(loss / num_frames.clamp(min=1), num_frames), constant
+
     def baselines(self) -> dict[str, Baseline]:
         """The constant predictor's loss, by the name of each loss."""
         (bridge,) = self._bridge
         sizes = {"phone": len(PHONES), "voicing": 2, "speaker": len(self.speakers)}
         found = {name: Baseline(size, frequency_entropy) for name, size in sizes.items()}
-        found |= {name: Baseline(2, _mean_deviation) for name in ("pitch", "level")}
+        found |= {name: Baseline(2, _mean_of_sums) for name in ("pitch", "level", "character")}
         found["speech_content"] = teacher_baseline(bridge)
         names = {target for name in self.names for target in (PROSODY if name == "prosody" else (name,))}
         return {name: found[name] for name in sorted(names)}
@@ -227,8 +250,8 @@ def _deviation(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return losses, torch.stack([constant, targets.new_tensor(len(targets))])
 
 
-def _mean_deviation(sums: Tensor, fitted: Tensor) -> float:
-    # Targets are less their recording's mean, so the constant is 0, whatever it was fitted on.
+def _mean_of_sums(sums: Tensor, fitted: Tensor) -> float:
+    # No fit: the constant is 0 for what is less its recording's mean, each stretch's own frequencies for characters.
     return (sums[0] / sums[1].clamp(min=1)).item()
 
 
@@ -248,6 +271,7 @@ def loss_weights(weights: Mapping[str, float]) -> dict[str, float]:
     of_prosody = dict.fromkeys(PROSODY, weights["prosody_weight"])
     return of_prosody | {
         "phone": weights["phone_weight"],
+        "character": weights["character_weight"],
         "speech_content": weights["speech_content_weight"],
         "speaker": weights["speaker_reversal_weight"],
     }

@@ -1,0 +1,53 @@
+"""What is written of what is said, in time: the bytes of lower-case words, spread evenly over each word's time.
+
+Bytes of UTF-8 need no list of letters: labels are the same in every language, data set and run.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_LABELS = 257  # blank and the 256 bytes, each by its value and 1
+BLANK = 0
+SPACE = " "
+
+
+def characters_by_frame(words: Any, num_frames: int, frame_rate: float, name: str) -> Tensor:
+    """The label of each character and the frame of its middle, `(characters, 2)`, int64, in order.
+
+    Words have a space between them, where the later begins.
+
+    Args:
+        words: In time, each with `word`, `start` and `end` in seconds.
+        num_frames: Of the recording.
+        frame_rate: Hz.
+        name: Of the row, for messages.
+
+    Raises:
+        ValueError: If a word is not such a mapping, or its times make no sense.
+    """
+    if isinstance(words, Mapping):  # a list of mappings, as some formats of `datasets` turn it around
+        words = [dict(zip(words, values, strict=True)) for values in zip(*words.values(), strict=True)]
+    labels: list[int] = []
+    times: list[float] = []
+    for word in words:
+        try:
+            text, start, end = str(word["word"]).strip().lower(), float(word["start"]), float(word["end"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"words of {name} must be mappings of word, start and end (seconds), got {str(word)[:60]}."
+            ) from error
+        if not 0 <= start <= end < float("inf"):
+            raise ValueError(f"words of {name} must begin before they end, in seconds; check their alignment.")
+        if not text:
+            continue
+        if labels:
+            labels.append(ord(SPACE) + 1)
+            times.append(start)
+        written = text.encode()
+        labels += [byte + 1 for byte in written]
+        times += [start + (place + 0.5) / len(written) * (end - start) for place in range(len(written))]
+    frames = (torch.tensor(times) * frame_rate).long().clamp(max=num_frames - 1)
+    return torch.stack([torch.tensor(labels, dtype=torch.long), frames], dim=1)
