@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.alignment_targets import align_tokens_to_frames
+from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.tokens import token_spans
+from mimi_bridge.data.frame_targets import level_by_step
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.manifest import Utterance, read_manifest, read_phones, read_words
 from mimi_bridge.data.segments import load_recording
@@ -37,7 +39,7 @@ class Split:
 def row_of(
     utterance: Utterance, original: OriginalLatents, text: QwenTeacher, speech: WavLMTeacher, rate: int
 ) -> dict:
-    """A row for `MimiBridgeCollator`: cached latents and both teachers."""
+    """A row for `MimiBridgeCollator`: cached latents, both teachers, phones and prosody."""
     audio = load_recording(utterance, rate)
     latents, target = original(audio)
     assert utterance.text is not None and utterance.alignment is not None
@@ -50,6 +52,10 @@ def row_of(
         "qwen_hidden": states.hidden,
         "token_spans": spans.clamp(max=audio.shape[-1] / rate),
         "wavlm_features": speech.features([audio], rate)[0],
+        "phones": [{"phone": p.label, "start": p.start, "end": p.end} for p in read_phones(utterance.alignment)],
+        "f0_hz": Sound(audio, rate).f0_hz,
+        "level_db": torch.from_numpy(level_by_step(audio[0].numpy(), rate)),
+        "speaker": utterance.speaker,
     }
 
 

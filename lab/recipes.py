@@ -36,6 +36,7 @@ from mimi_bridge.data.teachers.text import QwenTeacher
 from mimi_bridge.evaluation.evaluator import evaluate
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+from mimi_bridge.training.recipes import RECIPES, model_with
 from mimi_bridge.weights import SMALL_CODEC
 from phone_teacher import train_phone_teacher
 from recipe_data import Split, ceilings, row_of
@@ -56,7 +57,10 @@ TRAINED: dict[str, dict] = {  # by name, the differences from the first
     "codebooks by gradient": {"codebook_update": "gradient"},
     "content from least squares": {"content_init": "least-squares"},
     "ten times the rates": {"learning_rate": 1e-3},
+    "recipe content": RECIPES["content"].arguments,
+    "recipe content, no text teacher": RECIPES["content"].arguments | {"qwen_weight": 0.0},
 }
+CHANGED = {name: RECIPES["content"].config for name in TRAINED if name.startswith("recipe content")}  # of the model
 HEADS = ("content", "prosody", "acoustic")
 IN_THE_BACKGROUND: dict[str, Any] = {  # of a training: no files, no reports, no bar
     "save_strategy": "no",
@@ -166,6 +170,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     if name in UNTRAINED:
         model.set_residual_weight(UNTRAINED[name]["residual_weight"])
     else:
+        model = model_with(model, CHANGED.get(name, {}))
         result |= train(model, dict(TRAINED[name]), data, arguments, work / f"run-{name}")
     spoken = data["split"].held_out
     spoken = spoken[:: max(1, len(spoken) // MEASURED)][:MEASURED]

@@ -37,7 +37,7 @@ RECIPES = {
     "specification": Recipe("the specification's own losses and model"),
     "content": Recipe(
         "content that is taught phones and speech features and may look back and wait; prosody that is taught pitch",
-        {"phone_weight": 5.0, "speech_content_weight": 2.0, "prosody_weight": 1.0},
+        {"learning_rate": 5e-4, "phone_weight": 5.0, "speech_content_weight": 2.0, "prosody_weight": 1.0},
         {"content_layers": 2, "prosody_layers": 1, "content_delay": 2},
     ),
     "decoder": Recipe(
