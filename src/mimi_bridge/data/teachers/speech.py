@@ -13,7 +13,7 @@ that see the future, too.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,11 +24,54 @@ from ...alignment_targets import POOLING_STRIDE, pool_to_frames
 from ...audio.files import resample
 from ...frames import mask_from_lengths, num_frames_for
 from .batching import batches_by_length
+from .revision import of_revision
 
 MIMI_SAMPLING_RATE = 24_000  # Hz
 MIMI_FRAME_SIZE = 1_920  # samples at that rate
 FEATURE_RATE = 50  # Hz
 FRAME_RATE = FEATURE_RATE / POOLING_STRIDE  # Hz
+
+
+class SpeechInput:
+    """A recording as a speech model takes it: at its rate, and normalised over its own samples if it wants that.
+
+    It holds no model, so that a data loader's workers can have it.
+
+    Args:
+        extractor: The model's, of transformers.
+        max_seconds: The longest recording that is taken.
+    """
+
+    def __init__(self, extractor: Any, max_seconds: float):
+        self._extractor, self.max_seconds = extractor, max_seconds
+        self.sampling_rate: int = extractor.sampling_rate
+        self.padding_value = float(extractor.padding_value)
+
+    def __call__(self, recording: Tensor | np.ndarray, sampling_rate: int, name: str) -> np.ndarray:
+        """Samples, `(samples,)`, float32; none of a recording of a sample or two at a higher rate.
+
+        Args:
+            recording: Mono samples, `(samples,)` or `(1, samples)`.
+            sampling_rate: Hz.
+            name: For messages.
+
+        Raises:
+            ValueError: If the recording is empty, not mono, not finite, or longer than `max_seconds`.
+        """
+        samples = recording.detach().cpu().float().numpy() if isinstance(recording, Tensor) else np.asarray(recording)
+        if samples.ndim == 2 and len(samples) == 1:
+            samples = samples[0]
+        if samples.ndim != 1:
+            raise ValueError(f"{name} must be mono, (samples,) or (1, samples), got shape {samples.shape}.")
+        if len(samples) > self.max_seconds * sampling_rate:
+            raise ValueError(
+                f"{name} lasts {len(samples) / sampling_rate:.1f} s, but max_seconds is {self.max_seconds:g}; divide "
+                "it, or raise max_seconds if there is memory for it."
+            )
+        resampled = resample(samples, sampling_rate, self.sampling_rate, name=name)[0].numpy()
+        if len(resampled) == 0:
+            return resampled
+        return self._extractor(resampled, sampling_rate=self.sampling_rate)["input_values"][0]
 
 
 class WavLMTeacher:
@@ -44,10 +87,13 @@ class WavLMTeacher:
         batch_seconds: What a forward pass may hold, padding included; a longer recording goes alone.
         max_seconds: The longest recording that is taken. Attention's memory grows with the square of the length:
             beside its weights WavLM-large takes 0.7 GiB for 30 s, 2.3 GiB for 60 s, 8.9 GiB for 120 s (float32, CPU).
+        revision: Of the model on the Hub; None: the newest.
 
     Attributes:
         dim: Size of the features.
         num_layers: Transformer layers of the model.
+        input: Makes what the model takes of a recording.
+        model: Of transformers; frozen, in eval mode.
 
     Raises:
         OSError: If there is no such model.
@@ -62,15 +108,17 @@ class WavLMTeacher:
         dtype: torch.dtype | str = "auto",
         batch_seconds: float = 120.0,
         max_seconds: float = 60.0,
+        revision: str | None = None,
     ):
-        self._extractor = AutoFeatureExtractor.from_pretrained(name)
-        self._model = AutoModel.from_pretrained(name, dtype=dtype).eval().to(device)
-        config = self._model.config
+        extractor = AutoFeatureExtractor.from_pretrained(name, **of_revision(revision))
+        self.model = AutoModel.from_pretrained(name, dtype=dtype, **of_revision(revision)).eval().to(device)
+        self.model.requires_grad_(False)
+        self.input = SpeechInput(extractor, max_seconds)
+        config = self.model.config
         self.dim: int = config.hidden_size
         self.num_layers: int = config.num_hidden_layers
-        self._rate: int = self._extractor.sampling_rate
         samples_per_feature = math.prod(getattr(config, "conv_stride", [0]))
-        if samples_per_feature * FEATURE_RATE != self._rate or getattr(config, "add_adapter", False):
+        if samples_per_feature * FEATURE_RATE != self.input.sampling_rate or getattr(config, "add_adapter", False):
             raise ValueError(f"{name} must give {FEATURE_RATE} features a second, as WavLM and HuBERT do.")
         self._frame_size = samples_per_feature * POOLING_STRIDE  # samples at the model's rate
         self._layers = self._checked(layer, name)
@@ -78,7 +126,6 @@ class WavLMTeacher:
             config, "conv_pos_batch_norm", False
         )
         self._batch_frames = int(batch_seconds * FRAME_RATE)
-        self.max_seconds = max_seconds
 
     def features(self, recordings: Sequence[Tensor | np.ndarray], sampling_rate: int) -> list[Tensor]:
         """The features of each recording, as if it were alone; in the order given.
@@ -94,11 +141,23 @@ class WavLMTeacher:
             ValueError: If a recording is empty, not mono, not finite, or longer than `max_seconds`; the message
                 names its place in `recordings`.
         """
-        rows = [self._row(recording, sampling_rate, place) for place, recording in enumerate(recordings)]
+        rows = [self.input(recording, sampling_rate, f"recording {place}") for place, recording in enumerate(recordings)]
         num_frames = [self.num_frames(np.shape(recording)[-1], sampling_rate) for recording in recordings]
+        return [features.cpu() for features in self.features_of_inputs(rows, num_frames)]
+
+    def features_of_inputs(self, rows: Sequence[Tensor | np.ndarray], num_frames: Sequence[int]) -> list[Tensor]:
+        """The features of recordings that `input` has made ready; in the order given, on the model's device.
+
+        Args:
+            rows: `(samples,)` each, of any lengths.
+            num_frames: Of each recording, at least 1.
+
+        Returns:
+            For each `(frames, dim)`, float32.
+        """
         found: list[Tensor] = [torch.zeros(0, self.dim)] * len(rows)
         for batch in batches_by_length(num_frames, self._batch_frames, equal=not self._takes_mask):
-            together = self._forward([rows[place] for place in batch], [num_frames[place] for place in batch]).cpu()
+            together = self._forward([rows[place] for place in batch], [num_frames[place] for place in batch])
             for place, pooled in zip(batch, together, strict=True):
                 found[place] = pooled[: num_frames[place]].clone()
         return found
@@ -116,7 +175,8 @@ class WavLMTeacher:
         Raises:
             ValueError: As `features`.
         """
-        rows = [self._row(samples, sampling_rate, place) for place, samples in enumerate(audio.detach().cpu())]
+        recordings = audio.detach().cpu()
+        rows = [self.input(samples, sampling_rate, f"recording {place}") for place, samples in enumerate(recordings)]
         return self._forward(rows, [self.num_frames(audio.shape[-1], sampling_rate)] * len(rows))
 
     @staticmethod
@@ -135,39 +195,23 @@ class WavLMTeacher:
             raise ValueError(f'layer must be "mean", or some of 0 to {self.num_layers} for {name}, got {layer!r}.')
         return layers  # type: ignore[return-value]
 
-    def _row(self, recording: Tensor | np.ndarray, sampling_rate: int, place: int) -> np.ndarray:
-        # Samples at the model's rate, normalised as its feature extractor does it.
-        name = f"recording {place}"
-        samples = recording.detach().cpu().float().numpy() if isinstance(recording, Tensor) else np.asarray(recording)
-        if samples.ndim == 2 and len(samples) == 1:
-            samples = samples[0]
-        if samples.ndim != 1:
-            raise ValueError(f"{name} must be mono, (samples,) or (1, samples), got shape {samples.shape}.")
-        if len(samples) > self.max_seconds * sampling_rate:
-            raise ValueError(
-                f"{name} lasts {len(samples) / sampling_rate:.1f} s, but max_seconds is {self.max_seconds:g}; divide "
-                "it, or raise max_seconds if there is memory for it."
-            )
-        resampled = resample(samples, sampling_rate, self._rate, name=name)[0].numpy()
-        if len(resampled) == 0:  # a sample or two at a higher rate
-            return resampled
-        return self._extractor(resampled, sampling_rate=self._rate)["input_values"][0]
-
     @torch.no_grad()
-    def _forward(self, rows: list[np.ndarray], num_frames: list[int]) -> Tensor:
+    def _forward(self, rows: Sequence[Tensor | np.ndarray], num_frames: Sequence[int]) -> Tensor:
         # Normalised rows to (rows, longest, dim) on the device, zero after a row's frames.
-        device, longest = self._model.device, max(num_frames) * self._frame_size
-        input_values = torch.full((len(rows), longest), float(self._extractor.padding_value))
+        device, longest = self.model.device, max(num_frames) * self._frame_size
+        there = device if isinstance(rows[0], Tensor) else "cpu"
+        input_values = torch.full((len(rows), longest), self.input.padding_value, device=there)
         for values, row in zip(input_values, rows, strict=True):
-            values[: len(row)] = torch.from_numpy(row[:longest])
+            cut = row[:longest]
+            values[: len(cut)] = torch.as_tensor(cut)
         lengths = torch.tensor(num_frames, device=device)
         frame_mask = mask_from_lengths(lengths, max(num_frames))
-        inputs = {"input_values": input_values.to(device, self._model.dtype)}
+        inputs = {"input_values": input_values.to(device, self.model.dtype)}
         if not bool(frame_mask.all()):
             inputs["attention_mask"] = mask_from_lengths(lengths * self._frame_size, longest).long()
         with warnings.catch_warnings():  # transformers' WavLM hands torch two kinds of mask
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
-            output = self._model(**inputs, output_hidden_states=self._layers is not None)
+            output = self.model(**inputs, output_hidden_states=self._layers is not None)
         if self._layers is None:
             return pool_to_frames(output.last_hidden_state, frame_mask)
         total = torch.zeros_like(output.last_hidden_state, dtype=torch.float32)
