@@ -3,21 +3,24 @@
 The model is what conversion/convert_kyutai.py wrote; a data set is what `mimi-bridge prepare` wrote, or
 `Dataset.save_to_disk` with the columns that `mimi_bridge.data.collator` describes. Arguments of transformers' Trainer
 work, or are refused by one sentence; --recipe gives them other defaults (mimi_bridge.training.recipes). A run that was
-stopped goes on with --resume_from_checkpoint True. Several processes:
+stopped goes on with --resume_from_checkpoint True. With --text_teacher and --speech_teacher, rows hold audio and tokens
+(`mimi-bridge prepare --teachers none`), and teachers are computed while training. Several processes:
 
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 
 from datasets import load_from_disk
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
+from transformers.trainer_utils import get_last_checkpoint
 
 import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.teachers.statistics import stored_statistics
-from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
+from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
 from mimi_bridge.training.guards import HeadCollapsedError
 from mimi_bridge.training.recipes import CONFIG_CHANGES, DEFAULT_RECIPE, RECIPES, model_with, recipe_named
 
@@ -34,7 +37,48 @@ class DataArguments:
     prosody_layers: int | None = field(default=None, metadata={"help": "of the model; default: the recipe's"})
     content_delay: int | None = field(default=None, metadata={"help": "of the model; default: the recipe's"})
     crop_seconds: float | None = field(default=4.0, metadata={"help": "longest stretch of a recording in a batch"})
+    text_teacher: str | None = field(default=None, metadata={"help": "language model to compute while training"})
+    speech_teacher: str | None = field(default=None, metadata={"help": "speech model to compute while training"})
+    text_layer: int | None = field(default=None, metadata={"help": "0 is the embeddings; default: the last"})
+    final_norm: bool = field(default=True, metadata={"help": "take the last layer's states after its norm"})
+    speech_layer: str | None = field(default=None, metadata={"help": "or 'mean'; default: the model's output"})
+    teacher_dtype: str = field(default="auto", metadata={"help": "of the teachers' computation"})
+    teacher_context_seconds: float | None = field(
+        default=None, metadata={"help": "what the speech model hears on each side of a crop; default: all"}
+    )
     traceback: bool = field(default=False, metadata={"help": "of an error, show where it was raised"})
+
+
+def checkpoint_of(args: MimiBridgeTrainingArguments) -> str | None:
+    """The folder that training goes on from, if it does; of True, the newest in `output_dir`."""
+    given = args.resume_from_checkpoint
+    if given in (None, "False"):
+        return None
+    found = (
+        given if given != "True" else get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    )
+    if found is None:
+        raise ValueError(
+            f"there is no checkpoint in {args.output_dir} to go on from; leave --resume_from_checkpoint out."
+        )
+    return found
+
+
+def teachers_of(data: DataArguments, checkpoint: str | None) -> TrainingTeachers | None:
+    """The teachers that are to be computed while training; those of a checkpoint, where training goes on from one."""
+    if data.text_teacher is None and data.speech_teacher is None:
+        return None
+    layer = data.speech_layer
+    return TrainingTeachers(
+        data.text_teacher,
+        data.speech_teacher,
+        data.text_layer,
+        data.final_norm,
+        int(layer) if layer is not None and layer.isdigit() else layer,
+        data.teacher_dtype,
+        data.teacher_context_seconds,
+        checkpoint=checkpoint,
+    )
 
 
 def main() -> None:
@@ -47,16 +91,22 @@ def main() -> None:
     model = model_with(AutoModel.from_pretrained(data.model), recipe.config | given, args.seed)
     train_dataset = load_from_disk(data.train_dataset).with_format("numpy")
     eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None
+    checkpoint = checkpoint_of(args)
+    in_loop = {"qwen": data.text_teacher, "wavlm": data.speech_teacher}
+    stored = [name for name, teacher in in_loop.items() if teacher is None]
     trainer = MimiBridgeTrainer(
         model,
         args,
         MimiBridgeCollator.for_model(model.config, data.crop_seconds, seed=args.seed),
         train_dataset,
-        teacher_statistics=stored_statistics(data.train_dataset),
+        teacher_statistics={
+            name: one for name, one in stored_statistics(data.train_dataset).items() if name in stored
+        },
+        teachers=teachers_of(data, checkpoint),
         eval_dataset=eval_dataset,
         processing_class=AutoFeatureExtractor.from_pretrained(data.model),
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if eval_dataset is not None:
         trainer.save_metrics("eval", trainer.evaluate())

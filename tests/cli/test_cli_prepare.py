@@ -361,3 +361,28 @@ def test_missing_package_is_one_sentence(tones, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mimi_bridge.cli.prepare.NEEDED", ("datasets", "accelerate_"))
     assert main(["prepare", str(tones), "-o", str(tmp_path / "data")]) == 1
     assert "needs the package accelerate_; run pip install 'mimi-bridge[train,align]'" in capsys.readouterr().err
+
+
+def test_without_teachers_rows_hold_tokens_and_phones_in_time_in_less_than_a_megabyte_an_hour(qwen, wavlm, tmp_path):
+    for number, text in enumerate(SENTENCES[:4]):
+        soundfile.write(tmp_path / f"{number}.flac", synthesize(text)[0].numpy(), 24_000)
+        (tmp_path / f"{number}.txt").write_text(text)
+    common = ["--text-teacher", qwen, "--min-score", "none"]
+    assert main(["prepare", str(tmp_path), "-o", str(tmp_path / "none"), *common, "--teachers", "none"]) == 0
+    assert main(["prepare", str(tmp_path), "-o", str(tmp_path / "all"), *common, "--speech-teacher", wavlm]) == 0
+    bare, full = (load_from_disk(str(tmp_path / name)) for name in ("none", "all"))
+    computed = ["qwen_hidden", "wavlm_features"]
+    assert bare.to_list() == full.remove_columns(computed).to_list()
+    assert bare.column_names == [name for name in full.column_names if name not in computed]
+    assert all(len(row["token_ids"]) > 5 and len(row["phones"]) > 5 for row in bare)
+    size = sum(path.stat().st_size for path in (tmp_path / "none").glob("*.arrow"))
+    hours = sum(bare["seconds"]) / 3600
+    assert size - bare.data.schema.serialize().size < 2e6 * hours  # beside what a file costs; few, short recordings
+
+
+def test_layer_of_a_teacher_whose_states_are_not_stored_is_refused(tones, qwen, tmp_path, capsys):
+    arguments = ["prepare", str(tones), "-o", str(tmp_path / "data"), "--text-teacher", qwen, "--teachers", "none"]
+    assert main([*arguments, "--text-layer", "1"]) == 1
+    assert "teachers is 'none', so no layer of a teacher is stored; give the layers to the training instead" in (
+        capsys.readouterr().err
+    )

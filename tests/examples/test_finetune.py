@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from datasets import Dataset, load_from_disk
 from transformers import AutoModel, EncodecFeatureExtractor
 
 import finetune
-import mimi_bridge  # noqa: F401
+from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+from mimi_bridge.audio.espeak import SENTENCES, VOICES, synthesize
 from mimi_bridge.cli.main import main as cli
+from tiny import TINY
+from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune.py"
 QUICK = ["--max_steps", 4, "--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 1, "--use_cpu"]
@@ -107,6 +111,12 @@ def test_traceback_is_shown_where_it_is_asked_for(data):
     assert "Traceback" in result.stderr and "FileNotFoundError" in result.stderr
 
 
+def test_checkpoint_that_is_not_there_is_named(data, monkeypatch):
+    given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
+    with pytest.raises(ValueError, match="there is no checkpoint in .*out to go on from"):
+        run(monkeypatch, *given, "--resume_from_checkpoint", "True")
+
+
 # --- recipes ---
 
 
@@ -148,3 +158,39 @@ def test_unknown_recipe_is_refused(data, monkeypatch):
     given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
     with pytest.raises(ValueError, match="recipe must be one of specification, content, decoder, got 'contnt'"):
         run(monkeypatch, *given, "--recipe", "contnt")
+
+
+# --- teachers in the loop ---
+
+
+def test_example_with_teachers_in_the_loop_does_what_it_does_on_prepared_features(tmp_path, monkeypatch):
+    write_tiny_qwen(tmp_path / "qwen")
+    write_tiny_wavlm(tmp_path / "wavlm")
+    (tmp_path / "in").mkdir()
+    for number, text in enumerate(SENTENCES[:6]):
+        soundfile.write(tmp_path / "in" / f"{number}.flac", synthesize(text, VOICES[number])[0].numpy(), 24_000)
+        (tmp_path / "in" / f"{number}.txt").write_text(text)
+    torch.manual_seed(0)
+    model = MimiBridgeModel(MimiBridgeConfig(**TINY, qwen_dim=16, wavlm_dim=16))
+    torch.nn.init.zeros_(model.quantizer.head_content.project_out.weight)
+    model.save_pretrained(tmp_path / "model")
+    EncodecFeatureExtractor(sampling_rate=24_000).save_pretrained(tmp_path / "model")
+    common = ["prepare", str(tmp_path / "in"), "--text-teacher", str(tmp_path / "qwen"), "--min-score", "none"]
+    assert cli([*common, "-o", str(tmp_path / "all"), "--speech-teacher", str(tmp_path / "wavlm")]) == 0
+    assert cli([*common, "-o", str(tmp_path / "none"), "--teachers", "none"]) == 0
+    given = ["--model", tmp_path / "model", "--mel_weight", 0]
+    run(monkeypatch, *given, "--train_dataset", tmp_path / "all", "--output_dir", tmp_path / "a")
+    in_loop = ["--text_teacher", tmp_path / "qwen", "--speech_teacher", tmp_path / "wavlm"]
+    given = [*given, "--train_dataset", tmp_path / "none", "--output_dir", tmp_path / "b", *in_loop]
+    run(monkeypatch, *given)
+    there, here = (
+        json.loads((tmp_path / name / "checkpoint-4/trainer_state.json").read_text())["log_history"]
+        for name in ("a", "b")
+    )
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours["loss_wavlm"] == pytest.approx(theirs["loss_wavlm"], rel=0.2)
+        assert ours["loss_qwen"] == pytest.approx(theirs["loss_qwen"], rel=0.2)
+    (tmp_path / "b" / "checkpoint-4").rename(tmp_path / "later")
+    run(monkeypatch, *given, "--resume_from_checkpoint", "True")
+    whole, parts = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("later", "b"))
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from typing import Any
 
-from ..data.settings import AUDIO_CHOICES, COLUMNS, DTYPES, Settings
+from ..data.settings import AUDIO_CHOICES, COLUMNS, DTYPES, TEACHERS_CHOICES, Settings
 from .numbers import positive, score
 from .places import folder_to_write
 
@@ -36,6 +36,13 @@ def add_prepare(commands: Any) -> None:
     source = prepare.add_argument_group("of a data set, or a manifest")
     for what in COLUMNS:
         source.add_argument(f"--{what}-column", metavar="NAME", help=f"which holds its {what}; default: a usual name")
+    prepare.add_argument(
+        "--teachers",
+        default=defaults.teachers,
+        choices=TEACHERS_CHOICES,
+        help="'none' stores nothing that they compute, for training with teachers in the loop: tokens (by the text "
+        "teacher's tokenizer), words and phones in time, beside the audio (default: %(default)s)",
+    )
     text = prepare.add_argument_group("the language model")
     text.add_argument("--text-teacher", default=defaults.text_teacher, help="or 'none' (default: %(default)s)")
     text.add_argument("--text-layer", type=int, metavar="N", help="0 is the embeddings; default: the last")
@@ -109,6 +116,7 @@ def _prepare(options: argparse.Namespace) -> None:
         columns={what: name for what in COLUMNS if (name := getattr(options, f"{what}_column")) is not None},
         allow_outside=options.allow_outside,
         text_teacher=None if options.text_teacher == "none" else options.text_teacher,
+        teachers=options.teachers,
         text_layer=options.text_layer,
         final_norm=not options.no_final_norm,
         speech_teacher=None if options.speech_teacher == "none" else options.speech_teacher,

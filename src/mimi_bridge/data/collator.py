@@ -24,6 +24,7 @@ from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..frames import num_frames_for
 from .characters import characters_by_frame
 from .frame_targets import PROSODY, UNKNOWN, phones_by_frame, prosody_by_frame
+from .teacher_inputs import TeacherInputs, token_ids_of
 
 FULL_SCALE = 2.0**15  # of samples in 16 bits
 MAX_CHANNELS = 16
@@ -51,6 +52,7 @@ class _Row:
     characters: Tensor | None = None  # (characters, 2), label and frame
     prosody: Tensor | None = None  # (frames, 3), NaN where it is not defined
     speaker: str | None = None
+    token_ids: Tensor | None = None  # of all tokens, (tokens,)
 
 
 class MimiBridgeCollator:
@@ -64,6 +66,7 @@ class MimiBridgeCollator:
     - `qwen_hidden`, `(tokens, qwen_dim)`, with `token_spans` in seconds, `(tokens, 2)`, or `durations` in frames,
       `(tokens,)`, and `token_mask`, `(tokens,)`, where some tokens are silence; all may be missing or None;
     - `wavlm_features`, `(frames, wavlm_dim)` at 12.5 Hz, or at 50 Hz, which are pooled; may be missing or None;
+    - `token_ids`, `(tokens,)`, in place of `qwen_hidden`, for `with_teachers`;
     - for `with_frame_targets`: `phones`, mappings of `phone`, `start` and `end`; `words`, of `word`; `f0_hz` and
       `level_db`, `(steps,)` at 100 Hz; `speaker`; may be missing or None.
 
@@ -96,6 +99,7 @@ class MimiBridgeCollator:
             raise ValueError(f"crop_seconds must hold a frame of {1 / self.frame_rate:.3f} s, got {crop_seconds}.")
         self.frame_targets: frozenset[str] = frozenset()
         self.speakers: dict[str, int] = {}
+        self.teachers: TeacherInputs | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that stay alive see it move
 
     @classmethod
@@ -147,6 +151,18 @@ class MimiBridgeCollator:
         other.frame_targets, other.speakers = frozenset(names), dict(speakers or {})
         return other
 
+    def with_teachers(self, teachers: TeacherInputs) -> "MimiBridgeCollator":
+        """This collator whose batches hold what teachers are computed from, in place of what rows store of them.
+
+        Batches then have `teacher_rows`, the rows' names; `teacher_audio` `(batch, samples)` with `teacher_samples`
+        and `teacher_frames` `(batch,)`, and `wavlm_index` `(batch, frames)`, which of those frames each frame is;
+        `teacher_tokens` `(batch, tokens)` with `teacher_num_tokens` `(batch,)`, and `token_index`, which of them each
+        token is; `training.teachers` puts features in their place.
+        """
+        other = copy.copy(self)
+        other.teachers = teachers
+        return other
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch.
 
@@ -163,11 +179,15 @@ class MimiBridgeCollator:
         """
         if not rows:
             raise ValueError("a batch needs at least one row, got none.")
-        parsed = [self._crop(self._parse(row, number)) for number, row in enumerate(rows)]
+        whole = [self._parse(row, number) for number, row in enumerate(rows)]
+        parsed = [self._crop(row) for row in whole]
+        of_teachers = self._collate_teachers(whole, parsed)
         batch = self._collate_sound(parsed)
         num_frames = max(row.num_frames for row in parsed)
         asked = {"output_losses": True} if self.output_losses else {}
         batch |= self._collate_tokens(parsed) | _collate_wavlm(parsed, num_frames)
+        if of_teachers:
+            batch = _by_index(batch | of_teachers)
         return batch | self._collate_frame_targets(parsed, num_frames) | asked
 
     def _parse(self, row: dict[str, Any], number: int) -> _Row:
@@ -193,7 +213,11 @@ class MimiBridgeCollator:
             audio = self._audio(row, name)
             parsed = _Row(name, num_frames_for(len(audio), self.frame_size), audio=audio)
         self._parse_tokens(row, parsed)
-        if row.get("wavlm_features") is not None:
+        if self.teachers is not None and self.teachers.speech is not None:
+            if parsed.audio is None:
+                raise ValueError(f"{name} holds latents, but the speech teacher needs audio; use a data set of audio.")
+            parsed.wavlm_features = _places(parsed.num_frames)
+        elif row.get("wavlm_features") is not None:
             parsed.wavlm_features = _at_frames(
                 _tensor(row["wavlm_features"], f"wavlm_features of {name}", 2), parsed.num_frames, name
             )
@@ -255,15 +279,22 @@ class MimiBridgeCollator:
 
     def _parse_tokens(self, row: dict[str, Any], parsed: _Row) -> None:
         name = parsed.name
-        if row.get("qwen_hidden") is None:
-            return
-        states = _array(row["qwen_hidden"], f"qwen_hidden of {name}")
-        if len(np.atleast_1d(states)) == 0:
-            return
-        hidden = _tensor(states, f"qwen_hidden of {name}", 2)
+        if self.teachers is not None and self.teachers.text:
+            parsed.token_ids = token_ids_of(row, name)
+            if parsed.token_ids is None:
+                return
+            hidden = _places(len(parsed.token_ids))
+        else:
+            if row.get("qwen_hidden") is None:
+                return
+            states = _array(row["qwen_hidden"], f"qwen_hidden of {name}")
+            if len(np.atleast_1d(states)) == 0:
+                return
+            hidden = _tensor(states, f"qwen_hidden of {name}", 2)
         durations, spans = row.get("durations"), row.get("token_spans")
         if (durations is None) == (spans is None):
-            raise ValueError(f"{name} has qwen_hidden and needs durations or token_spans beside it, exactly one.")
+            given_as = "qwen_hidden" if parsed.token_ids is None else "token_ids"
+            raise ValueError(f"{name} has {given_as} and needs durations or token_spans beside it, exactly one.")
         if durations is not None:
             given = _array(durations, f"durations of {name}")
             if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)) or (given < 0).any():
@@ -277,7 +308,8 @@ class MimiBridgeCollator:
             latest = parsed.num_frames / self.frame_rate + SPAN_TOLERANCE
             too_long = bool((placed > latest).any())
         if len(placed) != len(hidden):
-            raise ValueError(f"{name} has {len(hidden)} vectors of qwen_hidden, but {len(placed)} places in time.")
+            what = "vectors of qwen_hidden" if parsed.token_ids is None else "token_ids"
+            raise ValueError(f"{name} has {len(hidden)} {what}, but {len(placed)} places in time.")
         if too_long:
             raise ValueError(
                 f"the tokens of {name} reach beyond its {parsed.num_frames} frames of {1 / self.frame_rate:.3f} s; "
@@ -340,6 +372,33 @@ class MimiBridgeCollator:
         cropped.qwen_hidden = row.qwen_hidden[inside]
         if row.token_mask is not None:
             cropped.token_mask = row.token_mask[inside]
+
+    def _collate_teachers(self, whole: list[_Row], parsed: list[_Row]) -> dict[str, Any]:
+        # Moves the places of a crop's frames to where they lie in what the speech model hears.
+        teachers = self.teachers
+        if teachers is None:
+            return {}
+        batch: dict[str, Any] = {"teacher_rows": [row.name for row in whole]}
+        if teachers.speech is not None:
+            audio, counts = [], []
+            for row, part in zip(whole, parsed, strict=True):
+                assert row.audio is not None and part.wavlm_features is not None
+                crop = int(part.wavlm_features[0, 0]), part.num_frames
+                heard, count, start = teachers.audio(
+                    row.audio, *crop, self.sampling_rate, self.frame_size, f"audio of {row.name}"
+                )
+                part.wavlm_features = part.wavlm_features - start
+                audio.append(heard[:, None])
+                counts.append(count)
+            lengths = [len(samples) for samples in audio]
+            batch["teacher_audio"] = _stack(audio, max(lengths))[:, :, 0]
+            batch |= {"teacher_samples": torch.tensor(lengths), "teacher_frames": torch.tensor(counts)}
+        ids = [torch.zeros(0).long() if row.token_ids is None else row.token_ids for row in whole]
+        if any(len(row) for row in ids):
+            lengths = [len(row) for row in ids]
+            batch["teacher_tokens"] = _stack([row[:, None] for row in ids], max(lengths))[:, :, 0]
+            batch["teacher_num_tokens"] = torch.tensor(lengths)
+        return batch
 
     def _collate_sound(self, rows: list[_Row]) -> dict[str, Tensor]:
         if len({row.audio is None for row in rows}) > 1:
@@ -412,6 +471,22 @@ class MimiBridgeCollator:
             numbers = [UNKNOWN if row.speaker is None else self.speakers.get(row.speaker, UNKNOWN) for row in rows]
             batch["speaker_ids"] = torch.tensor(numbers)
         return batch
+
+
+def _places(count: int) -> Tensor:
+    # Stands where a teacher's vectors will: which of them belongs there, (count, 1).
+    return torch.arange(count, dtype=torch.float32)[:, None]
+
+
+def _by_index(batch: dict[str, Any]) -> dict[str, Any]:
+    # Places, which were cropped and padded as vectors are, become numbers under names of their own.
+    for told, name, inputs in (
+        ("wavlm_features", "wavlm_index", "teacher_audio"),
+        ("qwen_hidden", "token_index", "teacher_tokens"),
+    ):
+        if inputs in batch:
+            batch[name] = batch.pop(told)[:, :, 0].long()
+    return batch
 
 
 def _filled(values: list[Tensor | None], shape: tuple[int, ...], nothing: float) -> Tensor:

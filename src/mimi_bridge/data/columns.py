@@ -10,16 +10,18 @@ def row_columns(
     latents_dim: int | None = None,
     prosody: bool = False,
     phones: bool = False,
+    tokens: bool = False,
 ) -> Any:
     """The columns, as `datasets.Features`.
 
     Args:
         audio: `"path"`, `"samples"` or `"none"`.
-        text_dim: Size of the language model's states; None leaves out what concerns them.
+        text_dim: Size of the language model's states; None leaves them out.
         speech_dim: Size of the speech model's features; None leaves them out.
         latents_dim: Size of the codec's latents; None leaves them out.
         prosody: Whether pitch and level are there.
         phones: Whether words and phones are there without a language model, too.
+        tokens: Whether tokens are there without their states, too; with states they always are.
     """
     from datasets import Features, List, Value
 
@@ -32,13 +34,14 @@ def row_columns(
     elif audio == "path":
         columns["audio_path"] = Value("string")
     columns |= {"seconds": Value("float64"), "num_frames": Value("int32")}
-    if text_dim is not None or phones:
+    if text_dim is not None or phones or tokens:
         word = {"word": Value("string"), "start": Value("float32"), "end": Value("float32")}
         phone = {"phone": Value("string"), "start": Value("float32"), "end": Value("float32")}
         columns |= {"words": List(word), "phones": List(phone), "alignment_score": Value("float32")}
+    if text_dim is not None or tokens:
+        columns |= {"token_ids": List(Value("int32")), "token_spans": vectors(2, "float32")}
     if text_dim is not None:
-        columns["token_ids"] = List(Value("int32"))
-        columns |= {"token_spans": vectors(2, "float32"), "qwen_hidden": vectors(text_dim)}
+        columns["qwen_hidden"] = vectors(text_dim)
     if speech_dim is not None:
         columns["wavlm_features"] = vectors(speech_dim)
     if latents_dim is not None:

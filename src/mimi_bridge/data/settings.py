@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 GIVEN, POCKETSPHINX = "given", "pocketsphinx"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")  # what teachers compute in
+TEACHERS_CHOICES = ("stored", "none")
 AUDIO_CHOICES = ("auto", "path", "samples", "none")
 COLUMNS = {  # of a data set, by what they hold: the usual names
     "audio": ("audio", "audio_filepath", "audio_path", "file_name", "path"),
@@ -25,6 +26,8 @@ class Settings:
         columns: Of a data set or a manifest.
         allow_outside: Take recordings that a manifest names outside its folder.
         text_teacher: A language model, as in `QwenTeacher`; None leaves `qwen_hidden` out.
+        teachers: `"stored"`, or `"none"`: nothing that a teacher computes is stored, but tokens by the text teacher's
+            tokenizer, with their place in time, words and phones; for training with teachers in the loop.
         text_layer: As in `QwenTeacher`.
         final_norm: As in `QwenTeacher`.
         speech_teacher: A speech model, as in `WavLMTeacher`; None leaves `wavlm_features` out.
@@ -54,6 +57,7 @@ class Settings:
     columns: dict[str, str] = field(default_factory=dict)
     allow_outside: bool = False
     text_teacher: str | None = "Qwen/Qwen2.5-1.5B"
+    teachers: str = "stored"
     text_layer: int | None = None
     final_norm: bool = True
     speech_teacher: str | None = "microsoft/wavlm-large"
@@ -72,6 +76,14 @@ class Settings:
     recordings_per_shard: int = 64
 
     def __post_init__(self) -> None:
+        if self.teachers not in TEACHERS_CHOICES:
+            raise ValueError(f"teachers must be one of {', '.join(TEACHERS_CHOICES)}, got {self.teachers!r}.")
+        if self.teachers == "none":
+            if self.text_layer is not None or self.speech_layer is not None or not self.final_norm:
+                raise ValueError(
+                    "teachers is 'none', so no layer of a teacher is stored; give the layers to the training instead."
+                )
+            object.__setattr__(self, "speech_teacher", None)  # so that its name decides about nothing
         wanted = (
             self.text_teacher,
             self.speech_teacher,

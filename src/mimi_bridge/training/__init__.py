@@ -2,6 +2,7 @@
 
 from .arguments import MimiBridgeTrainingArguments
 from .evaluation_callback import EvaluationCallback
+from .teachers import TrainingTeachers
 from .trainer import MimiBridgeTrainer
 
-__all__ = ["EvaluationCallback", "MimiBridgeTrainer", "MimiBridgeTrainingArguments"]
+__all__ = ["EvaluationCallback", "MimiBridgeTrainer", "MimiBridgeTrainingArguments", "TrainingTeachers"]

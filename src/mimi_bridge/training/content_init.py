@@ -54,6 +54,7 @@ def collect_init_frames(
     num_frames: int,
     seed: int,
     device: torch.device,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> InitFrames:
     """Look at a data set: the same on every process, however it is divided among them.
 
@@ -64,6 +65,7 @@ def collect_init_frames(
         num_frames: To look at, if there are so many.
         seed: Of the order.
         device: Where the model is.
+        complete: Puts into a batch what teachers say, where rows do not hold it.
 
     Raises:
         ValueError: If there is no frame at all.
@@ -72,7 +74,8 @@ def collect_init_frames(
     model.eval()
     taker = InitFrameCollector(model.config.frame_rate, model.config.content_delay)
     for rows in _rows(dataset, collate, seed):
-        tensors = {name: value for name, value in collate(rows).items() if isinstance(value, Tensor)}
+        collated = collate(rows) if complete is None else complete(collate(rows))
+        tensors = {name: value for name, value in collated.items() if isinstance(value, Tensor)}
         batch = in_precision_of(model, {name: value.to(device) for name, value in tensors.items()})
         latents = batch.get("latents")
         if latents is None:

@@ -30,6 +30,7 @@ def initialise(
     *,
     dataset: Any,
     collate: Callable[[list], dict[str, Tensor]],
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     stored: Mapping[str, RunningStatistics],
     teachers: Collection[str],
     content_learns: bool,
@@ -42,6 +43,7 @@ def initialise(
         args: Say how the content head begins, and by how many frames.
         dataset: Is looked at where something is to be read off it.
         collate: Makes a batch of rows.
+        complete: Puts into a batch what teachers say, where rows do not hold it.
         stored: Statistics that are known, by teacher; always used.
         teachers: Those that a loss uses.
         content_learns: Whether the content head has a learning rate.
@@ -61,7 +63,7 @@ def initialise(
     ]
     init_frames = None
     if begin is not None or (is_new and unknown):
-        init_frames = collect_init_frames(model, dataset, collate, args.init_frames, args.seed, args.device)
+        init_frames = collect_init_frames(model, dataset, collate, args.init_frames, args.seed, args.device, complete)
     set_teacher_statistics(quantizer, init_frames, stored)
     if begin is None or init_frames is None:
         return

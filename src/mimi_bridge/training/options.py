@@ -12,7 +12,9 @@ from ..quantizer import CausalBridgeQuantizer
 from .arguments import READOUT_WEIGHTS, MimiBridgeTrainingArguments
 from .content_init import bridges_of
 from .optimizer import CODEC
+from .readouts import loss_weights
 
+STATE_NAME = "bridge_training.pt"  # in a checkpoint, beside transformers' own files
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
 
 
@@ -43,6 +45,12 @@ def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any])
                     f"optimizers holds an optimizer of your own, whose groups say what learns and how fast, so {name} "
                     f"cannot be {getattr(args, name)!r}; leave one of them out, or pass optimizer_cls_and_kwargs."
                 )
+
+
+def named_data_sets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
+    """A trainer's data sets by the name that messages give them; those that there are none of are None."""
+    several = eval_dataset.items() if isinstance(eval_dataset, dict) else [("", eval_dataset)]
+    return {"train_dataset": train_dataset} | {f"eval_dataset {name}".rstrip(): one for name, one in several}
 
 
 def check_data_set(dataset: Any, name: str, args: MimiBridgeTrainingArguments, processing_class: Any) -> None:
@@ -125,3 +133,38 @@ def check_model(args: MimiBridgeTrainingArguments, model: nn.Module) -> None:
                 f"codebooks must be float32 to learn, got {dtype}, as model.to({dtype}) leaves them; load the model "
                 f"by from_pretrained(..., dtype={dtype}), which keeps them, or train with --bf16."
             )
+
+
+def refuse_losses_of_audio(args: MimiBridgeTrainingArguments, training: bool) -> None:
+    """Refuse losses that a batch of latents cannot have.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    of_training = ("mel_weight", "adversarial_weight", "acoustic_dropout")
+    for name in of_training if training else ("mel_weight",):
+        weight = getattr(args, name)
+        if weight:
+            raise ValueError(
+                f"{name}={weight} needs audio, but rows hold latents computed before; leave {name} out, or use a "
+                "data set of audio."
+            )
+
+
+def weights_of(args: MimiBridgeTrainingArguments, model: Any) -> dict[str, float]:
+    """The weight of every loss by its name, or the part of it before the first `_`."""
+    weights = {
+        name: getattr(model.config, f"{name}_weight")
+        if getattr(args, f"{name}_weight") is None
+        else getattr(args, f"{name}_weight")
+        for name in ("qwen", "wavlm", "commitment")
+    }
+    mel_weight = 1.0 if model.decoder is not None else 0.0
+    return weights | {
+        "codebook": model.config.codebook_weight,
+        "mel": mel_weight if args.mel_weight is None else args.mel_weight,
+        "latents": args.latents_weight,
+        "adversarial": args.adversarial_weight,
+        "features": 2 * args.adversarial_weight,
+        **loss_weights(args.readout_weights),
+    }

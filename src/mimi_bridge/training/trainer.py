@@ -36,22 +36,30 @@ from .learners import install_learners, learning_codebooks, move_codebooks
 from .metrics import TrainingMetrics
 from .objective import COUNTED, Term, count_frames, head_terms, in_precision_of, latents_term, mel_term, weighted_sum
 from .optimizer import freeze, frozen_by_hand, parameter_groups, rates_in, set_frozen_modules_to_eval
-from .options import check_data_set, check_model, check_options, check_statistics
+from .options import (
+    STATE_NAME,
+    check_data_set,
+    check_model,
+    check_options,
+    check_statistics,
+    named_data_sets,
+    refuse_losses_of_audio,
+    weights_of,
+)
 from .readout_targets import READOUT_KEYS, readout_targets
 from .readouts import (
     COLLATED,
     Readouts,
     check_columns,
     load_readouts,
-    loss_weights,
     raise_if_nothing_to_read,
     speakers_of,
 )
 from .reference import Reference
+from .teachers import TrainingTeachers, check_record
 
 logger = logging.get_logger(__name__)
 
-STATE_NAME = "bridge_training.pt"
 DISCRIMINATOR_FILTERS = 32
 MAX_NAMED = 5
 MAKE_CODES = ("encoder", "content", "prosody", "acoustic")  # the parts of the model that codes depend on
@@ -73,6 +81,7 @@ class MimiBridgeTrainer(Trainer):
         teacher_statistics: Of the whole data set's targets, by teacher (`qwen`, `wavlm`), as `stored_statistics` reads
             them; always used. In a new model, a teacher that is not there has those of the first `init_frames` frames.
             A bridge that has learned goes on saying the same in the teacher's own space.
+        teachers: Compute features while training, from audio and token ids; None: rows hold what teachers say.
         eval_data_collator: Makes the batches of evaluations; by default `data_collator`, without its crops.
         **kwargs: As in `transformers.Trainer`.
 
@@ -91,6 +100,7 @@ class MimiBridgeTrainer(Trainer):
         processing_class: Any = None,
         *,
         teacher_statistics: Mapping[str, RunningStatistics] | None = None,
+        teachers: TrainingTeachers | None = None,
         eval_data_collator: Any = None,
         **kwargs: Any,
     ):
@@ -98,9 +108,9 @@ class MimiBridgeTrainer(Trainer):
         if not isinstance(args, MimiBridgeTrainingArguments):
             raise ValueError(f"args must be MimiBridgeTrainingArguments, got {type(args).__name__}.")
         check_options(args, kwargs)
-        check_data_set(train_dataset, "train_dataset", args, processing_class)
-        for name, dataset in eval_dataset.items() if isinstance(eval_dataset, dict) else [("", eval_dataset)]:
-            check_data_set(dataset, f"eval_dataset {name}".rstrip(), args, processing_class)
+        data_sets = named_data_sets(train_dataset, eval_dataset)
+        for name, dataset in data_sets.items():
+            check_data_set(dataset, name, args, processing_class)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         if args.n_gpu > 1:
             raise ValueError(f"one process drives {args.n_gpu} devices; start one each, with torchrun.")
@@ -115,6 +125,13 @@ class MimiBridgeTrainer(Trainer):
         self.eval_data_collator = eval_data_collator or self.data_collator
         if isinstance(self.eval_data_collator, MimiBridgeCollator) and eval_data_collator is None:
             self.eval_data_collator = self.eval_data_collator.without_crops()
+        self.teachers = teachers
+        if teachers is not None:
+            for name, dataset in data_sets.items():
+                teachers.check(self.bridge_model.config, dataset, name)
+            teachers.to(args.device)
+            self.data_collator = teachers.collator(self.data_collator)
+            self.eval_data_collator = teachers.collator(self.eval_data_collator)
         self._teacher_statistics = teacher_statistics or {}
         check_statistics(self._teacher_statistics, self.bridge_model.quantizer)
         self._given_optimizer = self.optimizer
@@ -213,7 +230,7 @@ class MimiBridgeTrainer(Trainer):
             set_frozen_modules_to_eval(self.bridge_model, self.rates)
         audio = inputs.get("input_values")
         if audio is None:
-            self._refuse_losses_of_audio(model.training)
+            refuse_losses_of_audio(self.bridge_args, model.training)
         uses_adversary = self.adversary is not None and model.training
         wants_audio = audio is not None and (self.weights["mel"] > 0 or uses_adversary)
         asked = {"output_audio": wants_audio, "output_losses": True, "return_dict": True}
@@ -245,6 +262,12 @@ class MimiBridgeTrainer(Trainer):
             self._eval_metrics.add(terms, outputs, target_sums)
         return (loss, outputs) if return_outputs else loss
 
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
+        """As in transformers, with the teachers' features."""
+        if self.teachers is not None:
+            epoch_iterator = self.teachers.added_to(epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         counts = [count_frames(batch, self.bridge_model) for batch in batch_samples]
         totals = (
@@ -274,7 +297,7 @@ class MimiBridgeTrainer(Trainer):
 
         Rows that were repeated so that all processes have as many do not count.
         """
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs(self.teachers.add(inputs) if self.teachers is not None else inputs)
         num_rows = len(next(iter(inputs.values())))
         num_counted = num_rows_that_count(num_rows, self.accelerator)
         loss = torch.zeros((), device=self.args.device)
@@ -348,6 +371,7 @@ class MimiBridgeTrainer(Trainer):
                 "adversary": self.adversary.state_dict() if self.adversary else None,
                 "readouts": self.readouts.checkpoint() if self.readouts else None,
                 "trained_on": self._trained_on.sums(),
+                "teachers": self.teachers.record() if self.teachers else None,
             }
             torch.save(state, os.path.join(output_dir, STATE_NAME))
 
@@ -362,6 +386,7 @@ class MimiBridgeTrainer(Trainer):
                 "or with save_only_model. Load its model and train that from the beginning instead."
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
+        check_record(self.teachers.record() if self.teachers else {}, state.get("teachers"), checkpoint)
         load_readouts(self.readouts, state.get("readouts"), checkpoint)  # before the optimizer, whose groups must fit
         super()._load_optimizer_and_scheduler(checkpoint)
         self.residual_weight_start = self.reference.residual_weight = state["residual_weight_start"]
@@ -392,6 +417,7 @@ class MimiBridgeTrainer(Trainer):
                 args,
                 dataset=self.train_dataset,
                 collate=self.data_collator,
+                complete=self.teachers.add if self.teachers else None,
                 stored=stored,
                 teachers=[name for name, weight in uses.items() if weight > 0],
                 content_learns=self.rates["content"] > 0,
@@ -454,7 +480,7 @@ class MimiBridgeTrainer(Trainer):
         args, model = self.bridge_args, self.bridge_model
         check_model(args, model)
         self.rates = args.rates if self._given_optimizer is None else rates_in(self._given_optimizer, model)
-        self.weights = self._weights()
+        self.weights = weights_of(args, model)
         self.reference = Reference(model.quantizer).to(args.device)
         self.residual_weight_start = float(model.config.residual_weight)
         weight = args.adversarial_weight
@@ -492,36 +518,8 @@ class MimiBridgeTrainer(Trainer):
         with decoded_without_acoustic(self.bridge_model, rows):
             yield
 
-    def _weights(self) -> dict[str, float]:
-        args, config = self.bridge_args, self.bridge_model.config
-        weights = {
-            name: getattr(config, f"{name}_weight")
-            if getattr(args, f"{name}_weight") is None
-            else getattr(args, f"{name}_weight")
-            for name in ("qwen", "wavlm", "commitment")
-        }
-        mel_weight = 1.0 if self.bridge_model.decoder is not None else 0.0
-        return weights | {
-            "codebook": config.codebook_weight,
-            "mel": mel_weight if args.mel_weight is None else args.mel_weight,
-            "latents": args.latents_weight,
-            "adversarial": args.adversarial_weight,
-            "features": 2 * args.adversarial_weight,
-            **loss_weights(args.readout_weights),
-        }
-
     def _weight(self, name: str) -> float:
         return self.weights.get(name, self.weights.get(name.partition("_")[0], 0.0))
-
-    def _refuse_losses_of_audio(self, training: bool) -> None:
-        of_training = ("mel_weight", "adversarial_weight", "acoustic_dropout")
-        for name in of_training if training else ("mel_weight",):
-            weight = getattr(self.bridge_args, name)
-            if weight:
-                raise ValueError(
-                    f"{name}={weight} needs audio, but rows hold latents computed before; leave {name} out, or use a "
-                    "data set of audio."
-                )
 
     def _latents_terms(self, outputs: MimiBridgeOutput, target: Tensor | None, mask: Tensor | None) -> dict[str, Term]:
         if self._holds_anchor and (target is None or mask is not None):

@@ -34,7 +34,7 @@ from ..settings import GIVEN, POCKETSPHINX, Settings
 from ..tables import is_utf8
 from ..teachers.speech import WavLMTeacher
 from ..teachers.statistics import RunningStatistics
-from ..teachers.text import QwenTeacher, TextStates
+from ..teachers.text import QwenTeacher, TextStates, TextTokenizer
 from .shards import ROWS_AT_ONCE, ShardNote
 from .sources import Source
 
@@ -84,10 +84,14 @@ class RowMaker:
     def __init__(self, settings: Settings, source: Source, device: str):
         self.settings, self.source = settings, source
         self._stored = source.stored_audio if settings.audio == "auto" else settings.audio
-        self._text: QwenTeacher | None = None
+        self._text: QwenTeacher | TextTokenizer | None = None
         self._speech: WavLMTeacher | None = None
         self._latents: OriginalLatents | None = None
-        if settings.text_teacher is not None:
+        self._stores_states = settings.teachers == "stored"
+        if settings.text_teacher is not None and not self._stores_states:
+            with _loading(settings.text_teacher):
+                self._text = TextTokenizer(settings.text_teacher)
+        elif settings.text_teacher is not None:
             with _loading(settings.text_teacher):
                 self._text = QwenTeacher(
                     settings.text_teacher,
@@ -122,14 +126,15 @@ class RowMaker:
 
     def statistics(self) -> dict[str, RunningStatistics]:
         """Empty ones, of each teacher's targets, frame by frame."""
-        teachers = {"qwen": self._text, "wavlm": self._speech}
-        return {name: RunningStatistics(teacher.dim) for name, teacher in teachers.items() if teacher is not None}
+        dims = {"qwen": getattr(self._text, "dim", None), "wavlm": getattr(self._speech, "dim", None)}
+        return {name: RunningStatistics(dim) for name, dim in dims.items() if dim is not None}
 
     def features(self) -> Any:
         """The columns, as `datasets.Features`."""
         parts = (self._text, self._speech, self._latents)
-        text, speech, latents = (None if part is None else part.dim for part in parts)
-        return row_columns(self._stored, text, speech, latents, self.settings.prosody, self.settings.phones)
+        text, speech, latents = (getattr(part, "dim", None) for part in parts)
+        has_tokens, prosody, phones = self._text is not None, self.settings.prosody, self.settings.phones
+        return row_columns(self._stored, text, speech, latents, prosody, phones, has_tokens)
 
     def rows(
         self,
@@ -203,7 +208,7 @@ class RowMaker:
         for recording in recordings:
             if recording.without_tokens is None:
                 continue
-            if self._speech is None or self.settings.require_tokens:
+            if (self._speech is None and self._stores_states) or self.settings.require_tokens:
                 recording.dropped = recording.without_tokens
             else:
                 recording.remarks.append(f"without tokens: {recording.without_tokens}")
@@ -273,7 +278,7 @@ class RowMaker:
             row["audio_path"] = str(utterance.path.absolute())
         row |= {"seconds": recording.seconds, "num_frames": recording.num_frames}
         if self._text is not None:
-            row |= dict.fromkeys(("token_ids", "token_spans", "qwen_hidden"))
+            row |= dict.fromkeys(("token_ids", "token_spans", *["qwen_hidden"] * self._stores_states))
         if self._text is not None or self.settings.phones:
             row |= dict.fromkeys(("words", "phones", "alignment_score"))
         if alignment is not None and (self._text is None or recording.spans is not None):
@@ -282,7 +287,8 @@ class RowMaker:
             row["phones"] = [{"phone": said.label, "start": said.start, "end": said.end} for said in alignment.phones]
         if states is not None and recording.spans is not None:
             row |= {"token_ids": states.token_ids, "token_spans": recording.spans.numpy()}
-            row["qwen_hidden"] = _half(states.hidden)
+            if self._stores_states:
+                row["qwen_hidden"] = _half(states.hidden)
         if recording.features is not None:
             row["wavlm_features"] = _half(recording.features)
         if self._latents is not None:

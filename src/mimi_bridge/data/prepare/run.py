@@ -208,4 +208,5 @@ def _finish(work: _Work) -> None:
             f"because: {reason}."
         )
     teachers = {"qwen": settings.text_teacher, "wavlm": settings.speech_teacher}
-    work.dataset.finish(asdict(report), [name for name, teacher in teachers.items() if teacher is not None])
+    stored = [name for name, teacher in teachers.items() if teacher is not None and settings.teachers == "stored"]
+    work.dataset.finish(asdict(report), stored)

@@ -141,7 +141,9 @@ class WavLMTeacher:
             ValueError: If a recording is empty, not mono, not finite, or longer than `max_seconds`; the message
                 names its place in `recordings`.
         """
-        rows = [self.input(recording, sampling_rate, f"recording {place}") for place, recording in enumerate(recordings)]
+        rows = [
+            self.input(recording, sampling_rate, f"recording {place}") for place, recording in enumerate(recordings)
+        ]
         num_frames = [self.num_frames(np.shape(recording)[-1], sampling_rate) for recording in recordings]
         return [features.cpu() for features in self.features_of_inputs(rows, num_frames)]
 
