@@ -3,8 +3,8 @@
 The model is what conversion/convert_kyutai.py wrote; a data set is what `mimi-bridge prepare` wrote, or
 `Dataset.save_to_disk` with the columns that `mimi_bridge.data.collator` describes. Arguments of transformers' Trainer
 work, or are refused by one sentence; --recipe gives them other defaults (mimi_bridge.training.recipes). A run that was
-stopped goes on with --resume_from_checkpoint True. With --text_teacher and --speech_teacher, rows hold audio and tokens
-(`mimi-bridge prepare --teachers none`), and teachers are computed while training. Several processes:
+stopped goes on with --resume_from_checkpoint True. With --text_teacher and --speech_teacher the teachers are computed
+while training, and rows hold audio and tokens (`mimi-bridge prepare --teachers none`). Several processes:
 
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """
@@ -51,16 +51,13 @@ class DataArguments:
 
 def checkpoint_of(args: MimiBridgeTrainingArguments) -> str | None:
     """The folder that training goes on from, if it does; of True, the newest in `output_dir`."""
-    given = args.resume_from_checkpoint
-    if given in (None, "False"):
+    found, output = args.resume_from_checkpoint, str(args.output_dir)
+    if found in (None, "False"):
         return None
-    found = (
-        given if given != "True" else get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
-    )
+    if found == "True":
+        found = get_last_checkpoint(output) if os.path.isdir(output) else None
     if found is None:
-        raise ValueError(
-            f"there is no checkpoint in {args.output_dir} to go on from; leave --resume_from_checkpoint out."
-        )
+        raise ValueError(f"{output} has no checkpoint to go on from; leave --resume_from_checkpoint out.")
     return found
 
 
@@ -93,15 +90,14 @@ def main() -> None:
     eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None
     checkpoint = checkpoint_of(args)
     in_loop = {"qwen": data.text_teacher, "wavlm": data.speech_teacher}
-    stored = [name for name, teacher in in_loop.items() if teacher is None]
+    stored = stored_statistics(data.train_dataset)
+    statistics = {name: stored[name] for name in stored if in_loop[name] is None}
     trainer = MimiBridgeTrainer(
         model,
         args,
         MimiBridgeCollator.for_model(model.config, data.crop_seconds, seed=args.seed),
         train_dataset,
-        teacher_statistics={
-            name: one for name, one in stored_statistics(data.train_dataset).items() if name in stored
-        },
+        teacher_statistics=statistics,
         teachers=teachers_of(data, checkpoint),
         eval_dataset=eval_dataset,
         processing_class=AutoFeatureExtractor.from_pretrained(data.model),

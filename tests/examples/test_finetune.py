@@ -113,7 +113,7 @@ def test_traceback_is_shown_where_it_is_asked_for(data):
 
 def test_checkpoint_that_is_not_there_is_named(data, monkeypatch):
     given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
-    with pytest.raises(ValueError, match="there is no checkpoint in .*out to go on from"):
+    with pytest.raises(ValueError, match="out has no checkpoint to go on from; leave"):
         run(monkeypatch, *given, "--resume_from_checkpoint", "True")
 
 

@@ -245,6 +245,14 @@ def test_run_does_not_go_on_with_other_weights_of_a_name(checkpoint, folders, ro
         other.train(resume_from_checkpoint=checkpoint)
 
 
+def test_run_begun_on_prepared_features_does_not_go_on_with_teachers(folders, rows, prepared_rows, tmp_path):
+    trained = trainer_of(tmp_path, prepared_rows, None, save_strategy="steps", save_steps=2)
+    trained.train()
+    other = trainer_of(tmp_path / "other", rows, TrainingTeachers(**folders))
+    with pytest.raises(ValueError, match=r"this run trains with a text teacher in the loop \(.*\), but .* had none"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
 def test_run_does_not_go_on_without_teachers(checkpoint, prepared_rows, tmp_path):
     other = trainer_of(tmp_path / "other", prepared_rows, None)
     with pytest.raises(ValueError, match=r"trains with a text teacher in the loop .*, but this run has none; go on"):

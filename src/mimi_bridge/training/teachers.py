@@ -1,4 +1,4 @@
-"""Teachers in the training loop: their features are computed batch by batch on the training device, and stored nowhere.
+"""Teachers in the training loop: features are computed batch by batch on the training device, and stored nowhere.
 
 They are the classes that `mimi-bridge prepare` uses, frozen and in eval mode, no part of the model, its wrapper, the
 optimizer or a checkpoint. A checkpoint records which they were, so that training goes on with the same or not at all.
@@ -34,8 +34,8 @@ class TrainingTeachers:
     """The teachers of a run.
 
     Args:
-        text: Name or folder of a language model, as in `QwenTeacher`; None: rows store `qwen_hidden`, or have none.
-        speech: Name or folder of a speech model, as in `WavLMTeacher`; None: rows store `wavlm_features`, or have none.
+        text: Name or folder of a language model, as in `QwenTeacher`; None: rows store `qwen_hidden`, if any.
+        speech: Name or folder of a speech model, as in `WavLMTeacher`; None: rows store `wavlm_features`, if any.
         text_layer: As in `QwenTeacher`.
         final_norm: As in `QwenTeacher`.
         speech_layer: As in `WavLMTeacher`.
@@ -70,7 +70,7 @@ class TrainingTeachers:
         self._record: dict[str, dict[str, Any]] = {}
         self._num_lost = 0
         if text is not None:
-            layers = {"layer": text_layer, "final_norm": final_norm}
+            layers: dict[str, Any] = {"layer": text_layer, "final_norm": final_norm}
             self.text = _load(QwenTeacher, "text", text, recorded, dtype=dtype, **layers)
             self._note("text", text, self.text, dtype, layers)
         if speech is not None:
@@ -254,14 +254,16 @@ def check_record(
         ours, theirs = here.get(kind), (there or {}).get(kind)
         if ours is None and theirs is None:
             continue
-        if ours is None or theirs is None:
-            with_one, without = (
-                (checkpoint, "this run has none") if ours is None else ("this run", f"{checkpoint} not")
-            )
-            given = f" ({theirs['name']})" if theirs is not None else ""
+        if ours is None:
+            assert theirs is not None
             raise ValueError(
-                f"{with_one} trains with a {kind} teacher in the loop{given}, but {without}; go on with the teachers "
-                "that it was begun with."
+                f"{checkpoint} trains with a {kind} teacher in the loop ({theirs['name']}), but this run has none; go "
+                "on with the teachers that it was begun with."
+            )
+        if theirs is None:
+            raise ValueError(
+                f"this run trains with a {kind} teacher in the loop ({ours['name']}), but {checkpoint} had none; go "
+                "on with the teachers that it was begun with."
             )
         differing = [key for key in ours if key not in ("name", "revision") and ours[key] != theirs.get(key)]
         if differing:
@@ -287,8 +289,8 @@ def _load(make: Callable[..., Any], kind: str, name: str, recorded: Mapping[str,
         if revision is None:
             raise
         raise OSError(
-            f"training cannot go on: revision {revision} of the {kind} teacher {name}, which the checkpoint was trained "
-            f"with, is not available ({str(error).splitlines()[0]})."
+            f"training cannot go on: revision {revision} of the {kind} teacher {name}, with which the checkpoint was "
+            f"trained, is not available ({str(error).splitlines()[0]})."
         ) from error
 
 
