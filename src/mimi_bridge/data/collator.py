@@ -53,6 +53,7 @@ class _Row:
     prosody: Tensor | None = None  # (frames, 3), NaN where it is not defined
     speaker: str | None = None
     token_ids: Tensor | None = None  # of all tokens, (tokens,)
+    pass_number: int = 0  # of a stream, whose passes have other crops
 
 
 class MimiBridgeCollator:
@@ -190,13 +191,30 @@ class MimiBridgeCollator:
             batch = _by_index(batch | of_teachers)
         return batch | self._collate_frame_targets(parsed, num_frames) | asked
 
+    def checked(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its audio decoded, at the model's rate, if a batch can hold it.
+
+        Raises:
+            OSError: If its audio cannot be read.
+            ValueError: As a batch of it.
+        """
+        if row.get("latents") is None:
+            audio = self._audio(row, self._name(row, 0))
+            row = {name: value for name, value in row.items() if name not in AUDIO_KEYS} | {"input_values": audio}
+        self._parse(row, 0)
+        return row
+
+    @staticmethod
+    def _name(row: Mapping[str, Any], number: int) -> str:
+        return f"row {str(row['id'])!r}" if row.get("id") is not None else f"row {number} of the batch"
+
     def _parse(self, row: dict[str, Any], number: int) -> _Row:
         if not isinstance(row, Mapping):
             raise ValueError(
                 f"row {number} of the batch must be a dict of columns, got {type(row).__name__}; a recording alone is "
                 'such a row as {"audio_path": path}.'
             )
-        name = f"row {str(row['id'])!r}" if row.get("id") is not None else f"row {number} of the batch"
+        name = self._name(row, number)
         if row.get("latents") is not None:
             latents = _tensor(row["latents"], f"latents of {name}", 2)
             if len(latents) == 0:
@@ -212,6 +230,7 @@ class MimiBridgeCollator:
         else:
             audio = self._audio(row, name)
             parsed = _Row(name, num_frames_for(len(audio), self.frame_size), audio=audio)
+        parsed.pass_number = int(row.get("pass_number") or 0)
         self._parse_tokens(row, parsed)
         if self.teachers is not None and self.teachers.speech is not None:
             if parsed.audio is None:
@@ -330,7 +349,7 @@ class MimiBridgeCollator:
         sound = row.audio if row.audio is not None else row.latents
         assert sound is not None
         digest = zlib.crc32(np.ascontiguousarray(sound[:4096].numpy()).tobytes())
-        random = np.random.default_rng((self.seed, self.epoch, row.num_frames, digest))
+        random = np.random.default_rng((self.seed, self.epoch + row.pass_number, row.num_frames, digest))
         first = int(random.integers(row.num_frames - self.crop_frames + 1))
         last = first + self.crop_frames
 

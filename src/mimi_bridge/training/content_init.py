@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..alignment_targets import align_tokens_to_frames, delay_targets, features_at_frames
+from ..data.streaming import StreamedRows
 from ..data.teachers.statistics import RunningStatistics
 from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
@@ -45,6 +46,11 @@ class InitFrames:
     teachers: dict[str, tuple[Tensor, Tensor]]
     frames_per_row: float
 
+    def to(self, device: torch.device | str) -> "InitFrames":
+        """The same elsewhere."""
+        teachers = {name: (told.to(device), places.to(device)) for name, (told, places) in self.teachers.items()}
+        return InitFrames(self.latents.to(device), teachers, self.frames_per_row)
+
 
 @torch.no_grad()
 def collect_init_frames(
@@ -72,16 +78,24 @@ def collect_init_frames(
     """
     was_training = model.training
     model.eval()
-    taker = InitFrameCollector(model.config.frame_rate, model.config.content_delay)
-    for rows in _rows(dataset, collate, seed):
+    sizes = model.config.frame_rate, model.config.content_delay
+    taker = InitFrameCollector(*sizes)
+    enough = max(num_frames, model.config.codebook_size)
+
+    def frames_of(rows: list) -> InitFrames:
         collated = collate(rows) if complete is None else complete(collate(rows))
         tensors = {name: value for name, value in collated.items() if isinstance(value, Tensor)}
         batch = in_precision_of(model, {name: value.to(device) for name, value in tensors.items()})
         latents = batch.get("latents")
         if latents is None:
             latents = model.get_latents(batch["input_values"], batch.get("padding_mask"))
-        taker.add(latents, batch_frame_mask(batch, model), batch)
-        if taker.num_frames >= max(num_frames, model.config.codebook_size):
+        found = InitFrameCollector(*sizes)
+        found.add(latents, batch_frame_mask(batch, model), batch)
+        return found.collected()
+
+    for block in _of_all_processes(_rows(dataset, collate, seed), frames_of, device):
+        taker.extend(block)
+        if taker.num_frames >= enough:
             break
     model.train(was_training)
     if taker.num_frames == 0:
@@ -89,8 +103,36 @@ def collect_init_frames(
     return taker.collected()
 
 
+def _of_all_processes(
+    blocks: Iterator[list], frames_of: Callable[[list], InitFrames], device: torch.device
+) -> Iterator[InitFrames]:
+    # Each process computes its blocks, and all have them in one order.
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        yield from map(frames_of, blocks)
+        return
+    while True:
+        rows = next(blocks, None)
+        ours = None if rows is None else frames_of(rows).to("cpu")
+        found: list[InitFrames | None] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, ours)
+        there = [block for block in found if block is not None]
+        if not there:
+            return
+        yield from (block.to(device) for block in there)
+
+
 def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
-    # A few rows at a time; if they are cropped, several passes, each with other crops.
+    # A few rows at a time, of this process; if they are cropped, several passes, each with other crops.
+    rank, num_processes = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, num_processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if isinstance(dataset, StreamedRows):  # which is a process's own
+        rank, num_processes = 0, 1
+    return islice(_blocks(dataset, collate, seed), rank, None, num_processes)
+
+
+def _blocks(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
     passes = MAX_PASSES if getattr(collate, "crop_frames", None) else 1
     for epoch in range(passes):
         if hasattr(collate, "set_epoch"):
@@ -98,6 +140,8 @@ def _rows(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
         if hasattr(dataset, "__len__"):
             order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
             rows = (dataset[int(index)] for index in order)
+        elif isinstance(dataset, StreamedRows):
+            rows = dataset.read_by(collate).one_pass(epoch)
         else:
             rows = iter(dataset)
         while block := list(islice(rows, ROWS_AT_ONCE)):
@@ -132,6 +176,15 @@ class InitFrameCollector:
         self._latents.append(latents[frame_mask].float())
         self.num_frames += int(frame_mask.sum())
         self._num_rows += len(frame_mask)
+
+    def extend(self, frames: InitFrames) -> None:
+        """Take what another has collected."""
+        for name, (targets, places) in frames.teachers.items():
+            self._targets[name].append(targets)
+            self._places[name].append(places + self.num_frames)
+        self._latents.append(frames.latents)
+        self.num_frames += len(frames.latents)
+        self._num_rows += round(len(frames.latents) / frames.frames_per_row)
 
     def collected(self) -> InitFrames:
         """All that was taken."""

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.collator import MimiBridgeCollator
+from ..data.streaming import StreamedRows
 from ..data.teachers.statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
@@ -56,6 +57,7 @@ from .readouts import (
     speakers_of,
 )
 from .reference import Reference
+from .stream_loader import stream_loader, streamed
 from .teachers import TrainingTeachers, check_record
 
 logger = logging.get_logger(__name__)
@@ -108,6 +110,7 @@ class MimiBridgeTrainer(Trainer):
         if not isinstance(args, MimiBridgeTrainingArguments):
             raise ValueError(f"args must be MimiBridgeTrainingArguments, got {type(args).__name__}.")
         check_options(args, kwargs)
+        train_dataset = streamed(train_dataset, args)
         data_sets = named_data_sets(train_dataset, eval_dataset)
         for name, dataset in data_sets.items():
             check_data_set(dataset, name, args, processing_class)
@@ -199,6 +202,12 @@ class MimiBridgeTrainer(Trainer):
                 )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """As in transformers; of a stream, each process reads its own share."""
+        if isinstance(self.train_dataset, StreamedRows):
+            return stream_loader(self.train_dataset, self.data_collator, self.bridge_args, self.accelerator)
+        return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As in transformers, with whole recordings, and all of them."""
@@ -408,6 +417,8 @@ class MimiBridgeTrainer(Trainer):
         """Before the first step: teachers' statistics and the content head's beginning, unless training goes on."""
         args, model, stored = self.bridge_args, self.bridge_model, self._teacher_statistics
         if self._resumed:
+            if args.ignore_data_skip and isinstance(self.train_dataset, StreamedRows):
+                self.train_dataset.begin_with(self.state.global_step)
             warn_of_other_statistics(model.quantizer, stored)
         else:
             num_batches = args.gradient_accumulation_steps * self.accelerator.num_processes
