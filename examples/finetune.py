@@ -4,7 +4,8 @@ The model is what conversion/convert_kyutai.py wrote; a data set is what `mimi-b
 `Dataset.save_to_disk` with the columns that `mimi_bridge.data.collator` describes. Arguments of transformers' Trainer
 work, or are refused by one sentence; --recipe gives them other defaults (mimi_bridge.training.recipes). A run that was
 stopped goes on with --resume_from_checkpoint True. With --text_teacher and --speech_teacher the teachers are computed
-while training, and rows hold audio and tokens (`mimi-bridge prepare --teachers none`). Several processes:
+while training, and rows hold audio and tokens (`mimi-bridge prepare --teachers none`); with --streaming, rows are read
+while training, from the Hub, parquet files or tars. Several processes:
 
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """
@@ -19,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.data.teachers.statistics import stored_statistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
 from mimi_bridge.training.guards import HeadCollapsedError
@@ -30,7 +32,11 @@ class DataArguments:
     """What to train, and on what."""
 
     model: str = field(metadata={"help": "folder that the conversion wrote, or an id on the Hub"})
-    train_dataset: str = field(metadata={"help": "folder of a data set"})
+    train_dataset: str = field(metadata={"help": "folder of a data set; with --streaming, what open_stream takes"})
+    streaming: bool = field(default=False, metadata={"help": "read rows while training; needs --max_steps"})
+    train_config: str | None = field(default=None, metadata={"help": "of a data set on the Hub that has several"})
+    train_split: str = field(default="train", metadata={"help": "of a data set on the Hub"})
+    shuffle_buffer: int = field(default=256, metadata={"help": "rows that a reader of a stream draws from"})
     eval_dataset: str | None = field(default=None, metadata={"help": "folder of another, of other speakers"})
     recipe: str = field(default=DEFAULT_RECIPE, metadata={"help": f"defaults of the rest: {', '.join(RECIPES)}"})
     content_layers: int | None = field(default=None, metadata={"help": "of the model; default: the recipe's"})
@@ -84,9 +90,15 @@ def main() -> None:
     recipe = recipe_named(parser.parse_args().recipe)
     parser.set_defaults(**recipe.arguments)  # what is given on the command line wins
     data, args = parser.parse_args_into_dataclasses()
+    if data.streaming and args.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps, since a stream has no end; give the number of steps.")
     given = {name: getattr(data, name) for name in CONFIG_CHANGES if getattr(data, name) is not None}
     model = model_with(AutoModel.from_pretrained(data.model), recipe.config | given, args.seed)
-    train_dataset = load_from_disk(data.train_dataset).with_format("numpy")
+    train_dataset = (
+        open_stream(data.train_dataset, data.train_config, data.train_split, args.seed, data.shuffle_buffer)
+        if data.streaming
+        else load_from_disk(data.train_dataset).with_format("numpy")
+    )
     eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None
     checkpoint = checkpoint_of(args)
     in_loop = {"qwen": data.text_teacher, "wavlm": data.speech_teacher}

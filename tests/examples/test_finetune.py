@@ -111,6 +111,13 @@ def test_traceback_is_shown_where_it_is_asked_for(data):
     assert "Traceback" in result.stderr and "FileNotFoundError" in result.stderr
 
 
+def test_streaming_without_max_steps_is_refused(data, monkeypatch):
+    given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, given), "--streaming", "--use_cpu"])
+    with pytest.raises(ValueError, match="--streaming needs --max_steps, since a stream has no end"):
+        finetune.main()
+
+
 def test_checkpoint_that_is_not_there_is_named(data, monkeypatch):
     given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
     with pytest.raises(ValueError, match="out has no checkpoint to go on from; leave"):
@@ -194,3 +201,8 @@ def test_example_with_teachers_in_the_loop_does_what_it_does_on_prepared_feature
     run(monkeypatch, *given, "--resume_from_checkpoint", "True")
     whole, parts = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("later", "b"))
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    streamed = [*given[:-1], tmp_path / "wavlm", "--streaming", "--shuffle_buffer", 4]
+    streamed[streamed.index(tmp_path / "b")] = tmp_path / "c"
+    run(monkeypatch, *streamed)
+    state = json.loads((tmp_path / "c" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["loss_wavlm"] > 0

@@ -55,15 +55,19 @@ class StreamedRows(IterableDataset):
     ):
         if buffer_size < 1:
             raise ValueError(f"buffer_size must be at least 1, got {buffer_size}.")
-        self._dataset, self.name, self.seed, self.buffer_size = _undecoded(dataset), name, seed, buffer_size
+        self.name, self.seed, self.buffer_size = name, seed, buffer_size
         self.num_shards: int = dataset.num_shards
         self._files = files if files is not None and len(files) == self.num_shards else None
         self._process, self._num_processes = 0, 1
         self._collate: MimiBridgeCollator | None = None
         self._first_pass = torch.zeros((), dtype=torch.int64).share_memory_()  # workers and copies see it move
         self._named: set[str] = set()
-        first = next(self._shuffled(self._raw_rows(0, np.arange(self.num_shards), 0, 1), 0), None)
-        if first is None:
+        for kept in (False, True):
+            self._dataset = _undecoded(dataset, kept)
+            first = next(self._raw_rows(0, range(self.num_shards), 0, 1), None)
+            if first is not None:
+                break
+        else:
             raise ValueError(f"{name} has no row that can be read; look at the warnings above for its shards.")
         self.column_names = [*first]
 
@@ -95,9 +99,7 @@ class StreamedRows(IterableDataset):
                 is_empty = False
                 yield row
             if is_empty:
-                raise ValueError(
-                    f"no row of {self.name} can be read by process {self._process}; see the warnings above."
-                )
+                raise ValueError(f"process {self._process} can read no row of {self.name}; see the warnings above.")
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
         """Each row of this process (and this worker of it) once, in the order of a pass."""
@@ -123,10 +125,10 @@ class StreamedRows(IterableDataset):
         place = 0
         for shard in shards:
             part = self._dataset.shard(num_shards=self.num_shards, index=int(shard))
-            rows = iter(part)
+            rows = part.iter(batch_size=1)  # `iter(part)` would divide it among workers once more
             while True:
                 try:
-                    row = next(rows)
+                    row = {name: values[0] for name, values in next(rows).items()}
                 except StopIteration:
                     break
                 except Exception as error:  # of whatever library reads it
@@ -172,7 +174,7 @@ def open_stream(
     """A data set that is read while it is used.
 
     Args:
-        where: An id on the Hub; or parquet files, tars of WebDataset or arrow files: one, a folder of them, or a pattern
+        where: An id on the Hub; or parquet files, tars of WebDataset or arrow files: one, a folder of them, a pattern
             such as `"speech-*.tar"`; or a folder that `mimi-bridge prepare` or `Dataset.save_to_disk` wrote.
         config: Of a data set on the Hub.
         split: Of a data set on the Hub.
@@ -190,11 +192,16 @@ def open_stream(
         stored = load_from_disk(where)
         dataset = stored.with_format("numpy").to_iterable_dataset(num_shards=min(SHARDS_OF_FOLDER, len(stored)))
     elif files := _files(path):
-        dataset = load_dataset(BUILDERS[Path(files[0]).suffix], data_files=files, split="train", streaming=True)
+        builder = BUILDERS[Path(files[0]).suffix]
+        options = {"on_bad_files": "warn"} if builder == "parquet" else {}
+        try:
+            dataset = load_dataset(builder, data_files=files, split="train", streaming=True, **options)
+        except Exception as error:  # of whatever library reads the first of them
+            raise ValueError(f"{where} holds nothing that can be read ({type(error).__name__}: {error}).") from error
     elif path.exists() or where.startswith((".", "/", "~")) or path.suffix in BUILDERS:
         raise FileNotFoundError(
-            f"{where} holds no {', '.join(BUILDERS)} files and is no folder of a data set; give one of these, or an id on "
-            "the Hub."
+            f"{where} holds no {', '.join(BUILDERS)} files and is no folder of a data set; give one of these, or an "
+            "id on the Hub."
         )
     else:
         dataset = load_dataset(where, config, split=split, streaming=True)
@@ -213,13 +220,15 @@ def _files(path: Path) -> list[str] | None:
     return None
 
 
-def _undecoded(dataset: Any) -> Any:
-    # Audio as bytes or paths, which soundfile reads; `datasets` would ask for torchcodec.
-    from datasets import Audio
+def _undecoded(dataset: Any, kept: bool) -> Any:
+    # Audio as bytes and paths, which soundfile reads: as what they are stored as, or, where that is no pair of these
+    # (`kept`), by `Audio(decode=False)`, which in some versions of `datasets` asks for torchcodec all the same.
+    from datasets import Audio, Value
 
     for name, kind in (dataset.features or {}).items():
         if isinstance(kind, Audio):
-            dataset = dataset.cast_column(name, Audio(decode=False))
+            stored = Audio(decode=False) if kept else {"bytes": Value("binary"), "path": Value("string")}
+            dataset = dataset.cast_column(name, stored)
     return dataset
 
 

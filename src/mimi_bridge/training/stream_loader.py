@@ -1,4 +1,4 @@
-"""Batches of rows that are streamed: each process reads its own share, so that none of them waits for another's end."""
+"""Batches of rows that are streamed: each process reads its own share, and none waits for another's end."""
 
 from typing import Any
 
