@@ -139,7 +139,7 @@ def _blocks(dataset: Any, collate: Any, seed: int) -> Iterator[list]:
             collate.set_epoch(epoch)
         if hasattr(dataset, "__len__"):
             order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-            rows = (dataset[int(index)] for index in order)
+            rows: Iterator[Any] = (dataset[int(index)] for index in order)
         elif isinstance(dataset, StreamedRows):
             rows = dataset.read_by(collate).one_pass(epoch)
         else:
