@@ -139,7 +139,8 @@ def prepare(arguments: argparse.Namespace, work: Path) -> str:
     model = MimiBridgeModel.from_pretrained(work / "plain").eval()
     if not arguments.rows.is_file():
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(rows_of, [(folder, work / "plain") for folder in arguments.corpus]))
+            jobs = [(folder, work / f"rows-{n}.pt", work / "plain") for n, folder in enumerate(arguments.corpus)]
+            found = [torch.load(path, weights_only=False) for path in pool.map(write_rows, jobs)]
         data = {part: [row for parts in found for row in parts[part]] for part in ("train", "held_out")}
         real = list(held_out(arguments, OriginalLatents(model), model.config))
         torch.save({"rows": data["train"], "made": data["held_out"], "held_out": real}, arguments.rows)
@@ -175,16 +176,17 @@ def held_out(arguments: argparse.Namespace, original: OriginalLatents, config: M
         yield {"recording": recording, "latents": latents, "audio": audio, "phones": said}
 
 
-def rows_of(job: tuple[Path, Path]) -> dict[str, list[dict]]:
-    """Rows of a corpus: those to train on, and of made voices that are held out."""
-    folder, model_folder = job
+def write_rows(job: tuple[Path, Path, Path]) -> Path:
+    """Rows of a corpus in a file: those to train on, and of made voices that are held out."""
+    folder, path, model_folder = job
     quiet()
     original, rows = OriginalLatents(MimiBridgeModel.from_pretrained(model_folder).eval()), {}
     for part in ("train", "held_out"):
         corpus = SpeechCorpus(folder / part)
         made = (n for n, e in enumerate(corpus.utterances) if part == "train" or e["speaker"].startswith(MADE))
         rows[part] = [row_of(corpus, number, original) for number in made]
-    return rows
+    torch.save(rows, path)
+    return path
 
 
 def row_of(corpus: SpeechCorpus, number: int, original: OriginalLatents) -> dict:

@@ -1,7 +1,7 @@
 """A small reader of phones from the codes of one head: what a model that hears nothing else makes of them.
 
-Trained by CTC on the codes of training speakers, it sees the whole recording in both directions; it writes four labels
-a frame, since twelve and a half frames a second are fewer than fast speech has phones.
+Trained by CTC on the codes of training speakers, it sees half a second to either side; it writes four labels a frame,
+since twelve and a half frames a second are fewer than fast speech has phones.
 
 Source: Graves et al. 2006 (CTC).
 """
@@ -15,6 +15,7 @@ from mimi_bridge.data.frame_targets import PHONES, UNKNOWN, phone_number
 
 LABELS_PER_FRAME = 4
 WIDTH = 192
+KERNEL, DILATIONS = 5, (1, 2)  # frames: 6 to either side
 BATCH = 16
 LEARNING_RATE = 2e-3
 BLANK = 0  # the number of silence, which is no phone here
@@ -25,13 +26,20 @@ class PhoneReader(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.layers = nn.LSTM(dim, WIDTH, num_layers=2, bidirectional=True, batch_first=True, dropout=0.2)
-        self.labels = nn.Linear(2 * WIDTH, LABELS_PER_FRAME * len(PHONES))
+        self.entry = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, WIDTH))
+        self.layers = nn.ModuleList(
+            nn.Conv1d(WIDTH, WIDTH, KERNEL, padding=KERNEL // 2 * dilation, dilation=dilation)
+            for dilation in DILATIONS
+        )
+        self.dropout = nn.Dropout(0.1)
+        self.labels = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, LABELS_PER_FRAME * len(PHONES)))
 
     def forward(self, entries: Tensor) -> Tensor:
         """`(batch, frames, dim)` -> log probabilities."""
-        hidden, _ = self.layers(self.norm(entries))
+        hidden = self.entry(entries).transpose(1, 2)
+        for layer in self.layers:
+            hidden = hidden + self.dropout(nn.functional.gelu(layer(hidden)))
+        hidden = hidden.transpose(1, 2)
         return self.labels(hidden).unflatten(-1, (LABELS_PER_FRAME, -1)).flatten(1, 2).log_softmax(dim=-1)
 
 
