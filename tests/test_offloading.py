@@ -1,5 +1,6 @@
 """Weights that accelerate brings only for a module's forward: the codes and the audio are the plain model's."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -184,3 +185,13 @@ def test_a_model_whose_hooks_were_removed_takes_the_fast_path_again(tiny_model, 
 def test_the_fingerprint_of_an_offloaded_model_s_codebooks_is_the_plain_model_s(tiny_model):
     expected = fingerprint(tiny_model)
     assert fingerprint(accelerate.cpu_offload(tiny_model, offload_buffers=True)) == expected
+
+
+@pytest.mark.parametrize("offload", [cpu_offload, cpu_offload_with_buffers, offload_a_head_alone])
+def test_threads_take_turns_on_an_offloaded_model(tiny_model, sound, tmp_path, offload):
+    sound = sound[..., : 3 * FRAME]
+    expected = results(deepcopy(tiny_model), sound)
+    offloaded = offload(tiny_model, tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(lambda _: results(offloaded, sound), range(16)):
+            assert_same(found, expected)

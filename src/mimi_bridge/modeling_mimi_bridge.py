@@ -36,6 +36,7 @@ from .configuration_mimi_bridge import MimiBridgeConfig
 from .distillation import TeacherBridge
 from .frames import check_tensor, checked_audio, frame_mask_from_padding_mask, silence_padding, whole_frames
 from .heads import ZeroLinear
+from .offloading import alone_where_offloaded, takes_turns
 from .outputs import MimiBridgeDecoderOutput, MimiBridgeEncoderOutput, MimiBridgeOutput
 from .quantizer import CausalBridgeQuantizer, swap_heads
 
@@ -158,13 +159,15 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         packed = self._packed_parts(input_values, "encoder")
         if packed is None:
             audio, _ = self._whole_frames(input_values, padding_mask)
-            return encoder(audio).latents.transpose(1, 2)
+            with alone_where_offloaded(self):
+                return encoder(audio).latents.transpose(1, 2)
         audio, _ = checked_audio(input_values, padding_mask, self.config.audio_channels, self.config.frame_size)
         return torch.cat(list(packed[0].in_chunks(audio)), dim=1)
 
     def get_quantized(self, audio_codes: Tensor) -> Tensor:
         """Latents for the decoder from codes: `(batch, codebooks, frames)` -> `(batch, frames, hidden_size)`."""
-        return self.quantizer.decode(audio_codes)
+        with alone_where_offloaded(self):
+            return self.quantizer.decode(audio_codes)
 
     def get_audio_codes_mask(self, padding_mask: Tensor, padding_side: str = "right") -> Tensor:
         """Which frames are real: `(batch, samples)` -> `(batch, frames)`, bool.
@@ -235,12 +238,14 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         audio, audio_codes_mask = self._whole_frames(input_values, padding_mask, must_be_whole=streaming)
         if is_plain and audio.device.type == "cpu" and not bool(audio_codes_mask.all()):
             return self._encode_row_by_row(audio, audio_codes_mask, num_quantizers)
-        encoded, encoder_cache = call_with_cache(
-            encoder, audio, cache=encoder_cache, padding_cache=padding_cache, use_streaming=use_streaming, **kwargs
-        )
-        latents = encoded.latents.transpose(1, 2)
+        with alone_where_offloaded(self):
+            encoded, encoder_cache = call_with_cache(
+                encoder, audio, cache=encoder_cache, padding_cache=padding_cache, use_streaming=use_streaming, **kwargs
+            )
+            latents = encoded.latents.transpose(1, 2)
+            audio_codes = self.quantizer.encode(latents, audio_codes_mask, num_quantizers)
         return MimiBridgeEncoderOutput(
-            audio_codes=self.quantizer.encode(latents, audio_codes_mask, num_quantizers),
+            audio_codes=audio_codes,
             encoder_cache=encoder_cache,
             padding_cache=encoded.padding_cache,
             hidden_states=encoded.hidden_states,
@@ -283,8 +288,9 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             half, quantizer = packed
             audio = runtime.decode_recordings(half, quantizer, audio_codes)
             return MimiBridgeDecoderOutput(audio_values=silence_padding(audio, padding_mask))
-        latents = self.quantizer.decode(audio_codes).transpose(1, 2)
-        decoded, decoder_cache = call_with_cache(decoder, latents, cache=decoder_cache, **kwargs)
+        with alone_where_offloaded(self):
+            latents = self.quantizer.decode(audio_codes).transpose(1, 2)
+            decoded, decoder_cache = call_with_cache(decoder, latents, cache=decoder_cache, **kwargs)
         return MimiBridgeDecoderOutput(
             audio_values=silence_padding(decoded.audio_values, padding_mask),
             decoder_cache=decoder_cache,
@@ -329,6 +335,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         return runtime.MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs)
 
     @can_return_tuple
+    @takes_turns
     def forward(
         self,
         input_values: Tensor | None = None,
