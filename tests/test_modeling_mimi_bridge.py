@@ -756,6 +756,19 @@ def test_padding_mask_that_is_no_tensor_is_refused(tiny_model, mask):
         tiny_model.get_audio_codes_mask(mask)
 
 
+@pytest.mark.parametrize("made_of", [lambda given: given.to("meta"), lambda given: given.to_sparse()], ids=str)
+def test_tensors_that_hold_no_numbers_or_are_sparse_are_refused(tiny_model, made_of):
+    audio, mask, codes = torch.zeros(1, 1, 1920), torch.ones(1, 1920), torch.zeros(1, 9, 1, dtype=torch.long)
+    refused = "must hold numbers, but is on the meta device|must be a dense tensor, got"
+    for call in (tiny_model.encode, tiny_model.get_latents, tiny_model):
+        with pytest.raises(ValueError, match=f"input_values ({refused})"):
+            call(made_of(audio))
+        with pytest.raises(ValueError, match=f"padding_mask ({refused})"):
+            call(audio, made_of(mask))
+    with pytest.raises(ValueError, match=f"audio_codes ({refused})"):
+        tiny_model.decode(made_of(codes))
+
+
 def test_codes_that_are_no_tensor_are_refused_in_a_sentence(tiny_model):
     encoded = tiny_model.encode(torch.zeros(1, 1, 1920))
     for given in (encoded, encoded.audio_codes.numpy()):

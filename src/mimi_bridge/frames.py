@@ -11,13 +11,18 @@ from torch import Tensor
 
 
 def check_tensor(value: object, name: str, remedy: str = "convert it by torch.as_tensor") -> None:
-    """Refuse what is no tensor, such as a list or an array of numpy.
+    """Refuse what is no tensor, such as a list or an array of numpy, and a tensor that holds no numbers, or not all.
 
     Raises:
         TypeError: If it is none.
+        ValueError: If it is on the meta device, sparse or nested.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; {remedy}.")
+    if value.is_meta:
+        raise ValueError(f"{name} must hold numbers, but is on the meta device, which holds none.")
+    if value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name} must be a dense tensor, got one of layout {value.layout}; convert it by to_dense().")
 
 
 def num_frames_for(num_samples: int, frame_size: int) -> int:

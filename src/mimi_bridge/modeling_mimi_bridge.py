@@ -298,7 +298,13 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             attentions=decoded.attentions,
         )
 
-    def stream(self, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False) -> Any:
+    def stream(
+        self,
+        batch_size: int = 1,
+        num_quantizers: int | None = None,
+        cuda_graphs: bool = False,
+        check_inputs: bool = True,
+    ) -> Any:
         """Open a live codec: whole frames out of chunks of any length, exactly as from the whole recording.
 
         Example:
@@ -319,6 +325,8 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
             batch_size: Rows: batch slots, each with a stream of its own.
             num_quantizers: Encode to the first so many codebooks only.
             cuda_graphs: On a GPU, record the step of one frame once and replay it by a single launch.
+            check_inputs: Look for NaN in chunks and for codes out of range, for which a GPU is waited for once a call.
+                False never waits in a step of one frame; such values then give wrong audio, or an error of the GPU.
 
         Raises:
             ValueError: If the model cannot stream, a number makes no sense, or there is no GPU to record on.
@@ -332,7 +340,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
                 "stream() needs the package mimi-bridge beside the files of this checkpoint, of a version that fits "
                 "them; pip install it, or encode and decode whole recordings."
             )
-        return runtime.MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs)
+        return runtime.MimiBridgeStream(self, batch_size, num_quantizers, cuda_graphs, check_inputs)
 
     @can_return_tuple
     @takes_turns

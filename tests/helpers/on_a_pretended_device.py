@@ -166,6 +166,24 @@ def test_a_frame_of_a_stream_waits_for_the_check_of_its_input_alone(here, there,
     torch.testing.assert_close(torch.cat(parts, dim=-1).cpu(), here.decode(expected).audio_values)
 
 
+@torch.no_grad()
+def test_a_frame_of_a_stream_that_checks_no_input_never_waits(here, there, device):
+    audio = batch()["input_values"]
+    expected = here.encode(audio).audio_codes
+    stream, pauses = there.stream(batch_size=2, check_inputs=False), torch.tensor([True, False])
+    for frame, chunk in enumerate(audio.to(DEVICE).split(1920, dim=-1)):
+        device.waits.clear()
+        codes = stream.encode(chunk)
+        sound = stream.decode(codes)
+        assert device.waits.total() == 0, device.waits
+        assert torch.equal(codes.cpu(), expected[..., frame : frame + 1])
+    torch.testing.assert_close(sound.cpu(), here.decode(expected).audio_values[..., -1920:])
+    device.waits.clear()
+    alone = stream.decode(stream.encode(chunk, pauses))  # the codes of the row that pauses are PAD_CODE
+    assert device.waits.total() == 0, device.waits
+    assert not alone[1].cpu().any() and alone[0].cpu().any()
+
+
 def test_heads_are_swapped_on_the_device(here, there, device):
     generator = torch.Generator().manual_seed(4)
     one, other = (torch.randint(64, (1, 9, frames), generator=generator) for frames in (4, 3))

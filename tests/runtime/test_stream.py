@@ -364,7 +364,6 @@ def begun(model, sound):
         (torch.zeros(2, 100), r"must be \(2, 1, samples\)"),
         (torch.zeros(2, 1, 100, dtype=torch.float64), "must be torch.float32 on cpu.*got torch.float64"),
         (torch.zeros(2, 1, 100, dtype=torch.int16), "got torch.int16"),
-        (torch.zeros(2, 1, 100, device="meta"), "got torch.float32 on meta"),
         (torch.tensor([0.0, torch.nan]).view(2, 1, 1), "row 1 of the chunk holds NaN"),
         (torch.tensor([torch.inf, 0.0]).view(2, 1, 1), "row 0 of the chunk holds NaN or infinity"),
     ],
@@ -433,6 +432,70 @@ def test_chunk_and_codes_that_are_no_tensors_are_refused(begun, wrong):
         stream.encode(wrong)
     with pytest.raises(TypeError, match="audio_codes must be a tensor, got .*; pass what encode returned"):
         stream.decode(wrong)
+    assert is_unharmed()
+
+
+NO_NUMBERS = {
+    "meta": (lambda given: given.to("meta"), "must hold numbers, but is on the meta device, which holds none"),
+    "sparse": (lambda given: given.to_sparse(), r"must be a dense tensor, got .*; convert it by to_dense\(\)"),
+}
+
+
+@pytest.mark.parametrize(("made_of", "message"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_tensors_that_hold_no_numbers_or_are_sparse_are_refused(begun, made_of, message):
+    stream, is_unharmed = begun
+    mask, chunk, codes = torch.ones(2).bool(), torch.zeros(2, 1, FRAME), torch.zeros(2, 9, 1, dtype=torch.long)
+    state = {key: made_of(value) for key, value in stream.state_dict().items()}
+    for name, call in {
+        "a chunk": lambda: stream.encode(made_of(chunk)),
+        "audio_codes": lambda: stream.decode(made_of(codes)),
+        "exec_mask": lambda: stream.encode(chunk, made_of(mask)),
+        "rows": lambda: stream.reset(made_of(torch.tensor([1]))),
+        ".* of the state": lambda: stream.load_state_dict(state),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            call()
+    assert is_unharmed()
+
+
+@torch.no_grad()
+def test_a_stream_that_checks_no_input_gives_the_same_and_looks_at_no_value(tiny_model, voiced_audio):
+    audio = voiced_audio[..., : 4 * FRAME]
+    expected = tiny_model.encode(audio).audio_codes
+    stream, checked = tiny_model.stream(check_inputs=False), tiny_model.stream()
+    for chunk in audio.split(1500, dim=-1):
+        codes = stream.encode(chunk)
+        assert torch.equal(codes, checked.encode(chunk))
+        assert torch.equal(stream.decode(codes), checked.decode(codes))
+    assert torch.equal(tiny_model.stream(check_inputs=False).encode(audio), expected)
+    stream.encode(torch.full((1, 1, FRAME), torch.nan))
+    with pytest.raises(ValueError, match="a chunk must be"):  # shapes are looked at
+        stream.encode(torch.zeros(1, FRAME))
+
+
+def test_a_state_of_lists_is_refused(begun):
+    stream, is_unharmed = begun
+    with pytest.raises(TypeError, match=r"of the state must be a tensor, got list; pass what state_dict\(\) gave"):
+        stream.load_state_dict({key: value.tolist() for key, value in stream.state_dict().items()})
+    assert is_unharmed()
+
+
+@pytest.mark.parametrize(
+    "device", ["nonsense", "", "cuda:99", "privateuseone", 99, None, torch.float16, torch.zeros(2)], ids=str
+)
+def test_a_stream_stays_where_it_is_if_it_is_sent_to_no_device(begun, device):
+    stream, is_unharmed = begun
+    with pytest.raises(ValueError, match=r"device must be one that is available, as the model's is, got .* \(.*\)\.$"):
+        stream.to(device)
+    assert is_unharmed()
+
+
+def test_a_stream_stays_where_it_is_if_it_is_sent_to_the_meta_device(begun):
+    stream, is_unharmed = begun
+    with pytest.raises(
+        ValueError, match="a stream cannot be on the meta device, which holds no numbers; move it where"
+    ):
+        stream.to("meta")
     assert is_unharmed()
 
 

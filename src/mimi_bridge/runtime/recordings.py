@@ -23,7 +23,9 @@ def packed_parts(model: Any, given: Tensor, *names: str) -> list[Any] | None:
         given: What is given to them: audio, or codes.
         names: Of the parts.
     """
-    if not isinstance(given, Tensor) or model.training or not model.use_fast_path or torch.compiler.is_compiling():
+    if not isinstance(given, Tensor) or given.is_meta or torch.compiler.is_compiling():
+        return None
+    if model.training or not model.use_fast_path:
         return None
     modules = [getattr(model, name) for name in names]
     if None in modules or torch.is_autocast_enabled(given.device.type) or _asks_for_gradients(given, names, modules):

@@ -50,14 +50,23 @@ class MimiBridgeStream:
     Attributes:
         batch_size: Rows.
         num_quantizers: Codebooks that `encode` gives.
+        check_inputs: Whether values are looked at: NaN in chunks, codes out of range. A GPU is waited for once a call
+            for it. Without, such values give wrong audio, or an error of the GPU; shapes are checked nevertheless.
     """
 
     @for_inference
-    def __init__(self, model: Any, batch_size: int = 1, num_quantizers: int | None = None, cuda_graphs: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        batch_size: int = 1,
+        num_quantizers: int | None = None,
+        cuda_graphs: bool = False,
+        check_inputs: bool = True,
+    ):
         config = model.config
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, a whole number, got {batch_size!r}.")
-        self.batch_size = batch_size
+        self.batch_size, self.check_inputs = batch_size, check_inputs
         self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
         self._model = model
         self._lock = RLock()
@@ -175,10 +184,10 @@ class MimiBridgeStream:
         """
         half = self._half("decoder")
         active = self._active_rows(exec_mask)
-        has_frame = self._check_codes(audio_codes, active)
+        self._check_codes(audio_codes)
         num_frames = audio_codes.shape[-1]
         audio = self._waiting.new_zeros(self.batch_size, self._channels, num_frames * self._frame_size)
-        segments = _segments(has_frame, half.chunk_frames(self.batch_size))
+        segments = self._segments_of(audio_codes, active, half.chunk_frames(self.batch_size))
         state, quantizer = self._ready(half, self._state["decoder"], segments), self._quantizer()
         for start, end, is_active in segments:
             codes = audio_codes[..., start:end].to(self.device)
@@ -200,7 +209,9 @@ class MimiBridgeStream:
         """
         self._check_open()
         rows = list(range(self.batch_size)) if rows is None else rows
-        rows = rows.tolist() if isinstance(rows, Tensor) else rows
+        if isinstance(rows, Tensor):
+            check_tensor(rows, "rows")
+            rows = rows.tolist()
         if not isinstance(rows, list | tuple | range) or any(type(row) is not int for row in rows):
             raise ValueError(
                 f"rows must be a list of numbers from 0 to {self.batch_size - 1}, got {rows!r}; a mask of rows to "
@@ -235,6 +246,7 @@ class MimiBridgeStream:
 
         Raises:
             ValueError: If it is no such state; then this stream stays as it was.
+            TypeError: If it holds something else than tensors.
         """
         expected = self.state_dict()
         if not isinstance(state, Mapping):
@@ -243,6 +255,7 @@ class MimiBridgeStream:
         if wrong:
             raise ValueError(f"the state must hold {sorted(expected)}, but {wrong} are missing or too many.")
         for key, value in expected.items():
+            check_tensor(state[key], f"{key} of the state", "pass what state_dict() gave")
             if state[key].shape != value.shape or state[key].dtype != value.dtype:
                 raise ValueError(
                     f"{key} of the state must be {value.dtype} of shape {tuple(value.shape)}, got {state[key].dtype} "
@@ -255,8 +268,13 @@ class MimiBridgeStream:
 
     @one_at_a_time
     def to(self, device: torch.device | str) -> "MimiBridgeStream":
-        """Move the state to where the model was moved; returns the stream."""
+        """Move the state to where the model was moved; returns the stream.
+
+        Raises:
+            ValueError: If it is no device, or one that is not available; then this stream stays as it was.
+        """
         self._check_open()
+        _check_device(device)
         for name, state in self._state.items():
             self._state[name] = {key: value.to(device) for key, value in state.items()}
         self._waiting = self._waiting.to(device)
@@ -329,16 +347,15 @@ class MimiBridgeStream:
                 f"a chunk must be {self._waiting.dtype} on {self.device}, as the model, got {chunk.dtype} on "
                 f"{chunk.device}; convert it first."
             )
-        if not is_finite(chunk):
+        if self.check_inputs and not is_finite(chunk):
             broken = [row for row in active if not is_finite(chunk[row])]
             if broken:
                 raise ValueError(
                     f"row {broken[0]} of the chunk holds NaN or infinity; repair it, or let the row pause."
                 )
 
-    def _check_codes(self, codes: Tensor, active: list[int]) -> Tensor:
-        """Which rows have which frames, `(batch, frames)`, on the CPU."""
-        total, size = self._model.quantizer.num_quantizers, self._model.config.codebook_size
+    def _check_codes(self, codes: Tensor) -> None:
+        total = self._model.quantizer.num_quantizers
         check_tensor(codes, "audio_codes", "pass what encode returned")
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
@@ -347,9 +364,21 @@ class MimiBridgeStream:
                 f"audio_codes must be ({self.batch_size}, 1 to {total} codebooks, frames) in this stream, got "
                 f"{tuple(codes.shape)}."
             )
+
+    def _segments_of(self, codes: Tensor, active: list[int], max_frames: int) -> list[tuple[int, int, Tensor | None]]:
+        if not self.check_inputs and codes.shape[-1] == 1 and codes.device.type != "cpu":
+            rows = (codes[..., 0] != PAD_CODE).any(dim=1)  # stays on the device, which is not waited for
+            is_active = [row in active for row in range(self.batch_size)]
+            return [(0, 1, rows if all(is_active) else rows & torch.tensor(is_active).to(rows.device))]
         codes = codes.cpu()
         has_frame = torch.zeros(self.batch_size, codes.shape[-1], dtype=torch.bool)
         has_frame[active] = (codes[active] != PAD_CODE).any(dim=1)
+        if self.check_inputs:
+            self._check_range(codes, has_frame)
+        return _segments(has_frame, max_frames)
+
+    def _check_range(self, codes: Tensor, has_frame: Tensor) -> None:
+        size = self._model.config.codebook_size
         wrong = ((codes < 0) | (codes >= size)) & has_frame[:, None]
         if bool(wrong.any()):
             row, codebook, frame = (int(index) for index in wrong.nonzero()[0])
@@ -357,7 +386,18 @@ class MimiBridgeStream:
                 f"audio_codes must lie in [0, {size}), or be {PAD_CODE} in all codebooks where a row has no frame; "
                 f"row {row} holds {int(codes[row, codebook, frame])} in codebook {codebook}."
             )
-        return has_frame
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        is_meta = torch.empty(0, device=torch.device(device)).is_meta
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that is available, as the model's is, got {device!r} ({reason})."
+        ) from error
+    if is_meta:
+        raise ValueError("a stream cannot be on the meta device, which holds no numbers; move it where the model is.")
 
 
 def _segments(has_frame: Tensor, max_frames: int) -> list[tuple[int, int, Tensor | None]]:
