@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.pretend_device import DEVICE, IS_POSSIBLE, PretendDevice, PretendTensor, pretend_device
-from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
+from helpers.pretend_device import DEVICE, FLOAT64, IS_POSSIBLE, PretendDevice, PretendTensor, pretend_device
+from mimi_bridge import MimiBridgeConfig, MimiBridgeModel, MimiBridgeTrainer, MimiBridgeTrainingArguments, distillation
+from mimi_bridge.evaluation.code_statistics import codebook_usage
+from mimi_bridge.evaluation.systems import Systems
 from mimi_bridge.runtime import invalidation
+from mimi_bridge.training import content_init
+from mimi_bridge.training.codebooks import fill_from_data, revive_unused
 from tiny import TINY, TINY_TEACHERS
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="torch 2.10 and newer can pretend a device")
@@ -182,6 +186,65 @@ def test_a_frame_of_a_stream_that_checks_no_input_never_waits(here, there, devic
     alone = stream.decode(stream.encode(chunk, pauses))  # the codes of the row that pauses are PAD_CODE
     assert device.waits.total() == 0, device.waits
     assert not alone[1].cpu().any() and alone[0].cpu().any()
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_trainers_loss_stays_on_the_device(here, there, device, tmp_path, is_training):
+    given, losses = batch() | teachers(), []
+    for model, inputs in ((here, given), (there, moved(given))):
+        args = MimiBridgeTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], mel_weight=0.5)
+        trainer = MimiBridgeTrainer(model.cpu() if model is here else here, args, train_dataset=[{"input_values": 0}])
+        trainer.model = trainer.model_wrapped = model.train(is_training)
+        device.waits.clear()  # of the device's model, which comes last
+        losses.append(trainer.compute_loss(model, inputs))
+    assert device.waits.total() <= 11 + is_training, device.waits
+    assert_close(losses[1].detach(), losses[0].detach())
+
+
+def test_a_device_without_float64_is_never_asked_for_it(here, there, device, tmp_path, monkeypatch):
+    for module in (distillation, content_init):
+        monkeypatch.setattr(module, "WITHOUT_FLOAT64", (*module.WITHOUT_FLOAT64, "pretend"))
+    inputs, args = moved(batch() | teachers()), MimiBridgeTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    trainer = MimiBridgeTrainer(here, args, train_dataset=[{"input_values": 0}])
+    trainer.model = trainer.model_wrapped = there.train()
+    FLOAT64.clear()
+    trainer.compute_loss(there, inputs).backward()
+    trainer.compute_loss(there.eval(), inputs)
+    taker = content_init.InitFrameCollector(there.config.frame_rate)
+    taker.add(there.get_latents(inputs["input_values"]), torch.ones(2, 5, dtype=torch.bool).to(DEVICE), inputs)
+    frames, quantizer = taker.collected(), there.quantizer
+    content_init.set_teacher_statistics(quantizer, frames)
+    content_init.begin_with_k_means(quantizer, frames, 10, torch.Generator().manual_seed(0))
+    with there.stream(batch_size=2) as stream:
+        stream.decode(stream.encode(inputs["input_values"]))
+    assert not FLOAT64, FLOAT64
+
+
+@torch.no_grad()
+def test_codebooks_are_filled_by_k_means_and_revived_on_the_device(here, there, device):
+    latents = torch.randn(300, there.config.hidden_size, generator=torch.Generator().manual_seed(5))
+    for work in (fill_from_data, revive_unused):
+        for model, given in ((here, latents), (there, latents.to(DEVICE))):
+            head = model.quantizer.head_content
+            generator = torch.Generator().manual_seed(6)
+            if work is fill_from_data:
+                work(head, given, 100, generator, steps=3)
+            else:
+                head.vq_codebooks[0].cluster_size[0, 1:30] = 0
+                assert work(head, given, generator) == [29]
+        for name, buffer in here.quantizer.head_content.named_buffers():
+            if name.endswith(("embed", "embed_avg", "cluster_size")):
+                assert_close(there.quantizer.head_content.get_buffer(name), buffer)
+
+
+@torch.no_grad()
+def test_evaluation_brings_what_it_measures_to_the_cpu(here, there, device):
+    audio, made = batch()["input_values"][0, :, :5000], []
+    for system in map(Systems, (here, there)):
+        codes = system.encode(audio)
+        made.append((codes, system.decode("bridge_2", codes, 5000), system.probe_features(codes, None)))
+    torch.testing.assert_close(made[1], made[0])
+    assert codebook_usage(made[1][0], 64) == codebook_usage(made[0][0], 64)
 
 
 def test_heads_are_swapped_on_the_device(here, there, device):

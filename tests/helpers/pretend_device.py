@@ -22,6 +22,7 @@ IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_bac
 READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 FOLLOWED = ("mimi_bridge", "transformers", "vector_quantize_pytorch")
+FLOAT64: Counter[str] = Counter()  # places where tensors of this type were made on the device; MPS has none
 
 
 class PretendTensor(torch.Tensor):
@@ -40,6 +41,8 @@ class PretendTensor(torch.Tensor):
 
     def __init__(self, inner: torch.Tensor):
         self.inner = inner
+        if inner.dtype == torch.float64:
+            FLOAT64[_place()] += 1
 
     def __repr__(self) -> str:
         return f"PretendTensor({self.inner})"
@@ -79,6 +82,7 @@ def pretend_device() -> Iterator[PretendDevice]:
 @cache
 def _register() -> None:
     backend_registration._setup_privateuseone_for_python_backend("pretend")
+    torch.get_device_module("pretend").get_amp_supported_dtype = lambda: [torch.bfloat16]  # torch.autocast asks
 
 
 def _run(function: Any, args: tuple, kwargs: dict, waits: Counter) -> Any:

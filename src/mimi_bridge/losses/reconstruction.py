@@ -42,7 +42,7 @@ def multi_scale_mel_distance(
     _check(audio, reference)
     num_samples = audio.shape[-1]
     if lengths is not None and not (
-        lengths.shape == audio.shape[:1] and 0 < lengths.min() <= lengths.max() <= num_samples
+        lengths.shape == audio.shape[:1] and bool(((lengths > 0) & (lengths <= num_samples)).all())
     ):
         raise ValueError(f"lengths must be 1 to {num_samples} samples for each of {len(audio)} rows, got {lengths}.")
     scales = (num_mels or NUM_MELS).items()

@@ -40,14 +40,17 @@ class TrainingMetrics:
     ) -> None:
         """Count a batch; `target_sums` are those of the baselines that were given."""
         names = list(LOSSES)
-        for name, term in terms.items():
-            value, num_frames = (number.detach().cpu().double() for number in (term.value, term.num_frames))
+        pairs = [torch.stack([term.value.detach().float(), term.num_frames.float()]) for term in terms.values()]
+        for name, pair in zip(terms, _on_cpu(pairs), strict=True):
+            value, num_frames = pair
             self._losses[names.index(name)] += torch.stack([value * num_frames, num_frames])
         of_teachers = {name: distance.target_sums for name, distance in (outputs.distances or {}).items()}
-        for name, sums in {**of_teachers, **(target_sums or {})}.items():
-            self._targets[name] += sums.detach().cpu().double()
+        sums = {**of_teachers, **(target_sums or {})}
+        for name, sum_of_batch in zip(sums, _on_cpu([*sums.values()]), strict=True):
+            self._targets[name] += sum_of_batch
         assert outputs.audio_codes is not None and outputs.audio_codes_mask is not None
-        codes = outputs.audio_codes.transpose(0, 1)[:, outputs.audio_codes_mask].cpu()
+        codes = outputs.audio_codes.masked_fill(~outputs.audio_codes_mask[:, None], -1).cpu()
+        codes = codes.transpose(0, 1)[:, codes[:, 0] >= 0]
         self.code_counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float64))
 
     def sums(self) -> Tensor:
@@ -103,3 +106,12 @@ class TrainingMetrics:
 
     def _parts(self) -> list[Tensor]:
         return [self._losses, *self._targets.values(), self.code_counts]
+
+
+def _on_cpu(values: list[Tensor]) -> list[Tensor]:
+    # In float64, by one copy if they are on one device: a GPU is waited for at each.
+    if len({value.device for value in values}) != 1:
+        return [value.detach().cpu().double() for value in values]
+    together = torch.cat([value.detach().flatten() for value in values]).cpu().double()
+    parts = together.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
