@@ -10,19 +10,18 @@ while training, from the Hub, parquet files or tars. Several processes:
     torchrun --nproc_per_node 2 examples/finetune.py ...
 """
 
-import os
 import sys
 from dataclasses import dataclass, field
 
 from datasets import load_from_disk
 from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
-from transformers.trainer_utils import get_last_checkpoint
 
 import mimi_bridge  # noqa: F401  makes AutoModel know the model
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.data.teachers.statistics import stored_statistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
+from mimi_bridge.training.checkpoints import newest_checkpoint
 from mimi_bridge.training.guards import HeadCollapsedError
 from mimi_bridge.training.recipes import CONFIG_CHANGES, DEFAULT_RECIPE, RECIPES, model_with, recipe_named
 
@@ -61,7 +60,7 @@ def checkpoint_of(args: MimiBridgeTrainingArguments) -> str | None:
     if found in (None, "False"):
         return None
     if found == "True":
-        found = get_last_checkpoint(output) if os.path.isdir(output) else None
+        found = newest_checkpoint(output)
     if found is None:
         raise ValueError(f"{output} has no checkpoint to go on from; leave --resume_from_checkpoint out.")
     return found

@@ -133,5 +133,7 @@ def test_two_processes_share_a_stream_and_hold_the_same_model(tmp_path):
         ours, theirs = (torch.load(tmp_path / f"{case} {rank}.pt", weights_only=True) for rank in range(2))
         assert_same(ours["model"], theirs["model"])
     ours, theirs = (torch.load(tmp_path / f"fresh {rank}.pt", weights_only=True)["seen"] for rank in range(2))
-    survey = 6  # rows of each process's first pass, which the survey before the first step looks at, too
-    assert sorted({*ours[survey : 2 * survey], *theirs[survey : 2 * survey]}, key=int) == [str(n) for n in range(12)]
+    looked_at = 6  # rows of each process's first pass, which the first step's statistics are read off, too
+    assert sorted({*ours[looked_at : 2 * looked_at], *theirs[looked_at : 2 * looked_at]}, key=int) == [
+        str(n) for n in range(12)
+    ]

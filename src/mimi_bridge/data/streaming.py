@@ -1,6 +1,6 @@
 """Rows that are read while training, from more shards than a disk holds: no list of them, no length, no end.
 
-Shards are divided among the readers (the workers of all processes) and shuffled anew for each pass, rows within a
+Shards are divided among the readers (the workers of all processes) and shuffled again for each pass, rows within a
 buffer. The order depends on the seed and the number of readers alone, so that a run that was stopped finds its place
 again. A row or a shard that cannot be read is named and left out.
 

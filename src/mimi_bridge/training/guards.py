@@ -63,6 +63,19 @@ def raise_if_gradient_not_finite(norm: float, step: int) -> None:
         )
 
 
+def raise_if_worker_died(error: RuntimeError) -> None:
+    """Say what to do where a process that makes batches was killed.
+
+    Raises:
+        ChildProcessError: If that is what the error says.
+    """
+    if "DataLoader worker" in str(error):
+        raise ChildProcessError(
+            "a data loader's worker died, perhaps for want of memory; go on with --resume_from_checkpoint True, and "
+            f"fewer --dataloader_num_workers or a smaller --shuffle_buffer: {STILL_SOUND}"
+        ) from error
+
+
 def raise_if_collapsed(
     metrics: TrainingMetrics, levels: dict[str, range], share: float, step: int, num_frames: float = math.inf
 ) -> None:

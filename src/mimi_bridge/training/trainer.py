@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.collator import MimiBridgeCollator
@@ -25,12 +25,14 @@ from ..outputs import MimiBridgeOutput
 from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
+from .checkpoints import newest_checkpoint, writing
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import (
     raise_if_collapsed,
     raise_if_gradient_not_finite,
     raise_if_not_finite,
     raise_if_nothing_learns,
+    raise_if_worker_died,
 )
 from .initialisation import initialise, warn_of_other_statistics
 from .learners import install_learners, learning_codebooks, move_codebooks
@@ -161,6 +163,8 @@ class MimiBridgeTrainer(Trainer):
     ) -> TrainOutput:
         """As in transformers. While it runs, the heads leave their codebooks to the trainer."""
         self._resumed = False
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_checkpoint(str(self.args.output_dir)) or True
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -275,7 +279,11 @@ class MimiBridgeTrainer(Trainer):
         """As in transformers, with the teachers' features."""
         if self.teachers is not None:
             epoch_iterator = self.teachers.added_to(epoch_iterator)
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        except RuntimeError as error:
+            raise_if_worker_died(error)
+            raise
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         counts = [count_frames(batch, self.bridge_model) for batch in batch_samples]
@@ -369,6 +377,11 @@ class MimiBridgeTrainer(Trainer):
             raise_if_collapsed(metrics, learning, share, step, self._frames_of_data)
         else:
             super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with writing(folder, self.args.should_save):
+            super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,0 +1,65 @@
+"""Checkpoints that a run can go on from, whatever ended it: an incomplete one is named and passed over.
+
+The trainer's state is the last file of a checkpoint. While a folder has none, or half of one, what else is in it may be
+cut off: the process was killed, or the disk was full.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+def newest_checkpoint(output_dir: str) -> str | None:
+    """The newest complete checkpoint of a run, or None; newer ones that are not are named."""
+    if not os.path.isdir(output_dir):
+        return None
+    names = [name for name in os.listdir(output_dir) if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", name)]
+    for name in sorted(names, key=lambda name: -int(name.rpartition("-")[2])):
+        folder = os.path.join(output_dir, name)
+        if is_complete(folder):
+            return folder
+        logger.warning("%s is incomplete, since what wrote it was interrupted, and is passed over", folder)
+    return None
+
+
+def is_complete(folder: str) -> bool:
+    """Whether a checkpoint was written to its end."""
+    try:
+        with open(os.path.join(folder, TRAINER_STATE_NAME), encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def writing(folder: str, is_first_process: bool) -> Iterator[None]:
+    """While a checkpoint is written. One that cannot be is deleted; the others stay as they are.
+
+    Raises:
+        OSError: If it cannot be written, as where the disk is full.
+    """
+    if is_first_process and os.path.isdir(folder):  # of an earlier run: not to be taken for complete meanwhile
+        state = os.path.join(folder, TRAINER_STATE_NAME)
+        if os.path.isfile(state):
+            os.unlink(state)
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_first_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{folder} could not be written ({reason}); the checkpoints before it are sound: make room, and go on with "
+            "--resume_from_checkpoint True."
+        ) from error
