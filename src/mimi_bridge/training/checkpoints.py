@@ -1,7 +1,7 @@
 """Checkpoints that a run can go on from, whatever ended it: an incomplete one is named and passed over.
 
-The trainer's state is the last file of a checkpoint. While a folder has none, or half of one, what else is in it may be
-cut off: the process was killed, or the disk was full.
+The trainer's state is the last file of a checkpoint. While a folder has none, or half of one, what else is in it may
+be cut off: the process was killed, or the disk was full.
 """
 
 import json
@@ -60,6 +60,6 @@ def writing(folder: str, is_first_process: bool) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
-            f"{folder} could not be written ({reason}); the checkpoints before it are sound: make room, and go on with "
-            "--resume_from_checkpoint True."
+            f"{folder} could not be written ({reason}); the checkpoints before it are sound: make room, and go on "
+            "with --resume_from_checkpoint True."
         ) from error
