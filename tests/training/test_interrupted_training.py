@@ -19,7 +19,7 @@ from test_trainer import assert_same, audio_model, silence_content, state_of
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.training.checkpoints import is_complete, newest_checkpoint
 
-KILLED = {"max_steps": 24, "save_strategy": "steps", "save_steps": 3, "content_init": "k-means", "save_total_limit": 3}
+KILLED = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3, "content_init": "k-means", "save_total_limit": 3}
 
 
 def train_until_killed(output: str) -> None:
