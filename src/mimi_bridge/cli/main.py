@@ -16,6 +16,7 @@ from .export import add_export
 from .loading import add_model, load_model
 from .places import folder_to_write, refuse_empty
 from .prepare import add_prepare
+from .threads import fit_threads
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         refuse_empty(options)
+        fit_threads()
         options.run(options)
     except (OSError, ValueError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
         if options.traceback:
