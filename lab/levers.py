@@ -58,7 +58,7 @@ MARKS = ("<!-- levers -->", "<!-- end of levers -->")
 MADE = "voices/"  # before the voices of made_voices.py
 HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
 LAYERS = {"content_layers": 2}
-BOTH = {"content_layers": 2, "prosody_layers": 2, "content_delay": 2}
+PROSODY = {"prosody_layers": 2}
 LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the config and of the training
     "converted, untrained": None,
     "no lever, no teacher": ({}, {}),
@@ -68,11 +68,16 @@ LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the confi
         f"phones, 2 layers, delay {delay}": (LAYERS | {"content_delay": delay}, {"phone_weight": 1.0})
         for delay in (1, 2, 4, 8)
     },
-    "phones and prosody, 2 + 2 layers, delay 2": (BOTH, {"phone_weight": 1.0, "prosody_weight": 1.0}),
+    "phones and prosody, 2 + 2 layers, delay 2": (
+        LAYERS | PROSODY | {"content_delay": 2},
+        {"phone_weight": 1.0, "prosody_weight": 1.0},
+    ),
+    "phones and prosody, 2 layers of prosody": (PROSODY, {"phone_weight": 1.0, "prosody_weight": 1.0}),
     "the same, speaker reversed": (
-        BOTH,
+        PROSODY,
         {"phone_weight": 1.0, "prosody_weight": 1.0, "speaker_reversal_weight": 0.3},
     ),
+    "the same, five times the weight": (PROSODY, {"phone_weight": 5.0, "prosody_weight": 5.0}),
 }
 COLUMNS = {
     "phone": ("content", "prosody", "acoustic"),
