@@ -494,6 +494,28 @@ def test_checkpoint_of_another_trainer_is_refused(tmp_path):
         trainer_of(tmp_path, latents_model(), latents_rows(), max_steps=2).train(str(tmp_path / "checkpoint-1"))
 
 
+def test_checkpoint_of_another_config_or_cut_off_is_refused_in_a_sentence(tmp_path):
+    trainer_of(tmp_path, latents_model(), latents_rows(), save_strategy="steps", save_steps=1).train()
+    checkpoint = tmp_path / "checkpoint-1"
+
+    def go_on(**changes):
+        model = latents_model()
+        for name, value in changes.items():
+            setattr(model.config, name, value)
+        trainer_of(tmp_path, model, latents_rows(), max_steps=2).train(str(checkpoint))
+
+    with pytest.raises(
+        ValueError, match=r"another config \(content_delay 0, now 2\); go on with that model, or choose"
+    ):
+        go_on(content_delay=2)
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(
+        ValueError, match=r"the weights of .*checkpoint-1 cannot be read \(.*\); go on from an earlier"
+    ):
+        go_on()
+
+
 class Poison(TrainerCallback):
     """Spoils the model after a step."""
 

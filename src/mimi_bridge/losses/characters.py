@@ -1,4 +1,4 @@
-"""Connectionist temporal classification of characters, several labels a frame, and what a constant would get.
+"""Connectionist temporal classification of characters, several labels a frame, and the constant-predictor baseline.
 
 Source: Graves et al. 2006; on the entries of a codebook, PAST (arXiv:2505.14470).
 """

@@ -10,13 +10,27 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..configuration_mimi_bridge import MimiBridgeConfig
+
 logger = logging.get_logger(__name__)
+OF_A_MODEL = (
+    "hidden_size",
+    "codebook_size",
+    "codebook_dim",
+    "num_quantizers",
+    "qwen_dim",
+    "wavlm_dim",
+    "content_layers",
+    "prosody_layers",
+    "content_delay",
+)  # fields of a config that training does not change
 
 
 def newest_checkpoint(output_dir: str) -> str | None:
@@ -63,3 +77,25 @@ def writing(folder: str, is_first_process: bool) -> Iterator[None]:
             f"{folder} could not be written ({reason}); the checkpoints before it are sound: make room, and go on "
             "with --resume_from_checkpoint True."
         ) from error
+
+
+def raise_if_of_another_config(checkpoint: str, config: MimiBridgeConfig) -> None:
+    """Refuse a checkpoint of a model whose sizes or whose delay are others; what training moves may differ.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    path = Path(checkpoint) / "config.json"
+    if not path.is_file():
+        return
+    saved = MimiBridgeConfig.from_pretrained(checkpoint)
+    different = [
+        f"{name} {getattr(saved, name)}, now {getattr(config, name)}"
+        for name in OF_A_MODEL
+        if getattr(saved, name) != getattr(config, name)
+    ]
+    if different:
+        raise ValueError(
+            f"{checkpoint} is of a model of another config ({'; '.join(different)}); go on with that model, or choose "
+            "another output_dir."
+        )

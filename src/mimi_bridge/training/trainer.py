@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
@@ -25,7 +26,7 @@ from ..outputs import MimiBridgeOutput
 from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
-from .checkpoints import newest_checkpoint, writing
+from .checkpoints import newest_checkpoint, raise_if_of_another_config, writing
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import (
     raise_if_collapsed,
@@ -418,6 +419,15 @@ class MimiBridgeTrainer(Trainer):
         if self.adversary is not None and state["adversary"] is not None:
             self.adversary.load_state_dict(state["adversary"])
         self._resumed = True
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        raise_if_of_another_config(resume_from_checkpoint, self.bridge_model.config)
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights of {resume_from_checkpoint} cannot be read ({error}); go on from an earlier checkpoint."
+            ) from error
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.missing_keys or load_result.unexpected_keys:
