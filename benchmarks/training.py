@@ -21,7 +21,6 @@ from transformers.utils import logging as transformers_logging
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
-from mimi_bridge.training.optimizer import freeze
 
 KINDS = ("cached latents", "audio, encoder and heads", "audio, decoder too")
 SECONDS = 4.0
@@ -67,7 +66,6 @@ def _steps(kinds: list[str], rounds: int) -> dict[str, list[tuple[float, float]]
         timings: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         for number in range(rounds + 1):
             for kind, trainer in trainers.items():
-                trainer._install_learners()
                 wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
                 step(trainer)
                 after = resource.getrusage(resource.RUSAGE_SELF)
@@ -119,8 +117,6 @@ def trainer_of(
     }
     args = MimiBridgeTrainingArguments(output_dir=folder, **settings | changes)
     trainer = MimiBridgeTrainer(model, args, train_dataset=rows)
-    trainer._install_learners()
-    freeze(model, args.rates)
     trainer.create_optimizer()
     trainer.prepared_batch = MimiBridgeCollator.for_model(model.config)(rows)
     return trainer

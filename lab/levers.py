@@ -57,6 +57,7 @@ from recipes import IN_THE_BACKGROUND, quiet, run_each, write_between_marks
 MARKS = ("<!-- levers -->", "<!-- end of levers -->")
 MADE = "voices/"  # before the voices of made_voices.py
 HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
+DELAYED = "phones, 2 layers"  # the levers that differ by the delay alone
 LAYERS = {"content_layers": 2}
 PROSODY = {"prosody_layers": 2}
 LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the config and of the training
@@ -104,6 +105,8 @@ def main() -> None:
     print(text)
     if arguments.output:
         write_between_marks(arguments.output, text, MARKS)
+    if arguments.picture:
+        draw([known[name] for name in LEVERS if name in known and name.startswith(DELAYED)], arguments.picture)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -124,6 +127,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--found", type=Path, help="a file of json lines that keeps what was found, for other calls")
     parser.add_argument("--rows", type=Path, help="file that keeps what is trained and measured on for the next call")
     parser.add_argument("--output", type=Path, help="a file whose table is renewed")
+    parser.add_argument("--picture", type=Path, help="also draw what content knows against its delay, to here")
     arguments = parser.parse_args()
     if arguments.speech is None:
         sys.exit(f"levers: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
@@ -314,6 +318,28 @@ def table(found: list[dict]) -> str:
         for _ in heads
     ]
     return "\n".join([*lines, f"| *chance* | | {' | '.join(chances)} | | | | |"]) + "\n"
+
+
+def draw(found: list[dict], path: Path) -> None:
+    """Phones told from content's codes against its delay: by a linear probe, with its interval, and by the reader."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = sorted(found, key=lambda result: result["milliseconds"])
+    delays = [result["milliseconds"] for result in found]
+    scores = [result["probes"]["scores"]["content"]["phone"]["linear"] for result in found]
+    figure, axis = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
+    axis.plot(delays, [score["mean"] for score in scores], marker="o", label="phone of a frame, linear probe")
+    axis.fill_between(delays, [s["low"] for s in scores], [s["high"] for s in scores], alpha=0.2)
+    for place, voices in enumerate(("real speakers", "made voices")):
+        right = [1 - result["errors"][place] for result in found]
+        axis.plot(delays, right, marker="o", linestyle="--", label=f"1 - phone error rate of a reader, {voices}")
+    axis.set(xlabel="content_delay, ms", ylim=(0, 1))
+    axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
 
 
 def line_of(result: dict) -> str:
