@@ -36,9 +36,9 @@ class Recipe:
 RECIPES = {
     "specification": Recipe("the specification's own losses and model"),
     "content": Recipe(
-        "content that is taught phones and speech features and may look back and wait; prosody that is taught pitch",
+        "content that is taught phones and speech features; prosody that is taught pitch and may look back",
         {"learning_rate": 5e-4, "phone_weight": 5.0, "speech_content_weight": 2.0, "prosody_weight": 1.0},
-        {"content_layers": 2, "prosody_layers": 1, "content_delay": 2},
+        {"prosody_layers": 2},
     ),
     "decoder": Recipe(
         "the decoder alone, by the sound; every code stays what it is",
