@@ -12,9 +12,15 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertModel,
     Wav2Vec2FeatureExtractor,
     WavLMConfig,
     WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
 )
 
 SENTENCES = [
@@ -107,4 +113,26 @@ def _write_speech_model(folder: Path, model_class: type, config_class: type, nor
         sizes = SPEECH_SIZES | {"feat_extract_norm": norm, "do_stable_layer_norm": large} | changes
         model_class(config_class(**sizes)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large).save_pretrained(folder)
+    return str(folder)
+
+
+def write_tiny_whisper(folder: Path) -> str:
+    """A Whisper of 2 + 1 layers, 16-d, of 80 bands; returns the folder's name."""
+    sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    sizes |= {"encoder_layers": 3, "decoder_layers": 1, "decoder_ffn_dim": 32, "vocab_size": 64, "init_std": 0.2}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        WhisperModel(WhisperConfig(**sizes, **tokens)).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return str(folder)
+
+
+def write_tiny_w2v_bert(folder: Path) -> str:
+    """A w2v-BERT 2 of 3 layers, 16-d; returns the folder's name."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Wav2Vec2BertModel(Wav2Vec2BertConfig(**sizes, initializer_range=0.2)).save_pretrained(folder)
+    SeamlessM4TFeatureExtractor().save_pretrained(folder)
     return str(folder)

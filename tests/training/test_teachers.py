@@ -17,7 +17,7 @@ from mimi_bridge.data.teachers.speech import WavLMTeacher
 from mimi_bridge.data.teachers.text import QwenTeacher
 from mimi_bridge.training import MimiBridgeTrainer, TrainingTeachers, teachers
 from mimi_bridge.training.trainer import STATE_NAME
-from tiny_teachers import SENTENCES, write_tiny_qwen, write_tiny_wavlm
+from tiny_teachers import SENTENCES, write_tiny_qwen, write_tiny_w2v_bert, write_tiny_wavlm, write_tiny_whisper
 from two_processes import run_in_two_processes
 
 OF_TEACHERS = {"qwen_dim": 16, "wavlm_dim": 16}
@@ -124,6 +124,21 @@ def test_training_with_teachers_in_the_loop_is_training_on_prepared_features(
     assert {name: results[0][name] for name in names} == pytest.approx(
         {name: results[1][name] for name in names}, rel=2e-3, abs=1e-4
     )
+
+
+@pytest.mark.parametrize("write", [write_tiny_whisper, write_tiny_w2v_bert])
+def test_models_that_take_spectra_are_in_the_loop_what_they_are_in_preparing(rows, tmp_path, write):
+    speech = write(tmp_path / "speech")
+    audio_only = [{name: row[name] for name in ("id", "input_values")} for row in rows]
+    teacher = WavLMTeacher(speech)
+    features = [row | {"wavlm_features": teacher.features([row["input_values"]], 24_000)[0]} for row in audio_only]
+    options = {"crop_seconds": CROP_SECONDS, "content_init": "none", "qwen_weight": 0.0}
+    there = trainer_of(tmp_path / "prepared", features, None, **options)
+    here = trainer_of(tmp_path / "in loop", audio_only, TrainingTeachers(speech=speech), **options)
+    there.train()
+    here.train()
+    for ours, theirs in zip(losses(here), losses(there), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-4)
 
 
 def test_statistics_are_those_of_prepared_features(folders, rows, prepared_rows, tmp_path):

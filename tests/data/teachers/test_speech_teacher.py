@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import soxr
 import torch
-from transformers import AutoModel, Wav2Vec2FeatureExtractor, WavLMModel
+from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2FeatureExtractor, WavLMModel
 
 from mimi_bridge.alignment_targets import pool_to_frames
 from mimi_bridge.audio.files import resample
 from mimi_bridge.data.teachers.speech import WavLMTeacher
-from tiny_teachers import write_tiny_hubert, write_tiny_wavlm
+from tiny_teachers import write_tiny_hubert, write_tiny_w2v_bert, write_tiny_wavlm, write_tiny_whisper
 
 LONGEST = 200_000
 NUM_SAMPLES = (46_080, 1, 30_000, 1_921, 47_000, 700, 40_319, 12_345)  # at 24 kHz
@@ -66,6 +66,50 @@ def test_hubert_teaches_as_well(recordings, tmp_path, norm):
     folder = write_tiny_hubert(tmp_path, norm)
     for recording, features in zip(recordings, WavLMTeacher(folder).features(recordings, 24_000), strict=True):
         torch.testing.assert_close(features, pooled(plain_pass(folder, recording).last_hidden_state), **CLOSE)
+
+
+@torch.no_grad()
+def plain_spectra(folder: str, recording: torch.Tensor, layer: int):
+    """transformers' own way with one recording, padded with silence to whole frames: `(1, features, dim)`."""
+    samples = soxr.resample(recording[0].numpy(), 24_000, 16_000, quality="VHQ")
+    num_frames = -(-recording.shape[1] // 1920)
+    samples = np.pad(samples, (0, max(0, 1280 * num_frames - len(samples))))[: 1280 * num_frames]
+    inputs = AutoFeatureExtractor.from_pretrained(folder)(samples, sampling_rate=16_000, return_tensors="pt")
+    model = AutoModel.from_pretrained(folder).eval()
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    output = encoder(inputs.input_features, output_hidden_states=True)
+    states = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    return states[:, : 4 * num_frames - 1]
+
+
+@pytest.mark.parametrize("write", [write_tiny_whisper, write_tiny_w2v_bert])
+@pytest.mark.parametrize("layer", [None, 1])
+def test_models_that_take_spectra_teach_as_well(recordings, tmp_path, write, layer):
+    folder = write(tmp_path)
+    teacher = WavLMTeacher(folder, layer=layer)
+    together = teacher.features(recordings, 24_000)
+    for recording, features in zip(recordings, together, strict=True):
+        torch.testing.assert_close(features, pooled(plain_spectra(folder, recording, layer)), **CLOSE)
+    alone = [teacher.features([recording], 24_000)[0] for recording in recordings]
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert teacher.dim == 16 and teacher.num_layers == 3
+    assert together[0].std(dim=0).min() > 0
+
+
+def test_whisper_hears_thirty_seconds_and_refuses_more(tmp_path, speech):
+    teacher = WavLMTeacher(write_tiny_whisper(tmp_path))
+    assert teacher.features([torch.zeros(1, 720_000)], 24_000)[0].shape == (375, 16)
+    with pytest.raises(ValueError, match="recording 0 lasts 31.0 s, but max_seconds is 30; divide it"):
+        teacher.features([torch.zeros(1, 744_000)], 24_000)
+
+
+def test_every_recording_costs_whisper_thirty_seconds_of_a_batch(tmp_path, recordings, monkeypatch):
+    teacher = WavLMTeacher(write_tiny_whisper(tmp_path), batch_seconds=60)
+    sizes, forward = [], teacher._forward
+    monkeypatch.setattr(teacher, "_forward", lambda rows, frames: sizes.append(len(rows)) or forward(rows, frames))
+    teacher.features(recordings, 24_000)
+    assert sizes == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("norm, num_passes", [("layer", 1), ("group", 7)])

@@ -4,7 +4,8 @@ A recording is resampled, normalised over its own samples if the model wants tha
 frames of 80 ms, as Mimi itself pads it; a recording of `n` frames then has `4 n - 1` features, however short it is.
 Recordings share a forward pass where a mask makes them independent of each other; models whose first convolution is
 normalised over time (`feat_extract_norm="group"`, WavLM-base) see through no mask, so there only recordings of the
-same number of frames do.
+same number of frames do. Models that take spectra (w2v-BERT 2, Whisper's encoder) get them of each recording alone;
+Whisper hears 30 s, the rest of them silence.
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3.2: WavLM, averaged over windows of 8 features, 4 apart,
 that see the future, too.
@@ -29,11 +30,14 @@ from .revision import of_revision
 MIMI_SAMPLING_RATE = 24_000  # Hz
 MIMI_FRAME_SIZE = 1_920  # samples at that rate
 FEATURE_RATE = 50  # Hz
+SPECTRA = "input_features"  # what transformers calls them
 FRAME_RATE = FEATURE_RATE / POOLING_STRIDE  # Hz
 
 
 class SpeechInput:
     """A recording as a speech model takes it: at its rate, and normalised over its own samples if it wants that.
+
+    Of a model that takes spectra, only the rate: `spectra` makes them of a batch.
 
     It holds no model, so that a data loader's workers can have it.
 
@@ -43,7 +47,9 @@ class SpeechInput:
     """
 
     def __init__(self, extractor: Any, max_seconds: float):
-        self._extractor, self.max_seconds = extractor, max_seconds
+        self._extractor = extractor
+        self.takes_spectra: bool = extractor.model_input_names[0] == SPECTRA
+        self.max_seconds = min(max_seconds, getattr(extractor, "chunk_length", math.inf))  # Whisper's 30 s
         self.sampling_rate: int = extractor.sampling_rate
         self.padding_value = float(extractor.padding_value)
 
@@ -69,13 +75,28 @@ class SpeechInput:
                 "it, or raise max_seconds if there is memory for it."
             )
         resampled = resample(samples, sampling_rate, self.sampling_rate, name=name)[0].numpy()
-        if len(resampled) == 0:
+        if len(resampled) == 0 or self.takes_spectra:
             return resampled
         return self._extractor(resampled, sampling_rate=self.sampling_rate)["input_values"][0]
 
+    def spectra(self, rows: Sequence[Tensor | np.ndarray], num_frames: Sequence[int]) -> dict[str, Tensor]:
+        """The model's inputs of recordings at its rate, each padded with silence to whole frames of 80 ms."""
+        size = self.sampling_rate * MIMI_FRAME_SIZE // MIMI_SAMPLING_RATE
+        padded = [
+            np.pad(own[: count * size], (0, max(0, count * size - len(own))))
+            for own, count in zip((np.asarray(torch.as_tensor(row).cpu()) for row in rows), num_frames, strict=True)
+        ]
+        return dict(self._extractor(padded, sampling_rate=self.sampling_rate, return_tensors="pt"))
+
+    @property
+    def samples_per_feature(self) -> int:
+        """Of a model that takes spectra."""
+        hop = getattr(self._extractor, "hop_length", self.sampling_rate // 100)
+        return hop * getattr(self._extractor, "stride", 2)  # w2v-BERT's are stacked, Whisper's encoder halves them
+
 
 class WavLMTeacher:
-    """A speech model of 50 features a second: WavLM, HuBERT, or another of wav2vec 2.0's kind.
+    """A speech model of 50 features a second: WavLM, HuBERT or another of wav2vec 2.0's kind, w2v-BERT 2, Whisper.
 
     Args:
         name: Of a model of transformers on the Hub with a feature extractor, or its folder.
@@ -111,21 +132,29 @@ class WavLMTeacher:
         revision: str | None = None,
     ):
         extractor = AutoFeatureExtractor.from_pretrained(name, **of_revision(revision))
-        self.model = AutoModel.from_pretrained(name, dtype=dtype, **of_revision(revision)).eval().to(device)
+        model = AutoModel.from_pretrained(name, dtype=dtype, **of_revision(revision))
+        self.model = (model.get_encoder() if model.config.is_encoder_decoder else model).eval().to(device)
         self.model.requires_grad_(False)
         self.input = SpeechInput(extractor, max_seconds)
         config = self.model.config
         self.dim: int = config.hidden_size
         self.num_layers: int = config.num_hidden_layers
-        samples_per_feature = math.prod(getattr(config, "conv_stride", [0]))
+        spectra = self.input.takes_spectra
+        samples_per_feature = (
+            self.input.samples_per_feature if spectra else math.prod(getattr(config, "conv_stride", [0]))
+        )
         if samples_per_feature * FEATURE_RATE != self.input.sampling_rate or getattr(config, "add_adapter", False):
-            raise ValueError(f"{name} must give {FEATURE_RATE} features a second, as WavLM and HuBERT do.")
+            raise ValueError(f"{name} must give {FEATURE_RATE} features a second, as WavLM, HuBERT and Whisper do.")
         self._frame_size = samples_per_feature * POOLING_STRIDE  # samples at the model's rate
         self._layers = self._checked(layer, name)
         self._takes_mask = getattr(config, "feat_extract_norm", "group") == "layer" and not getattr(
             config, "conv_pos_batch_norm", False
         )
+        self._takes_mask |= spectra
         self._batch_frames = int(batch_seconds * FRAME_RATE)
+        self._window_frames = math.ceil(
+            getattr(extractor, "chunk_length", 0) * FRAME_RATE
+        )  # that each recording costs
 
     def features(self, recordings: Sequence[Tensor | np.ndarray], sampling_rate: int) -> list[Tensor]:
         """The features of each recording, as if it were alone; in the order given.
@@ -158,7 +187,8 @@ class WavLMTeacher:
             For each `(frames, dim)`, float32.
         """
         found: list[Tensor] = [torch.zeros(0, self.dim)] * len(rows)
-        for batch in batches_by_length(num_frames, self._batch_frames, equal=not self._takes_mask):
+        costs = [max(count, self._window_frames) for count in num_frames]
+        for batch in batches_by_length(costs, self._batch_frames, equal=not self._takes_mask):
             together = self._forward([rows[place] for place in batch], [num_frames[place] for place in batch])
             for place, pooled in zip(batch, together, strict=True):
                 found[place] = pooled[: num_frames[place]].clone()
@@ -199,24 +229,36 @@ class WavLMTeacher:
 
     @torch.no_grad()
     def _forward(self, rows: Sequence[Tensor | np.ndarray], num_frames: Sequence[int]) -> Tensor:
-        # Normalised rows to (rows, longest, dim) on the device, zero after a row's frames.
-        device, longest = self.model.device, max(num_frames) * self._frame_size
+        # Rows that `input` made to (rows, longest, dim) on the device, zero after a row's frames.
+        lengths = torch.tensor(num_frames, device=self.model.device)
+        frame_mask = mask_from_lengths(lengths, max(num_frames))
+        if self.input.takes_spectra:
+            inputs = {
+                name: value.to(self.model.device) for name, value in self.input.spectra(rows, num_frames).items()
+            }
+            inputs[SPECTRA] = inputs[SPECTRA].to(self.model.dtype)
+        else:
+            inputs = self._waveforms(rows, lengths, bool(frame_mask.all()))
+        with warnings.catch_warnings():  # transformers' WavLM hands torch two kinds of mask
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+            output = self.model(**inputs, output_hidden_states=self._layers is not None)
+        num_features = max(num_frames) * POOLING_STRIDE  # Whisper's go on for 30 s
+        if self._layers is None:
+            return pool_to_frames(output.last_hidden_state[:, :num_features], frame_mask)
+        total = torch.zeros_like(output.last_hidden_state, dtype=torch.float32)
+        for layer in self._layers:
+            total += output.hidden_states[layer].float()
+        return pool_to_frames(total[:, :num_features] / len(self._layers), frame_mask)
+
+    def _waveforms(self, rows: Sequence[Tensor | np.ndarray], lengths: Tensor, is_full: bool) -> dict[str, Tensor]:
+        # Normalised rows, padded, with a mask where they are not of one length.
+        device, longest = self.model.device, int(lengths.max()) * self._frame_size
         there = device if isinstance(rows[0], Tensor) else "cpu"
         input_values = torch.full((len(rows), longest), self.input.padding_value, device=there)
         for values, row in zip(input_values, rows, strict=True):
             cut = row[:longest]
             values[: len(cut)] = torch.as_tensor(cut)
-        lengths = torch.tensor(num_frames, device=device)
-        frame_mask = mask_from_lengths(lengths, max(num_frames))
         inputs = {"input_values": input_values.to(device, self.model.dtype)}
-        if not bool(frame_mask.all()):
+        if not is_full:
             inputs["attention_mask"] = mask_from_lengths(lengths * self._frame_size, longest).long()
-        with warnings.catch_warnings():  # transformers' WavLM hands torch two kinds of mask
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
-            output = self.model(**inputs, output_hidden_states=self._layers is not None)
-        if self._layers is None:
-            return pool_to_frames(output.last_hidden_state, frame_mask)
-        total = torch.zeros_like(output.last_hidden_state, dtype=torch.float32)
-        for layer in self._layers:
-            total += output.hidden_states[layer].float()
-        return pool_to_frames(total / len(self._layers), frame_mask)
+        return inputs
