@@ -76,6 +76,14 @@ def test_load_codes_refuses_what_does_not_describe_its_recording(tmp_path, codes
         load_codes(tmp_path / "one.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
+def test_load_codes_refuses_what_is_no_whole_number(tmp_path, codes, dtype):
+    metadata = {"format": FORMAT, "num_samples": "3000", "sampling_rate": "24000", "codebooks_sha256": "abc"}
+    save_file({"audio_codes": codes.audio_codes.to(dtype)}, tmp_path / "one.safetensors", metadata)
+    with pytest.raises(ValueError, match=f"must hold integers, .* got {dtype}"):
+        load_codes(tmp_path / "one.safetensors")
+
+
 def test_fingerprint_changes_with_one_entry_of_one_codebook(tiny_model):
     before = fingerprint(tiny_model)
     assert fingerprint(tiny_model) == before

@@ -104,7 +104,8 @@ def load_codes(path: str | Path) -> Codes:
         sha256 = metadata["codebooks_sha256"]
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} does not say what codes it holds ({error}); encode the recording again.") from error
-    if audio_codes.is_floating_point() or min(num_samples, sampling_rate) < 1:
+    is_whole = not (audio_codes.is_floating_point() or audio_codes.is_complex() or audio_codes.dtype == torch.bool)
+    if not is_whole or min(num_samples, sampling_rate) < 1:
         raise ValueError(
             f"{path} must hold integers, and the length and rate of a recording, got {audio_codes.dtype}, "
             f"{num_samples} samples at {sampling_rate} Hz; encode the recording again."
