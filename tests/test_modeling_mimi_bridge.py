@@ -756,7 +756,9 @@ def test_padding_mask_that_is_no_tensor_is_refused(tiny_model, mask):
         tiny_model.get_audio_codes_mask(mask)
 
 
-@pytest.mark.parametrize("made_of", [lambda given: given.to("meta"), lambda given: given.to_sparse()], ids=str)
+@pytest.mark.parametrize(
+    "made_of", [lambda given: given.to("meta"), lambda given: given.to_sparse()], ids=["meta", "sparse"]
+)
 def test_tensors_that_hold_no_numbers_or_are_sparse_are_refused(tiny_model, made_of):
     audio, mask, codes = torch.zeros(1, 1, 1920), torch.ones(1, 1920), torch.zeros(1, 9, 1, dtype=torch.long)
     refused = "must hold numbers, but is on the meta device|must be a dense tensor, got"

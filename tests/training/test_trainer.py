@@ -494,26 +494,30 @@ def test_checkpoint_of_another_trainer_is_refused(tmp_path):
         trainer_of(tmp_path, latents_model(), latents_rows(), max_steps=2).train(str(tmp_path / "checkpoint-1"))
 
 
-def test_checkpoint_of_another_config_or_cut_off_is_refused_in_a_sentence(tmp_path):
+def test_checkpoint_of_another_config_is_refused_in_a_sentence(tmp_path):
     trainer_of(tmp_path, latents_model(), latents_rows(), save_strategy="steps", save_steps=1).train()
     checkpoint = tmp_path / "checkpoint-1"
 
-    def go_on(**changes):
-        model = latents_model()
-        for name, value in changes.items():
-            setattr(model.config, name, value)
-        trainer_of(tmp_path, model, latents_rows(), max_steps=2).train(str(checkpoint))
-
+    model = latents_model()
+    model.config.content_delay = 2
     with pytest.raises(
         ValueError, match=r"another config \(content_delay 0, now 2\); go on with that model, or choose"
     ):
-        go_on(content_delay=2)
-    weights = checkpoint / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(
-        ValueError, match=r"the weights of .*checkpoint-1 cannot be read \(.*\); go on from an earlier"
-    ):
-        go_on()
+        trainer_of(tmp_path, model, latents_rows(), max_steps=2).train(str(checkpoint))
+
+
+def test_checkpoint_with_a_file_that_is_cut_off_is_refused_in_a_sentence(tmp_path):
+    trainer_of(tmp_path, latents_model(), latents_rows(), save_strategy="steps", save_steps=1).train()
+    checkpoint = tmp_path / "checkpoint-1"
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE_NAME, "trainer_state.json"):
+        whole = (checkpoint / name).read_bytes()
+        for kept in (0, len(whole) // 2, len(whole) - 9):
+            (checkpoint / name).write_bytes(whole[:kept])
+            again = trainer_of(tmp_path, latents_model(), latents_rows(), max_steps=2)
+            with pytest.raises(ValueError, match=r"of .*checkpoint-1 (cannot be read \(|is cut off).* an earlier"):
+                again.train(str(checkpoint))
+        (checkpoint / name).write_bytes(whole)
+    trainer_of(tmp_path, latents_model(), latents_rows(), max_steps=2).train(str(checkpoint))
 
 
 class Poison(TrainerCallback):

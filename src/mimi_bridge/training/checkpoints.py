@@ -4,8 +4,10 @@ The trainer's state is the last file of a checkpoint. While a folder has none, o
 be cut off: the process was killed, or the disk was full.
 """
 
+import errno
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterator
@@ -54,6 +56,41 @@ def is_complete(folder: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+@contextmanager
+def reading(checkpoint: str) -> Iterator[None]:
+    """While a checkpoint is read.
+
+    Raises:
+        ValueError: If one of its files is cut off.
+    """
+    try:
+        yield
+    except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        raise _unreadable(checkpoint, error) from error
+    except (RuntimeError, OSError) as error:  # what torch raises for half of an archive depends on where it ends
+        if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
+            raise
+        raise _unreadable(checkpoint, error) from error
+
+
+def raise_if_incomplete(checkpoint: str) -> None:
+    """Refuse a folder whose trainer's state is cut off; one without any is for transformers to name.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)) and not is_complete(checkpoint):
+        raise ValueError(
+            f"{TRAINER_STATE_NAME} of {checkpoint} is cut off, since what wrote it was interrupted; go on from an "
+            "earlier checkpoint."
+        )
+
+
+def _unreadable(checkpoint: str, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f"a file of {checkpoint} cannot be read ({reason}); go on from an earlier checkpoint.")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
@@ -26,7 +25,7 @@ from ..outputs import MimiBridgeOutput
 from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
-from .checkpoints import newest_checkpoint, raise_if_of_another_config, writing
+from .checkpoints import newest_checkpoint, raise_if_incomplete, raise_if_of_another_config, reading, writing
 from .evaluation_batches import codes_to_gather, no_codes, num_rows_that_count, weights_kept
 from .guards import (
     raise_if_collapsed,
@@ -166,6 +165,8 @@ class MimiBridgeTrainer(Trainer):
         self._resumed = False
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_checkpoint(str(self.args.output_dir)) or True
+        elif resume_from_checkpoint:
+            raise_if_incomplete(resume_from_checkpoint)
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -408,10 +409,12 @@ class MimiBridgeTrainer(Trainer):
                 f"{checkpoint} has no {STATE_NAME}, so training cannot go on from it; it was saved by another trainer "
                 "or with save_only_model. Load its model and train that from the beginning instead."
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(checkpoint):
+            state = torch.load(path, map_location="cpu", weights_only=True)
         check_record(self.teachers.record() if self.teachers else {}, state.get("teachers"), checkpoint)
         load_readouts(self.readouts, state.get("readouts"), checkpoint)  # before the optimizer, whose groups must fit
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         self.residual_weight_start = self.reference.residual_weight = state["residual_weight_start"]
         self.reference.is_original = state["reference_is_original"]
         self.reference.load_state_dict(state["reference"], strict=not self.reference.is_original)
@@ -422,12 +425,8 @@ class MimiBridgeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         raise_if_of_another_config(resume_from_checkpoint, self.bridge_model.config)
-        try:
+        with reading(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except SafetensorError as error:
-            raise ValueError(
-                f"the weights of {resume_from_checkpoint} cannot be read ({error}); go on from an earlier checkpoint."
-            ) from error
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.missing_keys or load_result.unexpected_keys:
