@@ -149,7 +149,7 @@ def test_recipe_changes_losses_and_model_and_what_is_given_wins(labelled, monkey
     assert {"loss_phone", "loss_speech_content"} <= state["log_history"][0].keys()
     assert "loss_pitch" not in state["log_history"][0]
     config = AutoModel.from_pretrained(labelled / "out").config
-    assert (config.content_layers, config.prosody_layers, config.content_delay) == (2, 1, 1)
+    assert (config.content_layers, config.prosody_layers, config.content_delay) == (0, 2, 1)
 
 
 def test_recipe_of_the_decoder_leaves_every_code_as_it_was(data, monkeypatch):

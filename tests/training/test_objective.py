@@ -156,8 +156,20 @@ def test_frames_with_something_to_read_are_counted_as_late_as_content_is(model, 
     masks = torch.tensor([[[1, 1, 1], [0, 1, 1], [1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 1]]])
     prosody = {"prosody_targets": torch.zeros(2, 4, 3), "prosody_mask": masks.bool()}
     batch = {**LATENTS, **FEATURES, **prosody, "phone_ids": phones, "speaker_ids": torch.tensor([-100, 1])}
+    batch |= {
+        "character_labels": torch.tensor([[98, 99], [-100, -100]]),
+        "character_mask": torch.tensor([True, False]),
+    }
+    batch |= {"character_frames": torch.tensor([[0, 3], [-100, -100]])}
     counts = dict(zip(COUNTED, count_frames(batch, model).tolist(), strict=True))
-    expected = {"phone": num_phones, "speech_content": num_features, "pitch": 4, "level": 5, "speaker": 2}
+    expected = {
+        "phone": num_phones,
+        "character": max(0, 4 - delay),
+        "speech_content": num_features,
+        "pitch": 4,
+        "level": 5,
+        "speaker": 2,
+    }
     assert counts == {"frames": 6, "qwen": 0, "wavlm": 6} | expected
 
 

@@ -38,7 +38,8 @@ class TeacherInputs:
     def window(self, first: int, count: int, num_frames: int, frame_rate: float) -> tuple[int, int]:
         """First and last-plus-one frame that the speech model hears around a crop of `count` frames from `first` on.
 
-        >>> inputs = TeacherInputs(context_seconds=0.8)
+        >>> from types import SimpleNamespace
+        >>> inputs = TeacherInputs(SimpleNamespace(max_seconds=60.0), context_seconds=0.8)
         >>> inputs.window(first=20, count=25, num_frames=100, frame_rate=12.5)
         (10, 55)
         """
