@@ -3,11 +3,12 @@
 Bytes of UTF-8 need no list of letters: labels are the same in every language, data set and run.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .frame_targets import as_mappings
 
 NUM_LABELS = 257  # blank and the 256 bytes, each by its value and 1
 BLANK = 0
@@ -28,11 +29,9 @@ def characters_by_frame(words: Any, num_frames: int, frame_rate: float, name: st
     Raises:
         ValueError: If a word is not such a mapping, or its times make no sense.
     """
-    if isinstance(words, Mapping):  # a list of mappings, as some formats of `datasets` turn it around
-        words = [dict(zip(words, values, strict=True)) for values in zip(*words.values(), strict=True)]
     labels: list[int] = []
     times: list[float] = []
-    for word in words:
+    for word in as_mappings(words):
         try:
             text, start, end = str(word["word"]).strip().lower(), float(word["start"]), float(word["end"])
         except (KeyError, TypeError, ValueError, IndexError) as error:

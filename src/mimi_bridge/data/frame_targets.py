@@ -60,6 +60,13 @@ def phone_number(label: str) -> int:
     return 0 if SILENCE.match(label) else _NUMBERS.get(STRESS.sub("", label.upper()), UNKNOWN)
 
 
+def as_mappings(spans: Any) -> list[Any]:
+    """A list of mappings, also of what some formats of `datasets` turn it around to: a mapping of lists."""
+    if isinstance(spans, Mapping):
+        return [dict(zip(spans, values, strict=True)) for values in zip(*spans.values(), strict=True)]
+    return list(spans)
+
+
 def phones_by_frame(phones: Any, num_frames: int, frame_rate: float, name: str) -> Tensor:
     """The phone of each frame, `(frames,)`, int64: its number in `PHONES`, `UNKNOWN` where that is not known.
 
@@ -73,9 +80,7 @@ def phones_by_frame(phones: Any, num_frames: int, frame_rate: float, name: str) 
         ValueError: If a phone is not such a mapping, or its times make no sense.
     """
     unknown = torch.full((num_frames,), UNKNOWN)
-    if isinstance(phones, Mapping):  # a list of mappings, as some formats of `datasets` turn it around
-        phones = [dict(zip(phones, values, strict=True)) for values in zip(*phones.values(), strict=True)]
-    found = list(phones)
+    found = as_mappings(phones)
     if not found:
         return unknown
     try:

@@ -9,7 +9,6 @@ Source: the shuffle by a buffer is that of `datasets` (`IterableDataset.shuffle`
 
 import copy
 import glob
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
-from .collator import MimiBridgeCollator
+from .collator import AUDIO_KEYS, MimiBridgeCollator
 from .settings import COLUMNS
 
 logger = logging.get_logger(__name__)
@@ -29,6 +28,7 @@ BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # o
 SHARDS_OF_FOLDER = 64  # that a data set on disk is divided into
 OF_ARCHIVES = ("wav", "flac", "mp3", "ogg", "opus")  # what a tar calls its audio
 MAX_NAMED = 20
+SOUND_KEYS = (*AUDIO_KEYS, "latents")  # one of them a row must have
 
 
 class StreamedRows(IterableDataset):
@@ -206,7 +206,7 @@ def open_stream(
     else:
         dataset = load_dataset(where, config, split=split, streaming=True)
     rows = StreamedRows(dataset, where, seed, buffer_size, files)
-    if not {"audio", "input_values", "audio_path", "latents"} & {*rows.column_names}:
+    if not {*SOUND_KEYS} & {*rows.column_names}:
         names = ", ".join(name for name in rows.column_names if name != "pass_number")
         raise ValueError(f"{where} must have a column of audio ({', '.join(COLUMNS['audio'])}), got {names}.")
     return rows
@@ -241,7 +241,7 @@ def _as_collated(row: Mapping[str, Any]) -> dict[str, Any]:
         found |= row["json"]
     if "__key__" in row:
         found.setdefault("id", row["__key__"])
-    if not any(found.get(name) is not None for name in ("audio", "input_values", "audio_path", "latents")):
+    if not any(found.get(name) is not None for name in SOUND_KEYS):
         audio = next((name for name in (*COLUMNS["audio"], *OF_ARCHIVES) if found.get(name) is not None), None)
         if audio is not None:
             found["audio"] = found.pop(audio)
@@ -257,5 +257,4 @@ def _read_remote(url: str) -> bytes:
     import fsspec
 
     with fsspec.open(url, "rb") as file:
-        content = file.read()
-    return content if isinstance(content, bytes) else io.BytesIO(content).getvalue()
+        return bytes(file.read())

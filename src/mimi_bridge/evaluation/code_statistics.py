@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..modeling_mimi_bridge import MimiBridgeModel
-from .metrics import codebook_usage
+from .metrics import codebook_usage, entropy
 from .probe_matrix import ahead
 
 
@@ -75,17 +75,10 @@ def phone_information(codes: Tensor, phones: Sequence[str | None], seed: int = 0
     labels = torch.tensor([-1 if phone is None else order[phone] for phone in phones])
     codes, labels = codes[labels >= 0], labels[labels >= 0]
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    entropy = _entropy(torch.bincount(labels))
-    own = _entropy(torch.bincount(codes))
-    found = [
-        (own + entropy - _entropy(torch.bincount(codes * len(order) + told))) / entropy for told in (labels, shuffled)
-    ]
+    of_phones, of_codes = entropy(torch.bincount(labels)), entropy(torch.bincount(codes))
+    together = [entropy(torch.bincount(codes * len(order) + told)) for told in (labels, shuffled)]
+    found = [(of_codes + of_phones - of_both) / of_phones for of_both in together]
     return found[0], found[1]
-
-
-def _entropy(counts: Tensor) -> float:
-    shares = counts[counts > 0].double() / counts.sum()
-    return -(shares * shares.log()).sum().item()
 
 
 def _add_information(rows: list[dict], recordings: list[tuple[Tensor, list[str | None]]], delays: list[int]) -> None:

@@ -166,7 +166,12 @@ def codebook_usage(codes: Tensor, codebook_size: int) -> list[tuple[int, float]]
     """
     figures = []
     for row in codes:
-        counts = torch.bincount(row, minlength=codebook_size).double()
-        shares = counts[counts > 0] / counts.sum()
-        figures.append((int((counts > 0).sum()), float(torch.exp(-(shares * shares.log()).sum()))))
+        counts = torch.bincount(row, minlength=codebook_size)
+        figures.append((int((counts > 0).sum()), math.exp(entropy(counts))))
     return figures
+
+
+def entropy(counts: Tensor) -> float:
+    """Of what was counted so often, in nats."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return -(shares * shares.log()).sum().item()
