@@ -106,16 +106,17 @@ def test_voices_are_compared_by_a_model_of_transformers(x_vector_model, speech):
     assert metric.higher_is_better
 
 
-def test_speaker_package_that_is_missing_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (speaker_encoder, "--speaker needs the package resemblyzer, or the name of a model"),
+        (dnsmos, "--mos needs the package speechmos; run pip install speechmos"),
+    ],
+)
+def test_package_that_is_missing_is_named(monkeypatch, make, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="--speaker needs the package resemblyzer, or the name of a model"):
-        speaker_encoder()
-
-
-def test_opinion_without_a_network_names_its_package(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="--mos needs the package speechmos; run pip install speechmos"):
-        dnsmos()
+    with pytest.raises(ModuleNotFoundError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(("make", "package"), [(dnsmos, "speechmos"), (speaker_encoder, "resemblyzer")])
