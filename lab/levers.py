@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import PrinterCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
@@ -52,7 +53,7 @@ from mimi_bridge.evaluation.probe_matrix import ProbedRecording, ahead, head_fea
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from mimi_bridge.weights import SMALL_CODEC
 from phone_reader import phone_errors, phone_sequence, train_reader
-from recipes import IN_THE_BACKGROUND, quiet, run_each, write_between_marks
+from recipes import IN_THE_BACKGROUND, chosen, quiet, run_each, write_between_marks
 
 MARKS = ("<!-- levers -->", "<!-- end of levers -->")
 MADE = "voices/"  # before the voices of made_voices.py
@@ -79,7 +80,18 @@ LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the confi
         {"phone_weight": 1.0, "prosody_weight": 1.0, "speaker_reversal_weight": 0.3},
     ),
     "the same, five times the weight": (PROSODY, {"phone_weight": 5.0, "prosody_weight": 5.0}),
+    "the same, then the encoder, too": (
+        PROSODY,
+        {
+            "phone_weight": 5.0,
+            "prosody_weight": 5.0,
+            "mel_weight": 1.0,
+            "head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 0.0},
+            "residual_weight_warmup_ratio": 0.0,
+        },
+    ),
 }
+GOES_ON = {"the same, then the encoder, too": "the same, five times the weight"}  # with the model of another
 COLUMNS = {
     "phone": ("content", "prosody", "acoustic"),
     "speaker": ("content", "prosody", "acoustic"),
@@ -99,7 +111,9 @@ def main() -> None:
         arguments.found = arguments.found or work / "found.jsonl"
         arguments.described = described
         known = already_found(arguments)
-        run_each(run, [name for name in LEVERS if name not in known], arguments, work, line_of)
+        left = [name for name in LEVERS if name not in known]
+        run_each(run, [name for name in left if name not in GOES_ON], arguments, work, line_of)
+        run_each(run, [name for name in left if name in GOES_ON], arguments, work, line_of)
         known = already_found(arguments)
     text = f"{described}\n{table([known[name] for name in LEVERS if name in known])}"
     print(text)
@@ -123,7 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--only", nargs="+", help="levers, patterns")
     parser.add_argument("--jobs", type=int, default=2, help="levers at once, one thread each")
-    parser.add_argument("--keep", type=Path, help="a folder for the trained models, by the levers' names")
+    parser.add_argument("--keep", type=Path, help="folder for trained models, by name, which others may go on with")
     parser.add_argument("--found", type=Path, help="a file of json lines that keeps what was found, for other calls")
     parser.add_argument("--rows", type=Path, help="file that keeps what is trained and measured on for the next call")
     parser.add_argument("--output", type=Path, help="a file whose table is renewed")
@@ -131,6 +145,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.speech is None:
         sys.exit(f"levers: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
+    if arguments.keep is None and any(chosen(name, arguments.only) for name in GOES_ON):
+        sys.exit(f"levers: give a folder by --keep, since {', '.join(GOES_ON)} goes on with the model of another.")
     return arguments
 
 
@@ -228,9 +244,13 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     before = time.process_time()
     lever, folder = LEVERS[name], work / f"model-{list(LEVERS).index(name)}"
     config, changes = lever or ({}, {})
-    convert(arguments.source, folder, qwen_dim=16, wavlm_dim=16, **config)
+    if name in GOES_ON:
+        folder = arguments.keep / GOES_ON[name]
+    else:
+        convert(arguments.source, folder, qwen_dim=16, wavlm_dim=16, **config)
     model = MimiBridgeModel.from_pretrained(folder)
     data = torch.load(arguments.rows, weights_only=False)
+    encoder_learns = changes.get("head_learning_rates", {}).get("encoder", 0.0) > 0
     if lever is not None:
         settings = IN_THE_BACKGROUND | {
             "max_steps": arguments.steps,
@@ -246,9 +266,12 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         }
         args = MimiBridgeTrainingArguments(output_dir=str(work / "run"), **(settings | changes))
         collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
-        trainer = MimiBridgeTrainer(model, args, collate, data["rows"])
+        rows = Heard(data["rows"], arguments.corpus, "train") if encoder_learns else data["rows"]
+        trainer = MimiBridgeTrainer(model, args, collate, rows)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if encoder_learns:
+        encode_again(model.eval(), data, arguments.corpus)
     found = measure(model.eval(), data["held_out"]) | {"name": name, "milliseconds": delay_of(model.config)}
     if arguments.reader_steps:
         found["errors"] = read(model, data, arguments.reader_steps)
@@ -258,6 +281,52 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     with open(arguments.found, "a") as file:
         file.write(json.dumps(found) + "\n")
     return found
+
+
+class Heard(Dataset):
+    """Rows with their audio in place of latents.
+
+    Args:
+        rows: Those of `write_rows`.
+        folders: Of the corpora that they are of, in its order.
+        part: `"train"` or `"held_out"`.
+    """
+
+    def __init__(self, rows: list[dict], folders: list[Path], part: str):
+        corpora = [SpeechCorpus(folder / part) for folder in folders]
+        self._rows = rows
+        self._places = [
+            (corpus, number)
+            for corpus in corpora
+            for number, entry in enumerate(corpus.utterances)
+            if part == "train" or entry["speaker"].startswith(MADE)
+        ]
+        ids = [corpus.utterances[number]["id"] for corpus, number in self._places]
+        if ids != [row["id"] for row in rows]:
+            sys.exit(f"levers: --rows holds other recordings than --corpus, {len(rows)} and {len(ids)}.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> dict:
+        corpus, number = self._places[place]
+        kept = {key: value for key, value in self._rows[place].items() if "latents" not in key}
+        return kept | {"input_values": corpus.audio(number)[0]}
+
+
+@torch.inference_mode()
+def encode_again(model: MimiBridgeModel, data: dict, folders: list[Path]) -> None:
+    """Put the latents of an encoder that has learned in the place of the original's."""
+    for part, name in (("rows", "train"), ("made", "held_out")):
+        for row, heard in zip(data[part], Heard(data[part], folders, name), strict=True):
+            row["latents"] = latents_of(model, heard["input_values"][None])
+    for row in data["held_out"]:
+        row["latents"] = latents_of(model, row["audio"])
+
+
+def latents_of(model: MimiBridgeModel, audio: torch.Tensor) -> torch.Tensor:
+    """Of a recording, `(1, samples)`: `(frames, dim)`."""
+    return model.get_latents(torch.nn.functional.pad(audio, (0, -audio.shape[-1] % model.config.frame_size))[None])[0]
 
 
 def delay_of(config: MimiBridgeConfig) -> float:

@@ -99,7 +99,7 @@ def run_each(
     """Run the names that `--only` chooses, `--jobs` at once; says what each gave as soon as it is there."""
     found = []
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        for result in pool.map(run, [(name, arguments, work) for name in names if _chosen(name, arguments.only)]):
+        for result in pool.map(run, [(name, arguments, work) for name in names if chosen(name, arguments.only)]):
             found.append(result)
             print(f"{describe(result)} {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
     return found
@@ -292,7 +292,8 @@ def _usage(evaluation: dict, head: str) -> float:
     return sum(row["used"] for row in rows) / sum(row["size"] for row in rows)
 
 
-def _chosen(name: str, patterns: list[str] | None) -> bool:
+def chosen(name: str, patterns: list[str] | None) -> bool:
+    """Whether one of the patterns, if there are any, fits."""
     return patterns is None or any(fnmatch(name, pattern) for pattern in patterns)
 
 
