@@ -96,7 +96,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", help="speech model instead of phones: openai/whisper-base, microsoft/wavlm-large")
     parser.add_argument("--align", action="store_true", help="align texts that have no alignment, for their phones")
     parser.add_argument("--initial", help="start from this codec instead of random weights; see small_codec()")
-    parser.add_argument("--judges", type=Path, help="and from the discriminator in the judges.pt beside that codec")
+    parser.add_argument(
+        "--auxiliary", type=Path, help="and from the discriminator in the auxiliary.pt beside that codec"
+    )
     parser.add_argument("--made-utterances", type=int, default=240, help="utterances made by espeak-ng")
     parser.add_argument("--reconstruction-steps", type=int, default=2200)
     parser.add_argument("--codebook-steps", type=int, default=1600)
@@ -104,8 +106,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=6, help="crops a process")
     parser.add_argument("--crop-frames", type=int, default=24, help="length of a crop, of 80 ms each")
     parser.add_argument("--discriminator-filters", type=int, default=12)
-    parser.add_argument("--judged-share", type=float, default=0.5, help="of the crops that the discriminator sees")
-    parser.add_argument("--judged-seconds", type=float, default=0.48, help="of each crop that it sees")
+    parser.add_argument(
+        "--discriminator-share", type=float, default=0.5, help="of the crops that the discriminator sees"
+    )
+    parser.add_argument("--discriminator-seconds", type=float, default=0.48, help="of each crop that it sees")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
     parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
     parser.add_argument("--only-corpus", action="store_true", help="write OUTPUT/corpus, which takes no GPU, and stop")
@@ -142,12 +146,12 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         arguments.seed,
         accelerator,
         initial=initial,
-        judged_share=arguments.judged_share,
-        judged_seconds=arguments.judged_seconds,
+        discriminator_share=arguments.discriminator_share,
+        discriminator_seconds=arguments.discriminator_seconds,
         num_workers=arguments.workers,
     )
-    if arguments.judges:
-        training.load_judges(torch.load(arguments.judges, map_location="cpu", weights_only=True))
+    if arguments.auxiliary:
+        training.load_auxiliary(torch.load(arguments.auxiliary, map_location="cpu", weights_only=True))
     checkpoint = arguments.output / "checkpoint.pt"
     settings = {name: str(value) for name, value in vars(arguments).items() if not name.endswith(FREE_TO_CHANGE)}
     resume(training, checkpoint, settings)
@@ -182,7 +186,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
             return
     bar.close()
     if accelerator.is_main_process:
-        torch.save(training.judges(), arguments.output / "judges.pt")
+        torch.save(training.auxiliary(), arguments.output / "auxiliary.pt")
         save_codec(training, arguments.output / "mimi")
         print(f"the codec: {arguments.output / 'mimi'}")
 

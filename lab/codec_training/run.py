@@ -48,8 +48,8 @@ DROPOUT_SHARE = 0.25  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
 FRAMES_REMEMBERED = 10  # an entry averages at least this many frames, so that a small batch changes it little
 FRAMES_PER_ENTRY = 25  # at least, for k-means
-JUDGED_SHARE = 0.5  # of the sequences of a step: the discriminator sees only these
-JUDGED_SECONDS = 0.48
+DISCRIMINATOR_SHARE = 0.5  # of the sequences of a step: the discriminator sees only these
+DISCRIMINATOR_SECONDS = 0.48
 MIN_RMS = 1e-3  # the discriminator's inputs are normalized to one level, but silence is not amplified
 HEAD_START_STEPS = 300  # of the discriminator, before its losses count
 ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
@@ -83,8 +83,8 @@ class CodecTraining:
         seed: Of weights, crops and codebooks.
         accelerator: Device and processes.
         initial: A codec to start from, with its codebooks, instead of random weights.
-        judged_share: Of the sequences of a step that the discriminator sees.
-        judged_seconds: Length of the excerpt of each that it sees.
+        discriminator_share: Of the sequences of a step that the discriminator sees.
+        discriminator_seconds: Length of the excerpt of each that it sees.
         num_workers: Processes that cut crops ahead of the steps; 0 cuts them in the training loop.
     """
 
@@ -99,14 +99,18 @@ class CodecTraining:
         seed: int,
         accelerator: Accelerator,
         initial: MimiModel | None = None,
-        judged_share: float = JUDGED_SHARE,
-        judged_seconds: float = JUDGED_SECONDS,
+        discriminator_share: float = DISCRIMINATOR_SHARE,
+        discriminator_seconds: float = DISCRIMINATOR_SECONDS,
         num_workers: int = 0,
     ):
         torch.manual_seed(seed)  # every process starts from the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
         self.batch_size, self.num_frames = batch_size, num_frames
-        self.judged_share, self.judged_seconds, self.num_workers = judged_share, judged_seconds, num_workers
+        self.discriminator_share, self.discriminator_seconds, self.num_workers = (
+            discriminator_share,
+            discriminator_seconds,
+            num_workers,
+        )
         self.has_codebooks = initial is not None
         self.batches = _Batches(corpus, batch_size, num_frames, config.frame_size, seed, accelerator.process_index)
         decay = max(0.99, 1 - self._frames_per_step / (FRAMES_REMEMBERED * config.codebook_size))
@@ -170,7 +174,7 @@ class CodecTraining:
         self.schedule.load_state_dict(state["schedule"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
-    def judges(self) -> dict:
+    def auxiliary(self) -> dict:
         """The networks that train the codec and are not part of it: discriminator, pitch and label readouts."""
         return {
             "discriminator": self.discriminator.state_dict(),
@@ -178,11 +182,11 @@ class CodecTraining:
             "readout": self.model.readout.state_dict(),
         }
 
-    def load_judges(self, judges: dict) -> None:
+    def load_auxiliary(self, auxiliary: dict) -> None:
         """Start from those of another run, trained on the same labels; the discriminator then needs no head start."""
-        self.discriminator.load_state_dict(judges["discriminator"])
-        self.pitch_reader.load_state_dict(judges["pitch_reader"])
-        self.model.readout.load_state_dict(judges["readout"])
+        self.discriminator.load_state_dict(auxiliary["discriminator"])
+        self.pitch_reader.load_state_dict(auxiliary["pitch_reader"])
+        self.model.readout.load_state_dict(auxiliary["readout"])
         self.head_start_steps = 0
 
     def _begin_phase(self, fill: bool = True) -> None:
@@ -275,10 +279,10 @@ class CodecTraining:
     def _adversarial_losses(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
         leaf = decoded.detach().requires_grad_()
-        length = round(self.judged_seconds * self.corpus.sampling_rate)
+        length = round(self.discriminator_seconds * self.corpus.sampling_rate)
         first = int(torch.randint(max(1, audio.shape[-1] - length + 1), (), generator=self._generator()))
         rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=MIN_RMS)
-        rows = math.ceil(self.judged_share * len(audio))
+        rows = math.ceil(self.discriminator_share * len(audio))
         with parametrize.cached():  # one computation of the weights for both
             real, fake = (self.discriminator((x / rms)[:rows, :, first : first + length]) for x in (audio, leaf))
         losses = self._distances(leaf, audio)

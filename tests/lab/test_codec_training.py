@@ -25,10 +25,10 @@ from codec_training import run as codec_training
 from codec_training.codec import UNQUANTIZED, CodecOutput
 from codec_training.corpus import CropBatch, SpeechCorpus, write_corpus
 from codec_training.run import (
+    DISCRIMINATOR_SHARE,
     DISTANCE_WEIGHTS,
     DROPOUT_SHARE,
     FRAMES_PER_ENTRY,
-    JUDGED_SHARE,
     REVIVE_EVERY,
     UNQUANTIZED_SHARE,
     WARMUP_STEPS,
@@ -208,10 +208,10 @@ def test_commitment_falls_when_one_batch_is_fitted(fitted):
     assert fitted[-1]["commitment"] < 0.7 * fitted[0]["commitment"]
 
 
-def judge(training: CodecTraining, audio: Tensor) -> Tensor:
+def score(training: CodecTraining, audio: Tensor) -> Tensor:
     """The discriminator's mean score of audio at one loudness."""
-    judgement = training.discriminator(audio / audio.square().mean(dim=(1, 2), keepdim=True).sqrt())
-    return torch.stack([scores.mean() for scores, _ in judgement]).mean()
+    scored = training.discriminator(audio / audio.square().mean(dim=(1, 2), keepdim=True).sqrt())
+    return torch.stack([scores.mean() for scores, _ in scored]).mean()
 
 
 def test_discriminator_learns_to_tell_decoded_speech_when_the_codec_hardly_moves(begin, monkeypatch):
@@ -223,7 +223,7 @@ def test_discriminator_learns_to_tell_decoded_speech_when_the_codec_hardly_moves
     assert losses[-1]["discriminator"] < 0.8 * losses[0]["discriminator"]
     with torch.no_grad():
         decoded = training.model(batch.audio, torch.full((BATCH_SIZE,), NUM_ACOUSTIC), may_learn=False).audio
-        assert judge(training, batch.audio) > judge(training, decoded) + 1
+        assert score(training, batch.audio) > score(training, decoded) + 1
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_discriminator_sees_audio_at_the_level_of_the_original(begin, monkeypatc
     monkeypatch.setattr(training, "model", decoding_half_as_loud(training.model))
     run(training)
     real, decoded = (audio.square().mean(dim=(1, 2)).sqrt() for audio in seen)  # crops are shorter than the excerpt
-    num_rows = math.ceil(JUDGED_SHARE * BATCH_SIZE)
+    num_rows = math.ceil(DISCRIMINATOR_SHARE * BATCH_SIZE)
     torch.testing.assert_close(real, torch.ones(num_rows))
     torch.testing.assert_close(decoded, torch.full((num_rows,), 0.5))
 

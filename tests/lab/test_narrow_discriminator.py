@@ -10,9 +10,9 @@ SAMPLES = 11_520  # 0.48 s
 
 
 def test_every_period_and_window_gives_scores_and_features():
-    judgement = NarrowDiscriminator(2, periods=(2, 3), windows=(512,))(torch.randn(4, 1, SAMPLES))
-    assert len(judgement) == 3
-    for scores, features in judgement:
+    scored = NarrowDiscriminator(2, periods=(2, 3), windows=(512,))(torch.randn(4, 1, SAMPLES))
+    assert len(scored) == 3
+    for scores, features in scored:
         assert scores.shape[:2] == (4, 1)
         assert len(features) == 4
 
