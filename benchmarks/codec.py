@@ -1,9 +1,9 @@
 """What encoding and decoding cost, beside the peers: python benchmarks/codec.py
 
 Full-size Mimis with the same random weights: ours (nine codebooks), transformers' `MimiModel`, Kyutai's `moshi` and
-`rustymimi` (eight each). One thread; they alternate in one process, streams frame by frame; medians of CPU time. RTF
-is seconds of audio a CPU second. What an hour takes of memory, and what importing and loading cost, is measured in
-processes of their own.
+`rustymimi` (eight each). They alternate in one process, streams frame by frame; medians of CPU time with one thread,
+of time by the clock with more (`--threads`) or beside busy programs (`--busy`). RTF is seconds of audio a second. What
+an hour takes of memory, and what importing and loading cost, is measured in processes of their own.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -47,12 +48,15 @@ def main() -> None:
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="(default: all)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of it (default: all)")
+    parser.add_argument("--threads", type=int, default=1, help="of each peer; 0: as many as torch takes (default: 1)")
+    parser.add_argument("--busy", type=int, default=0, help="programs that want a core each meanwhile (default: 0)")
     parser.add_argument("--weights", type=Path, help="folder to keep the weights in (default: a temporary one)")
     parser.add_argument("--memory", nargs=2, metavar=("PEER", "MINUTES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    arguments.clock = "cpu" if torch.get_num_threads() == 1 and not arguments.busy else "wall"
     if arguments.memory:
         name, minutes = arguments.memory
         print(json.dumps(_memory(arguments.weights, name, float(minutes))))
@@ -61,7 +65,8 @@ def main() -> None:
         folder = arguments.weights or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if not (folder / "ours").exists():
             write_weights(folder)
-        print(f"{machine()}\n")
+        stack.enter_context(busy_programs(arguments.busy))
+        print(f"{machine()}{f', {arguments.busy} busy programs beside' if arguments.busy else ''}\n")
         if {"whole", "streams"} & set(arguments.only):
             compare_speed([PEERS[name](folder) for name in arguments.peers], arguments)
         if "memory" in arguments.only:
@@ -70,21 +75,32 @@ def main() -> None:
             compare_starts(folder, 1 if arguments.quick else 3 if arguments.brief else 5)
 
 
+@contextmanager
+def busy_programs(number: int) -> Iterator[None]:
+    """So many other programs that would each keep a core busy."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+
+
 @torch.inference_mode()
 def compare_speed(peers: list[Peer], arguments: argparse.Namespace) -> None:
     """Whole recordings and streams, as far as they are asked for."""
     if "whole" in arguments.only:
         lengths = ((2.0, 1),) if arguments.quick else ((10.0, 3), (60.0, 1)) if arguments.brief else LENGTHS
-        compare_whole(peers, lengths)
+        compare_whole(peers, lengths, arguments.clock)
     if "streams" in arguments.only:
         num_frames = 8 if arguments.quick else 96 if arguments.brief else STREAMED_FRAMES
         frames_a_call = FRAMES_A_CALL[:2] if num_frames < STREAMED_FRAMES else FRAMES_A_CALL
         batches = BATCHES[1:3] if arguments.brief else BATCHES[:2] if arguments.quick else BATCHES
-        compare_frames_a_call(peers, frames_a_call, num_frames)
-        compare_batches(peers, batches, num_frames // 4)
+        compare_frames_a_call(peers, frames_a_call, num_frames, arguments.clock)
+        compare_batches(peers, batches, num_frames // 4, arguments.clock)
 
 
-def compare_whole(peers: list[Peer], lengths: tuple[tuple[float, int], ...]) -> None:
+def compare_whole(peers: list[Peer], lengths: tuple[tuple[float, int], ...], clock: str) -> None:
     """Whole recordings, and how equal the answers are."""
     rows = []
     for seconds, rounds in lengths:
@@ -101,37 +117,42 @@ def compare_whole(peers: list[Peer], lengths: tuple[tuple[float, int], ...]) -> 
             difference = (audios[peer.name][..., : audio.shape[-1]] - audios[first.name][..., : audio.shape[-1]]).abs()
             row: list[object] = [f"{seconds:g} s", peer.name]
             for timings in (encoding, decoding):
-                timing = timings[peer.name]
+                spent, firsts = (getattr(timings[each.name], clock) for each in (peer, first))
                 row += [
-                    f"{timing.cpu:.3f}",
-                    f"{seconds / timing.cpu:.1f}",
-                    _ratio(timing.cpu, timings[first.name].cpu, peer is first),
-                    mib(timing.peak_mib),
+                    f"{spent:.3f}",
+                    f"{seconds / spent:.1f}",
+                    _ratio(spent, firsts, peer is first),
+                    mib(timings[peer.name].peak_mib),
                 ]
             rows.append([*row, f"{equal.double().mean():.4f}", f"{difference.max():.0e}"])
     print("Whole recordings:\n")
     columns = ["", ""]
     for direction in ("encode", "decode"):
-        columns += [f"{direction}, CPU s", "RTF", f"{peers[0].name} is faster", "memory, MiB"]
+        columns += [
+            f"{direction}, {'CPU ' if clock == 'cpu' else ''}s",
+            "RTF",
+            f"{peers[0].name} is faster",
+            "memory, MiB",
+        ]
     print_table([*columns, "equal codes", "audio differs by"], rows)
 
 
-def compare_frames_a_call(peers: list[Peer], frames_a_call: tuple[int, ...], num_frames: int) -> None:
+def compare_frames_a_call(peers: list[Peer], frames_a_call: tuple[int, ...], num_frames: int, clock: str) -> None:
     """One stream, more and more frames a call."""
     rows = []
     for count in frames_a_call:
-        rows += _stream(peers, 1, count, max(2, num_frames // count), str(count))
-    print("\nOne stream, by frames a call (ms of CPU a frame):\n")
+        rows += _stream(peers, 1, count, max(2, num_frames // count), str(count), clock)
+    print("\nOne stream, by frames a call (ms a frame):\n")
     print_table(_stream_columns(peers, "frames a call"), rows)
 
 
-def compare_batches(peers: list[Peer], batches: tuple[int, ...], num_frames: int) -> None:
+def compare_batches(peers: list[Peer], batches: tuple[int, ...], num_frames: int, clock: str) -> None:
     """Streams side by side, a frame each a call."""
     rows = []
     for batch in batches:
         able = [peer for peer in peers if peer.streams_batches or batch == 1]
-        rows += _stream(able, batch, 1, num_frames, str(batch))
-    print("\nStreams side by side, a frame each a call (ms of CPU a stream and frame; 80 is real time for one):\n")
+        rows += _stream(able, batch, 1, num_frames, str(batch), clock)
+    print("\nStreams side by side, a frame each a call (ms a stream and frame; 80 is real time for one):\n")
     print_table(_stream_columns(peers, "streams"), rows)
 
 
@@ -139,8 +160,9 @@ def _stream_columns(peers: list[Peer], first: str) -> list[str]:
     return [first, "", "encode, ms", f"{peers[0].name} is faster", "decode, ms", f"{peers[0].name} is faster"]
 
 
-def _stream(peers: list[Peer], batch: int, count: int, num_calls: int, label: str) -> list[list[object]]:
+def _stream(peers: list[Peer], batch: int, count: int, num_calls: int, label: str, clock: str) -> list[list[object]]:
     # All peers take the same chunk in turn, so that what disturbs one disturbs all.
+    now = time.process_time if clock == "cpu" else time.perf_counter
     audio = speech(num_calls * count * FRAME / RATE).expand(batch, -1, -1).contiguous()
     encoding: dict[str, list[float]] = {peer.name: [] for peer in peers}
     decoding: dict[str, list[float]] = {peer.name: [] for peer in peers}
@@ -148,12 +170,12 @@ def _stream(peers: list[Peer], batch: int, count: int, num_calls: int, label: st
         steps = {peer.name: stack.enter_context(peer.stream(batch)) for peer in peers}
         for chunk in audio.split(count * FRAME, dim=-1):
             for name, (encode, decode) in steps.items():
-                start = time.process_time()
+                start = now()
                 codes = encode(chunk)
-                middle = time.process_time()
+                middle = now()
                 decode(codes)
                 encoding[name].append(middle - start)
-                decoding[name].append(time.process_time() - middle)
+                decoding[name].append(now() - middle)
     rows, first = [], peers[0].name
     for peer in peers:
         row: list[object] = [label, peer.name]
