@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..modeling_mimi_bridge import MimiBridgeModel
-from .collator import AUDIO_KEYS, MimiBridgeCollator
+from .collator import MimiBridgeCollator
+from .row_audio import AUDIO_KEYS
 
 logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 16
