@@ -2,13 +2,16 @@
 
 The share of a training step that teachers of full size take, with random weights, on this machine's CPU, and the
 arithmetic of each part of the step, from which hours of speech a day on one H100 follow; bytes on disk an hour of
-speech with features stored and without; and the memory of a stream and of a list of recordings, few and many of them.
+speech with features stored and without; and the memory of preparing data and of training on a stream, by the number of
+rows, which must not matter.
 """
 
 import argparse
 import io
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,27 +21,26 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.audio.espeak import SENTENCES, VOICES, synthesize
-from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.data.prepare.run import prepare
-from mimi_bridge.data.prepare.sources import open_source
+from mimi_bridge.data.prepare import run as preparation
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
 from prepare import QWEN, WAVLM
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+from tiny import TINY
 from tiny_teachers import write_tiny_qwen
 
 PARTS = ("disk", "memory", "step")
+TEXT, FILES_OF_FOLDER, STEPS_OF_STREAM = "Fresh snow fell.", 1000, 100
 SECONDS, BATCH, STEPS = 4.0, 2, 1  # of a recording; recordings; steps after the first
-ROWS_READ = 2_000  # of a stream, for its memory
 H100 = {"bfloat16": 989e12, "tf32": 495e12}  # FLOP/s, dense, as its data sheet says
 USED = {"bfloat16": 0.4, "tf32": 0.2}  # of that, assumed
 
@@ -48,13 +50,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1_000_000])
-    parser.add_argument("--only", nargs=2, metavar=("WHAT", "FOLDER"), help="one measurement of memory, as json")
+    parser.add_argument("--of", nargs="+", choices=MAKERS, default=["stream", "jsonl", "dataset"], help="whose memory")
+    parser.add_argument(
+        "--only", nargs=3, metavar=("WHAT", "WHERE", "TEACHER"), help="one measurement of memory, as json"
+    )
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    disable_progress_bars()
     torch.set_num_threads(1)
     if options.only:
-        print(json.dumps(_memory(*options.only)))
+        print(json.dumps(_peak_memory(*options.only)))
         return
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
@@ -77,53 +83,141 @@ def print_disk(folder: Path, options: argparse.Namespace) -> None:
         min_score=-1e9,
         aligner="pocketsphinx",
     )
-    report = prepare(settings, folder / "data")
+    report = preparation.prepare(settings, folder / "data")
     assert report is not None
     size = sum(path.stat().st_size for path in (folder / "data").glob("*.arrow")) / 1e6
     print(f"--teachers none: {size / report.hours:.2f} MB an hour of speech beside the audio ({report.hours:.3f} h)\n")
 
 
 def print_memory(folder: Path, options: argparse.Namespace) -> None:
-    """Peak memory of a process that reads a stream, and of one that lists a data set for `prepare`, by its rows."""
-    print("| rows | a stream, MiB | a list for prepare, MiB |\n|---|---|---|")
+    """Peak memory, MiB, of `prepare --teachers none` and of a streaming training run, by the rows that there are."""
+    spoken, text_teacher = folder / "spoken.wav", write_tiny_qwen(folder / "qwen")
+    soundfile.write(spoken, synthesize(TEXT)[0].numpy(), 24_000)
+    print(f"| rows | {' | '.join(options.of)} |\n|---{'|---' * len(options.of)}|")
     for count in options.rows:
-        place = folder / f"rows{count}"
-        tone = io.BytesIO()
-        soundfile.write(tone, np.zeros(800, np.int16), 16_000, format="FLAC")
-        audio = {"bytes": tone.getvalue(), "path": None}
-        for shard in range(10):
-            numbers = range(shard * count // 10, (shard + 1) * count // 10)
-            rows = {
-                "id": [f"{n:08d}" for n in numbers],
-                "text": ["hello"] * len(numbers),
-                "audio": [audio] * len(numbers),
-            }
-            place.mkdir(exist_ok=True)
-            Dataset.from_dict(rows).to_parquet(place / f"{shard}.parquet")
-        Dataset.from_parquet([str(path) for path in sorted(place.glob("*.parquet"))]).save_to_disk(
-            folder / f"list{count}"
-        )
         found = []
-        for what, where in (("stream", place), ("list", folder / f"list{count}")):
-            command = [sys.executable, __file__, "--only", what, str(where)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found.append(json.loads(said.splitlines()[-1]))
-        print(f"| {count} | {found[0]:.0f} | {found[1]:.0f} |", flush=True)
+        for what in options.of:
+            place = folder / f"{what}-{count}"
+            place.mkdir()
+            where = str(MAKERS[what](place, count, spoken))
+            command = [sys.executable, __file__, "--only", what, where, text_teacher]
+            began = time.perf_counter()
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            print(f"{what}, {count} rows: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            found.append(f"{json.loads(said.splitlines()[-1]):.0f}")
+            shutil.rmtree(place)
+        print(f"| {count} | {' | '.join(found)} |", flush=True)
     print()
 
 
-def _memory(what: str, where: str) -> float:
-    # MiB at the peak; without the pages of a mapped file, which the system may take back.
+def _make_jsonl(folder: Path, count: int, spoken: Path) -> Path:
+    with open(folder / "list.jsonl", "w") as file:
+        file.writelines(f'{{"path": "{spoken}", "id": "recording {n}", "text": "{TEXT}"}}\n' for n in range(count))
+    return folder / "list.jsonl"
+
+
+def _make_csv(folder: Path, count: int, spoken: Path) -> Path:
+    with open(folder / "list.csv", "w") as file:
+        file.write("path,id,text\n")
+        file.writelines(f'{spoken},recording {n},"{TEXT}"\n' for n in range(count))
+    return folder / "list.csv"
+
+
+def _make_parquet(folder: Path, count: int, spoken: Path) -> Path:
+    _rows(count, spoken).to_parquet(folder / "list.parquet")
+    return folder / "list.parquet"
+
+
+def _make_dataset(folder: Path, count: int, spoken: Path) -> Path:
+    _rows(count, spoken).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def _make_folder(folder: Path, count: int, spoken: Path) -> Path:
+    for n in range(count):
+        speaker = folder / "speech" / f"{n // FILES_OF_FOLDER:06d}"
+        if n % FILES_OF_FOLDER == 0:  # no file may have too many names
+            speaker.mkdir(parents=True)
+            recording, text = speaker / f"{n}.wav", speaker / f"{n}.txt"
+            shutil.copy(spoken, recording)
+            text.write_text(TEXT)
+        else:
+            os.link(recording, speaker / f"{n}.wav")
+            os.link(text, speaker / f"{n}.txt")
+    return folder / "speech"
+
+
+def _make_stream(folder: Path, count: int, spoken: Path) -> Path:
+    silence = io.BytesIO()  # since a million of it have to lie on the disk
+    soundfile.write(silence, np.zeros(4800, np.int16), 24_000, format="FLAC")
+    audio = {"bytes": silence.getvalue(), "path": None}
+    for shard in range(10):
+        numbers = range(shard * count // 10, (shard + 1) * count // 10)
+        rows = {"id": [f"{n:08d}" for n in numbers], "audio": [audio] * len(numbers)}
+        Dataset.from_dict(rows).to_parquet(folder / f"{shard}.parquet")
+    return folder
+
+
+def _rows(count: int, spoken: Path) -> Dataset:
+    ids = [f"recording {n}" for n in range(count)]
+    return Dataset.from_dict({"path": [str(spoken)] * count, "id": ids, "text": [TEXT] * count})
+
+
+MAKERS = {  # of what is measured; of a list for prepare, by its form
+    "stream": _make_stream,
+    "jsonl": _make_jsonl,
+    "csv": _make_csv,
+    "parquet": _make_parquet,
+    "dataset": _make_dataset,
+    "folder": _make_folder,
+}
+
+
+def _peak_memory(what: str, where: str, text_teacher: str) -> float:
+    # MiB of this process.
     if what == "stream":
-        rows = iter(open_stream(where).read_by(MimiBridgeCollator.for_model(MimiBridgeConfig())))
-        for _ in range(ROWS_READ):
-            next(rows)
+        _train_on_a_stream(where)
     else:
-        source = open_source(where)
-        for index in range(min(100, len(source))):
-            source.utterance(index)
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+        _prepare_first_and_last(where, text_teacher)
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _train_on_a_stream(where: str) -> None:
+    args = MimiBridgeTrainingArguments(
+        f"{where}-run",
+        max_steps=STEPS_OF_STREAM,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=1,
+        use_cpu=True,
+        report_to=[],
+        content_init="none",
+        save_strategy="no",
+        revive_every=0,
+        collapse_below=0.0,
+        mel_weight=0.0,
+        qwen_weight=0.0,
+        wavlm_weight=0.0,
+        disable_tqdm=True,
+    )
+    MimiBridgeTrainer(MimiBridgeModel(MimiBridgeConfig(**TINY)), args, train_dataset=open_stream(where)).train()
+
+
+def _prepare_first_and_last(where: str, text_teacher: str) -> None:
+    # All is as it is with every shard computed, but for the time: those between are the first one again.
+    write_shard = preparation._Work.write_shard
+
+    def write_or_repeat(work, shard, *given):
+        dataset = work.dataset
+        if shard in (0, dataset.num_shards - 1):
+            return write_shard(work, shard, *given)
+        os.link(dataset._data / dataset._name(0), dataset._data / dataset._name(shard))
+        shutil.copy(dataset._note(0), dataset._note(shard))
+        return len(work.recordings_of(shard))
+
+    preparation._Work.write_shard = write_or_repeat
+    settings = Settings(where, text_teacher=text_teacher, teachers="none", min_score=-1e9, allow_outside=True)
+    report = preparation.prepare(settings, Path(f"{where}-data"))
+    assert report is not None and not report.dropped and not report.remarks
 
 
 def print_step(folder: Path, options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from mimi_bridge.data.manifest import Listing
 from mimi_bridge.data.prepare.sources import FileSource, open_source
 from mimi_bridge.data.segments import load_recording, read_segment, spans_in_segment
 from mimi_bridge.data.utterance import Span, Utterance
@@ -72,7 +73,9 @@ def test_recording_is_loaded_whole_or_by_its_segment_at_any_rate(recording):
 
 
 def test_source_gives_segments_and_stores_their_samples(recording):
-    source = FileSource([utterance(recording, 0.5, 1)])
+    listing = Listing()
+    listing.add("line 1", lambda: utterance(recording, 0.5, 1))
+    source = FileSource(listing)
     assert source.stored_audio == "samples"
     samples, _ = source.audio(0, RATE)
     whole = soundfile.read(recording, dtype="float32")[0]

@@ -171,7 +171,7 @@ def test_parquet_is_a_table(tmp_path):
     ]
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"broken\.parquet is no parquet that can be read"):
-        read_rows(tmp_path / "broken.parquet")
+        next(read_rows(tmp_path / "broken.parquet"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Audio inside the package is float32, `(channels, samples)`, at the model's rate;
 import math
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -202,25 +203,39 @@ def find_recordings(path: str | Path) -> tuple[list[Path], list[tuple[str, str]]
     if not path.is_dir():
         raise FileNotFoundError(f"no such recording or folder of recordings: {path}")
     found: list[Path] = []
-    left_out: dict[Path, str] = {}
-    for file, problem in files_below(path):
-        suffix = file.suffix.lower()
-        if problem is None and suffix in (*FORMATS, *OTHER_AUDIO) and not _is_utf8(file.relative_to(path)):
-            problem = "its name is not UTF-8; rename it, or the folder that is called so"
-        if problem is None and suffix in FORMATS:
+    named: list[tuple[str, str]] = []
+    for file, problem in recordings_below(path):
+        if problem is None:
             found.append(file)
-        elif problem is not None or suffix in OTHER_AUDIO:
-            left_out[file] = problem or f"libsndfile does not read {suffix} files; convert it to wav or flac"
-    readable = {file.with_suffix("") for file in found}
-    named = [
-        (printable(file.relative_to(path)), reason)
-        for file, reason in sorted(left_out.items())
-        if file.suffix.lower() not in OTHER_AUDIO or file.with_suffix("") not in readable
-    ]
+        else:
+            named.append((printable(file.relative_to(path)), problem))
     if not found:
         others = "; ".join(f"{name}: {reason}" for name, reason in named[:MAX_NAMED])
         raise FileNotFoundError(f"no recording at {printable(path)}" + (f"; left out: {others}" if others else ""))
-    return sorted(found), named
+    return found, named
+
+
+def recordings_below(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """What `find_recordings` finds below a folder, one after another: recordings with None, others with the reason."""
+    readable_stems = lru_cache(maxsize=8)(_readable_stems)
+    for file, problem in files_below(folder):
+        suffix = file.suffix.lower()
+        if suffix not in FORMATS and suffix not in OTHER_AUDIO and problem is None:
+            continue
+        is_utf8 = _is_utf8(file.relative_to(folder))
+        if problem is None and not is_utf8:
+            problem = "its name is not UTF-8; rename it, or the folder that is called so"
+        elif problem is None and suffix not in FORMATS:
+            problem = f"libsndfile does not read {suffix} files; convert it to wav or flac"
+        if problem is not None and suffix in OTHER_AUDIO and is_utf8 and file.stem in readable_stems(file.parent):
+            continue
+        yield file, problem
+
+
+def _readable_stems(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        names = [Path(entry.name) for entry in entries if entry.is_file()]
+    return {name.stem for name in names if name.suffix.lower() in FORMATS}
 
 
 def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, str | None]]:
@@ -230,23 +245,28 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
         folder: Links in it are followed.
         above: Device and inode of each folder on the way; links back to them are not followed.
     """
+    names, others = list[str](), set[str]()  # without all else that is known of them, which takes more memory
     try:
         status = folder.stat()
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if not entry.is_file(follow_symlinks=False):
+                    others.add(entry.name)
     except OSError as error:
         yield folder, f"it cannot be opened ({error.strerror})"
         return
     here = (status.st_dev, status.st_ino)
     if here in above:
         return  # a link back: its files are listed already
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith("."):
+    names.sort()
+    for name in names:
+        path = folder / name
+        if name.startswith("."):
             continue
-        if entry.is_symlink() and not path.exists():
+        if name in others and path.is_symlink() and not path.exists():
             yield path, "it is a link that leads nowhere"
-        elif entry.is_dir():
+        elif name in others and path.is_dir():
             yield from files_below(path, above | {here})
         else:
             yield path, None

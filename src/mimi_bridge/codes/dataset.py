@@ -104,11 +104,9 @@ def _rows(
 
 
 def _finish(dataset: ShardedDataset, folder: Path, left_out: list[tuple[str, str]]) -> None:
-    notes = dataset.notes()
-    failed = sorted([*left_out, *(pair for note in notes for pair in map(tuple, note.dropped))])
-    num_rows = sum(note.num_rows for note in notes)
-    if num_rows == 0:
+    total = dataset.total()
+    failed = sorted([*left_out, *map(tuple, total.dropped)])
+    if total.num_rows == 0:
         raise ValueError(f"none of the {len(failed)} recordings of {folder} can be read; the first: {failed[0][1]}")
-    remarks = [pair for note in notes for pair in note.remarks]
-    seconds = sum(note.seconds for note in notes)
-    dataset.finish({"done": num_rows, "kept": 0, "seconds": seconds, "failed": failed, "remarks": remarks})
+    found = {"done": total.num_rows, "kept": 0, "seconds": total.seconds, "failed": failed, "remarks": total.remarks}
+    dataset.finish(found)

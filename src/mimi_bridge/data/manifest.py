@@ -11,15 +11,19 @@ speaker is its folder's name, the text what a `.txt` or `.lab` file of the recor
 Nothing is left out silently: what cannot be listed has its name and reason in the `Listing`.
 """
 
+import hashlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 
-from ..audio.files import find_recordings, printable
+from ..audio.files import find_recordings, printable, recordings_below
+from .entries import Entries
 from .fields import Fields, utterance_with_text
 from .tables import read_rows
 from .utterance import Span, Utterance
@@ -31,38 +35,76 @@ TEXT_SUFFIXES = (".txt", ".lab", ".TXT", ".LAB")
 ALIGNMENT_SUFFIXES = (".TextGrid", ".textgrid", ".ctm")
 
 
-@dataclass
 class Listing:
-    """What a folder or a manifest lists.
+    """What a folder or a manifest lists: recordings, each with an id of its own, and all else that was found.
+
+    Args:
+        path: A new file to hold them, from which other processes may read; without one, it is a temporary one.
 
     Attributes:
-        utterances: In order, each with an id of its own.
-        left_out: Everything else: its name, or its place in the manifest, and the reason.
+        has_segments: Whether there are segments of files among them.
     """
 
-    utterances: list[Utterance] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    _places: dict[str, tuple[str, Utterance]] = field(default_factory=dict, repr=False)  # by id
+    def __init__(self, path: str | os.PathLike = ""):
+        self._entries, self.has_segments = Entries(path), False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Utterance:
+        return _utterance(self._entries[index][1])
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return map(_utterance, self._entries)
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """All at once, in order."""
+        return [*self]
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Everything else: its name, or its place in the manifest, and the reason."""
+        return self._entries.left_out
 
     def add(self, place: str, make: Callable[[], Utterance]) -> None:
         """Add what is made, or name its place where it cannot be, or its id is taken."""
         try:
             utterance = make()
         except ValueError as error:
-            self.left_out.append((place, str(error)))
+            self.leave_out(place, str(error))
             return
-        before, other = self._places.setdefault(utterance.id, (place, utterance))
-        if other is utterance:
-            self.utterances.append(utterance)
-        elif other == utterance:
-            self.left_out.append((place, f"it says the same as {before}"))
-        else:
-            self.left_out.append((place, f"its id {utterance.id!r} is that of {before}; give it an id of its own"))
+        entry = json.dumps(vars(utterance), default=str, sort_keys=True)
+        if self._entries.add(utterance.id, place, entry):
+            self.has_segments = self.has_segments or utterance.start is not None or utterance.end is not None
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Name what is no recording of use."""
+        self._entries.leave_out(name, reason)
 
     def add_manifest(self, manifest: Path, fields: Fields) -> None:
         """Add the rows of a manifest."""
         for row in read_rows(manifest, fields.check):
             self.add(f"{fields.name}, {row.place}", partial(fields.utterance, row))
+
+    def finish(self) -> None:
+        """Let other processes read it, and nobody write to it."""
+        self._entries.finish()
+
+    def fingerprint(self) -> str:
+        """Changes if the list does; the recordings themselves are not looked at."""
+        digest = hashlib.sha256()
+        for entry in self._entries:
+            digest.update(entry.encode())
+        digest.update(json.dumps(self.left_out).encode())
+        return digest.hexdigest()
+
+
+def _utterance(entry: str) -> Utterance:
+    known = json.loads(entry)
+    alignment = known.pop("alignment")
+    known |= {"path": Path(known["path"]), "tags": tuple(known["tags"])}
+    return Utterance(**known, alignment=None if alignment is None else Path(alignment))
 
 
 def read_manifest(source: str | Path) -> list[Utterance]:
@@ -78,12 +120,15 @@ def read_manifest(source: str | Path) -> list[Utterance]:
     return listing.utterances
 
 
-def list_recordings(source: str | Path, columns: Mapping[str, str] | None = None) -> Listing:
+def list_recordings(
+    source: str | Path, columns: Mapping[str, str] | None = None, path: str | os.PathLike = ""
+) -> Listing:
     """The recordings of a manifest, in its order, or of a folder, sorted by path.
 
     Args:
         source: A manifest, or a folder with or without one.
         columns: Which columns of a manifest hold audio, text, id and speaker, where their names are not usual ones.
+        path: As in `Listing`.
 
     Raises:
         OSError: If there is no such file or folder, or it cannot be read, or no recording is in it.
@@ -92,14 +137,15 @@ def list_recordings(source: str | Path, columns: Mapping[str, str] | None = None
     source = Path(source)
     if source.is_dir() and (source / MANIFEST).is_file():
         source /= MANIFEST
-    if source.is_dir():
-        listing = _of_folder(source, columns)
-    elif source.exists():
-        listing = Listing()
-        listing.add_manifest(source, Fields(source, columns))
-    else:
+    if not source.exists():
         raise FileNotFoundError(f"no such folder of recordings: {source}")
-    if not listing.utterances:
+    listing = Listing(path)
+    if source.is_dir():
+        _add_folder(listing, source, columns)
+    else:
+        listing.add_manifest(source, Fields(source, columns))
+    listing.finish()
+    if not len(listing):
         if not listing.left_out:
             raise ValueError(f"{source} must list at least one recording, got none.")
         (name, reason), count = listing.left_out[0], len(listing.left_out)
@@ -109,43 +155,53 @@ def list_recordings(source: str | Path, columns: Mapping[str, str] | None = None
     return listing
 
 
-def _of_folder(folder: Path, columns: Mapping[str, str] | None) -> Listing:
-    try:
-        found, left_out = find_recordings(folder)
-    except FileNotFoundError:
-        if not any((folder / name).is_file() for name in METADATA):
-            raise
-        found, left_out = [], []
-    listing, tables = Listing(left_out=left_out), dict(_metadata(folder, found))
+def _add_folder(listing: Listing, folder: Path, columns: Mapping[str, str] | None) -> None:
+    if all(problem is not None for _, problem in recordings_below(folder)) and _metadata_in(folder) is None:
+        find_recordings(folder)  # says what else there is
+    tables = dict(_metadata(folder))
     if columns and not tables:
         raise ValueError(f"{folder} is a folder without a manifest, so it has no columns to choose.")
     for place, table in [*tables.items()]:
+        fields = Fields(table, columns, root=folder)
         try:
-            listing.add_manifest(table, Fields(table, columns, root=folder))
+            deque(read_rows(table, fields.check), maxlen=0)  # whether it is one shows at its end only
         except ValueError as error:  # something else by this name
             if columns:
                 raise
-            listing.left_out.append((printable(table.relative_to(folder)), str(error)))
+            listing.leave_out(printable(table.relative_to(folder)), str(error))
             del tables[place]
-    listed = {os.path.abspath(utterance.path) for utterance in listing.utterances}
-    for recording in found:
+        else:
+            listing.add_manifest(table, fields)
+    listed = Entries()
+    for utterance in listing:
+        listed.add(os.fsencode(os.path.abspath(utterance.path)))
+    for recording, problem in recordings_below(folder):
         name = printable(recording.relative_to(folder))
         listing_table = next((tables[place] for place in recording.parents if place in tables), None)
-        if listing_table is None:
+        if problem is not None:
+            listing.leave_out(name, problem)
+        elif listing_table is None:
             listing.add(name, partial(_beside_its_text, recording, folder))
-        elif os.path.abspath(recording) not in listed:
+        elif os.fsencode(os.path.abspath(recording)) not in listed:
             where = printable(listing_table.relative_to(folder))
-            listing.left_out.append((name, f"{where} has no line for it that is of use"))
-    return listing
+            listing.leave_out(name, f"{where} has no line for it that is of use")
 
 
-def _metadata(folder: Path, recordings: list[Path]) -> Iterator[tuple[Path, Path]]:
+def _metadata(folder: Path) -> Iterator[tuple[Path, Path]]:
     # Each folder, from this one down, that holds a table of its recordings, and the table.
-    places = {place for recording in recordings for place in recording.parents}
-    for place in sorted(place for place in {*places, folder} if place.is_relative_to(folder)):
-        table = next((place / name for name in METADATA if (place / name).is_file()), None)
-        if table is not None:
-            yield place, table
+    above: set[Path] = set()
+    places = (recording.parent for recording, problem in recordings_below(folder) if problem is None)
+    for place, _ in groupby(chain([folder], places)):
+        here = {place, *place.parents}
+        for entered in sorted(one for one in here - above if one.is_relative_to(folder)):
+            table = _metadata_in(entered)
+            if table is not None:
+                yield entered, table
+        above = here
+
+
+def _metadata_in(folder: Path) -> Path | None:
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
 def _beside_its_text(recording: Path, folder: Path) -> Utterance:

@@ -4,6 +4,8 @@ Every line is accounted for: it is a row, or blank, or a comment (`# ...`), or n
 `.tsv` has no quoting. In a `.csv` quotation marks hold a text together, also over several lines; a mark that nothing
 closes is a character like any other. All but parquet may be compressed by gzip.
 
+A file is read line by line, so that its length takes no memory; but for a `.json` that is one list.
+
 The `metadata.csv` of LJSpeech and its likes has no header and no quoting (`id|text|text as it is spoken`); it is known
 by the recordings that it names, in the folder `wavs`.
 """
@@ -17,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 AUDIO = OTHER_AUDIO.union(FORMATS)
 COMMENT = re.compile(r"\s*#(\s|#|$)")
 MAX_QUOTED = 60  # characters of a line, in a message
+ROWS_AT_ONCE, BUFFER_SIZE = 1024, 2**16  # of a parquet: rows, and bytes of a column
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,13 @@ def column_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().casefold())
 
 
-def read_rows(path: Path, check: Callable[[Sequence[str]], None] = lambda names: None) -> list[Row]:
-    """All rows of a file, in order, and all that is wrong with its lines.
+def read_rows(path: Path, check: Callable[[Sequence[str]], None] = lambda names: None) -> Iterator[Row]:
+    """The rows of a file, in order, and all that is wrong with its lines; one after another is read.
 
     Args:
         path: A `.jsonl` or `.json` (an object a line, or one list of objects), `.csv`, `.tsv` or `.parquet`.
-        check: Is given the names of a table's columns; raises `ValueError` for a table that is of no use.
+        check: Is given the names of a table's columns, before its first row or, of objects, after the last; raises
+            `ValueError` for a table that is of no use.
 
     Raises:
         OSError: If it cannot be read.
@@ -72,36 +77,36 @@ def read_rows(path: Path, check: Callable[[Sequence[str]], None] = lambda names:
     """
     suffix = _suffix(path)
     if suffix == PARQUET:
-        return _parquet_rows(path, check)
-    if suffix not in SUFFIXES:
+        yield from _parquet_rows(path, check)
+    elif suffix in DELIMITERS:
+        yield from _table_rows(path, DELIMITERS[suffix], check)
+    elif suffix in LINES:
+        yield from _objects(path, check)
+    else:
         *others, last = SUFFIXES
         raise ValueError(
             f"{path} must be a folder or a manifest in {', '.join(others)} or {last}, not "
             f"{suffix or 'without a suffix'}."
         )
-    lines = _lines(path)
-    if suffix in DELIMITERS:
-        return list(_table_rows(path, lines, DELIMITERS[suffix], check))
-    rows = list(_objects(path, lines))
-    names = dict.fromkeys(name for row in rows for name in row.values)
-    if names:
-        check(list(names))
-    return rows
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
     # Bytes that are not UTF-8 become surrogates, so that only their own lines suffer.
-    raw = path.read_bytes()
-    if path.suffix.lower() == COMPRESSED:
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} cannot be decompressed ({error}); fetch or write it again.") from error
-    if raw.startswith(OTHER_ENCODINGS) or b"\0" in raw[:100]:
-        raise ValueError(f"{path} must be a manifest in UTF-8, but it seems to be in UTF-16; save it in UTF-8.")
-    text = raw.decode("utf-8", "surrogateescape")
-    lines = text.split("\n") if "\n" in text else text.split("\r")
-    return [line.removeprefix("\ufeff").removesuffix("\r") for line in lines]
+    is_compressed = path.suffix.lower() == COMPRESSED
+    try:
+        with gzip.open(path) if is_compressed else open(path, "rb") as file:
+            head = file.read(100)
+            if head.startswith(OTHER_ENCODINGS) or b"\0" in head:
+                raise ValueError(
+                    f"{path} must be a manifest in UTF-8, but it seems to be in UTF-16; save it in UTF-8."
+                )
+            file.seek(0)
+            for number, raw in enumerate(file):
+                has_line_feeds = number > 0 or raw.endswith(b"\n")
+                for part in [raw.removesuffix(b"\n")] if has_line_feeds else raw.split(b"\r"):
+                    yield part.decode("utf-8", "surrogateescape").removeprefix("\ufeff").removesuffix("\r")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be decompressed ({error}); fetch or write it again.") from error
 
 
 def _suffix(path: Path) -> str:
@@ -123,16 +128,27 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _objects(path: Path, lines: list[str]) -> Iterator[Row]:
-    if _suffix(path) == ".json" and "".join(lines).lstrip().startswith("["):
-        try:
-            entries = json.loads("\n".join(lines), object_pairs_hook=_object)
-        except ValueError as error:
-            raise ValueError(f"{path} must hold an object a line, or one list of objects ({error}).") from error
-        for number, entry in enumerate(entries, start=1):
-            yield _object_row(f"entry {number}", entry, str(entry))
-        return
-    for number, line in enumerate(lines, start=1):
+def _objects(path: Path, check: Callable[[Sequence[str]], None]) -> Iterator[Row]:
+    names: dict[str, None] = {}
+    is_list = _suffix(path) == ".json" and next(filter(str.strip, _lines(path)), "").lstrip().startswith("[")
+    for row in _rows_of_list(path) if is_list else _rows_of_lines(path):
+        names |= dict.fromkeys(row.values)
+        yield row
+    if names:
+        check(list(names))
+
+
+def _rows_of_list(path: Path) -> Iterator[Row]:
+    try:
+        entries = json.loads("\n".join(_lines(path)), object_pairs_hook=_object)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold an object a line, or one list of objects ({error}).") from error
+    for number, entry in enumerate(entries, start=1):
+        yield _object_row(f"entry {number}", entry, str(entry))
+
+
+def _rows_of_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path), start=1):
         if _is_nothing(line) or line.lstrip().startswith(("#", "//")):
             continue
         place = f"line {number}"
@@ -167,30 +183,32 @@ def _object_row(place: str, entry: Any, line: str) -> Row:
     return Row(place, problem=f"expected an object with a path, got {line[:MAX_QUOTED]!r}")
 
 
-def _table_rows(
-    path: Path, lines: list[str], delimiters: tuple[str, ...], check: Callable[[Sequence[str]], None]
-) -> Iterator[Row]:
-    first = next((number for number, line in enumerate(lines) if not _is_nothing(line)), None)
-    if first is None:
+def _table_rows(path: Path, delimiters: tuple[str, ...], check: Callable[[Sequence[str]], None]) -> Iterator[Row]:
+    lines = _LinesAhead(_lines(path))
+    while (header := lines.first()) is not None and _is_nothing(header):
+        lines.take(1)
+    if header is None:
         return
-    if not is_utf8(lines[first]):
-        raise ValueError(f"{path}, line {first + 1}: the header must be in UTF-8; save the file in UTF-8.")
-    is_ljspeech = _is_ljspeech(path, lines[first:])
-    delimiter = "|" if is_ljspeech else max(delimiters, key=lines[first].count)
-    table = _Table(lines, delimiter, has_quotes=_suffix(path) != ".tsv" and not is_ljspeech)
-    names = [column_name(name) for name in table.fields(first)[0] or []]
-    number = first + 1
+    if not is_utf8(header):
+        raise ValueError(f"{path}, line {lines.number}: the header must be in UTF-8; save the file in UTF-8.")
+    is_ljspeech = _is_ljspeech(path, header)
+    delimiter = "|" if is_ljspeech else max(delimiters, key=header.count)
+    table = _Table(delimiter, has_quotes=_suffix(path) != ".tsv" and not is_ljspeech)
+    names = [column_name(name) for name in table.fields(lines)[0] or []]
     if is_ljspeech:
-        names, number = list(LJSPEECH[: len(names)]), first
+        names = list(LJSPEECH[: len(names)])
+    else:
+        lines.take(1)
     check([name for name in names if name] + (["path"] if is_ljspeech else []))
     places = {name: place for place, name in enumerate(names) if name}
-    while number < len(lines):
-        if _is_nothing(lines[number]):
-            number += 1
+    while (line := lines.first()) is not None:
+        if _is_nothing(line):
+            lines.take(1)
             continue
-        fields, count = table.fields(number, len(names))
-        place = f"line {number + 1}" if count == 1 else f"lines {number + 1} to {number + count}"
-        if not is_utf8("".join(lines[number : number + count])):
+        number = lines.number
+        fields, num_lines = table.fields(lines, len(names))
+        place = f"line {number}" if num_lines == 1 else f"lines {number} to {number + num_lines - 1}"
+        if not is_utf8("".join(lines.take(num_lines))):
             yield Row(place, problem="it is not in UTF-8")
         elif fields is None:
             yield Row(place, problem="a quotation mark in it is not closed; double the marks within a text")
@@ -201,14 +219,41 @@ def _table_rows(
             if is_ljspeech:
                 values |= {"path": f"{LJSPEECH_FOLDER}/{values['id']}.wav", "speaker": path.parent.absolute().name}
             yield Row(place, values)
-        number += count
 
 
-def _is_ljspeech(path: Path, lines: list[str]) -> bool:
+class _LinesAhead:
+    """The lines that come next: no more are held than were looked at.
+
+    Attributes:
+        number: Of the first of them, from 1 on.
+    """
+
+    def __init__(self, lines: Iterator[str]):
+        self._rest, self._held, self.number = lines, list[str](), 1
+
+    def __iter__(self) -> Iterator[str]:
+        for place in count():
+            if place == len(self._held):
+                self._held += islice(self._rest, 1)
+            if place == len(self._held):
+                return
+            yield self._held[place]
+
+    def first(self) -> str | None:
+        return next(iter(self), None)
+
+    def take(self, num_lines: int) -> list[str]:
+        taken = self._held[:num_lines]
+        del self._held[:num_lines]
+        self.number += num_lines
+        return taken
+
+
+def _is_ljspeech(path: Path, first: str) -> bool:
     recordings = path.parent / LJSPEECH_FOLDER
-    if not 2 <= lines[0].count("|") + 1 <= len(LJSPEECH) or not recordings.is_dir():
+    if not 2 <= first.count("|") + 1 <= len(LJSPEECH) or not recordings.is_dir():
         return False
-    names = (line.partition("|")[0].strip() for line in lines if not _is_nothing(line) and is_utf8(line))
+    names = (line.partition("|")[0].strip() for line in _lines(path) if not _is_nothing(line) and is_utf8(line))
     return any((recordings / f"{name}.wav").is_file() for name in names if name and "\0" not in name)
 
 
@@ -221,22 +266,22 @@ def _other_number(found: int, wanted: int, table: "_Table") -> str:
 
 @dataclass(frozen=True)
 class _Table:
-    lines: list[str]
     delimiter: str
     has_quotes: bool
 
-    def fields(self, first: int, wanted: int | None = None) -> tuple[list[str] | None, int]:
-        """The fields that begin in a line, None where a mark is not closed; and how many lines they take."""
+    def fields(self, lines: _LinesAhead, wanted: int | None = None) -> tuple[list[str] | None, int]:
+        """The fields that begin in the first line, None where a mark is not closed; and how many lines they take."""
+        first = lines.first() or ""
         if not self.has_quotes:
-            return self._trimmed(self._parts(self.lines[first]), wanted), 1
-        reader = self._reader((self.lines[number] + "\n" for number in range(first, len(self.lines))), strict=True)
+            return self._trimmed(self._parts(first), wanted), 1
+        reader = self._reader((line + "\n" for line in lines), strict=True)
         try:
             fields = next(reader)
         except csv.Error:  # a mark within a text, or one that nothing closes
-            return self._unquoted(self.lines[first], wanted), 1
-        more = self.lines[first + 1 : first + reader.line_num]
+            return self._unquoted(first, wanted), 1
+        more = islice(lines, 1, reader.line_num)
         if any(Path(part.strip()).suffix.lower() in AUDIO for line in more for part in self._parts(line)):
-            return self._unquoted(self.lines[first], wanted), 1  # it swallowed other rows
+            return self._unquoted(first, wanted), 1  # it swallowed other rows
         return self._trimmed(fields, wanted), reader.line_num
 
     def _reader(self, lines: Any, strict: bool = False) -> Any:
@@ -261,21 +306,24 @@ class _Table:
         return fields
 
 
-def _parquet_rows(path: Path, check: Callable[[Sequence[str]], None]) -> list[Row]:
+def _parquet_rows(path: Path, check: Callable[[Sequence[str]], None]) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet, types
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{path} needs the package pyarrow to be read; run pip install 'mimi-bridge[train]'."
         ) from error
+    numbers = count(1)
     try:
-        schema = parquet.read_schema(path)
-        plain = [one.name for one in schema if not types.is_nested(one.type) and not types.is_binary(one.type)]
-        entries = parquet.read_table(path, columns=plain).to_pylist()
+        with parquet.ParquetFile(path, buffer_size=BUFFER_SIZE) as table:
+            plain = [
+                one.name
+                for one in table.schema_arrow
+                if not types.is_nested(one.type) and not types.is_binary(one.type)
+            ]
+            check([column_name(name) for name in plain])
+            for batch in table.iter_batches(ROWS_AT_ONCE, columns=plain):
+                for entry in batch.to_pylist():
+                    yield Row(f"row {next(numbers)}", {column_name(name): value for name, value in entry.items()})
     except ArrowException as error:
         raise ValueError(f"{path} is no parquet that can be read ({error}).") from error
-    check([column_name(name) for name in plain])
-    return [
-        Row(f"row {number}", {column_name(name): value for name, value in entry.items()})
-        for number, entry in enumerate(entries, start=1)
-    ]

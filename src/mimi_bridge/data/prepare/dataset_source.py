@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from ...audio.files import resample
 from ...audio.reading import Tell
+from ..entries import Entries
 from ..fields import DURATIONS, ENDS, STARTS, TOLERANCE, as_text, is_nothing, segment_of, utterance_with_text
 from ..segments import read_file, refuse_longer
 from ..settings import COLUMNS
-from ..tables import column_name
+from ..tables import ROWS_AT_ONCE, column_name
 from ..utterance import Utterance
 
 logger = logging.getLogger(__name__)
@@ -29,9 +31,10 @@ class DatasetSource:
     Args:
         dataset: One split, with a column of audio.
         columns: Which of its columns hold audio, text, id and speaker, where their names are not usual ones.
+        list_path: A new file for the ids of its rows, from which other processes may read; without one, it is a
+            temporary one.
 
     Attributes:
-        left_out: Rows whose id is taken, and why.
         stored_audio: How their audio is best stored.
 
     Raises:
@@ -40,7 +43,7 @@ class DatasetSource:
 
     stored_audio = "samples"
 
-    def __init__(self, dataset: Any, columns: Mapping[str, str] | None = None):
+    def __init__(self, dataset: Any, columns: Mapping[str, str] | None = None, list_path: str | os.PathLike = ""):
         names = {what: _column(dataset, what, (columns or {}).get(what)) for what in COLUMNS}
         audio = names["audio"]
         if audio is None:
@@ -53,32 +56,43 @@ class DatasetSource:
         times = [name for name in dataset.column_names if column_name(name) in (*STARTS, *ENDS, *DURATIONS)]
         known = [*(names[what] for what in ("id", "text", "speaker") if names[what] is not None), *times]
         self._known = dataset.select_columns([*dict.fromkeys(known)] or [audio])
-        given = [None] * len(dataset) if names["id"] is None else self._known[names["id"]]
-        ids = [as_text(value, "id") or f"{index:08d}" for index, value in enumerate(given)]
-        if len({*ids}) < len(ids) and "id" not in (columns or {}):
-            ids = [f"{index:08d}" for index in range(len(ids))]  # what is called so is a sentence's, or a book's
-        first = {name: index for index, name in reversed([*enumerate(ids)])}
-        self._rows = sorted(first.values())
-        self.left_out = [
-            (f"row {index}", f"its id {name!r} is that of row {first[name]}; give it an id of its own")
-            for index, name in enumerate(ids)
-            if first[name] != index
-        ]
-        self._ids, self._names, self._times = ids, names, times
+        self._names, self._times = names, times
+        is_asked = "id" in (columns or {})
+        self._rows = None if names["id"] is None else self._rows_by_id(names["id"], is_asked, list_path)
+
+    def _rows_by_id(self, column: str, is_asked: bool, list_path: str | os.PathLike) -> Entries | None:
+        rows, batches = Entries(list_path), self._known.select_columns(column).iter(ROWS_AT_ONCE)
+        for row, value in enumerate(value for batch in batches for value in batch[column]):
+            is_new = rows.add(as_text(value, "id") or f"{row:08d}", f"row {row}", str(row))
+            if not is_new and not is_asked:
+                return None  # what is called so is a sentence's, or a book's
+        rows.finish()
+        return rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._known if self._rows is None else self._rows)
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Rows whose id is taken, and why."""
+        return [] if self._rows is None else self._rows.left_out
+
+    def _id_and_row(self, index: int) -> tuple[str, int]:
+        if self._rows is None:
+            return f"{index:08d}", index
+        name, row = self._rows[index]
+        return name, int(row)
 
     def utterance(self, index: int) -> Utterance:
         """What is known of a recording; its path is one within the data set, where it holds the audio."""
-        row = self._rows[index]
+        name, row = self._id_and_row(index)
         known = self._known[row]
         held = self._audio[row][self._column]
         path = held.get("path") if isinstance(held, dict) else held
         speaker = known.get(self._names["speaker"])
         return utterance_with_text(
             known.get(self._names["text"]),
-            id=self._ids[row],
+            id=name,
             path=Path(path if isinstance(path, str) and path else f"{row:08d}"),
             speaker="" if is_nothing(speaker) else str(speaker),
         )
@@ -96,7 +110,7 @@ class DatasetSource:
         tell: Tell | None = None,
     ) -> tuple[Tensor, int]:
         """As `FileSource.audio`; a segment is read only if the audio is longer: most rows hold no more than theirs."""
-        row = self._rows[index]
+        _, row = self._id_and_row(index)
         held = self._audio[row][self._column]
         if not isinstance(held, dict):
             held = {"bytes": held} if isinstance(held, bytes) else {"path": held}

@@ -5,18 +5,22 @@ settings alone, so that an interrupted run is resumable and ends with the same b
 """
 
 import os
-from collections import Counter
+import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -26,6 +30,7 @@ from .shards import ShardedDataset, ShardNote
 from .sources import Source, open_source
 
 PROCESSES_WAIT = timedelta(days=30)  # for the slowest of them
+PENDING = 4  # shards that wait, for each process of a pool
 
 
 @dataclass(frozen=True)
@@ -72,26 +77,36 @@ def prepare(settings: Settings, output: Path, num_proc: int = 1, device: str | N
             dies.
         ValueError: If a setting fits nothing, or no recording is of use.
     """
-    from accelerate import PartialState
-
     on_cpu = _is_cpu(device) if device is not None else not torch.accelerator.is_available()
     processes = PartialState(cpu=on_cpu, timeout=PROCESSES_WAIT)
-    source = open_source(settings.source, settings.config, settings.split, settings.columns, settings.allow_outside)
-    recordings = f"{len(source)}, {source.fingerprint()[:16]}"
-    num_shards = -(-len(source) // settings.recordings_per_shard)
-    dataset = ShardedDataset(output.absolute(), asdict(settings) | {"recordings": recordings}, num_shards)
-    if not dataset.is_finished():
-        dataset.begin()
-        missing = dataset.missing()
-        processes.wait_for_everyone()  # so that all see the same
-        ours = missing[processes.process_index :: processes.num_processes]
-        work = _Work(settings, source, dataset, device or str(processes.device))
-        with _progress(work, ours, processes.process_index) as progress:
-            work.write(ours, num_proc, progress.update)
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            _finish(work)
-    return Report(**dataset.report()) if processes.is_main_process else None
+    chosen = (settings.config, settings.split, settings.columns, settings.allow_outside)
+    with _place_of_list(num_proc) as list_path:
+        source = open_source(settings.source, *chosen, list_path=list_path)
+        recordings = f"{len(source)}, {source.fingerprint()[:16]}"
+        num_shards = -(-len(source) // settings.recordings_per_shard)
+        dataset = ShardedDataset(output.absolute(), asdict(settings) | {"recordings": recordings}, num_shards)
+        if not dataset.is_finished():
+            dataset.begin()
+            missing = dataset.missing()
+            processes.wait_for_everyone()  # so that all see the same
+            ours = missing[processes.process_index :: processes.num_processes]
+            work = _Work(settings, source, dataset, device or str(processes.device), list_path)
+            with _progress(work, ours, processes.process_index) as progress:
+                work.write(ours, num_proc, progress.update)
+            processes.wait_for_everyone()
+            if processes.is_main_process:
+                _finish(work)
+        return Report(**dataset.report()) if processes.is_main_process else None
+
+
+@contextmanager
+def _place_of_list(num_proc: int) -> Iterator[str]:
+    # A file for a pool to read, in a folder that is gone at the end; one process needs none that has a name.
+    if num_proc == 1:
+        yield ""
+        return
+    with TemporaryDirectory(prefix="mimi-bridge-", ignore_cleanup_errors=True) as folder:
+        yield f"{folder}/list"
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ class _Work:
     source: Source
     dataset: ShardedDataset
     device: str
+    list_path: str
 
     def recordings_of(self, shard: int) -> range:
         first = shard * self.settings.recordings_per_shard
@@ -128,7 +144,11 @@ class _Work:
         num_proc = min(num_proc, len(shards))
         pool = ProcessPoolExecutor(num_proc, get_context("spawn"), _start, (self,))
         try:
-            yield from pool.map(_write_shard, shards)
+            rest = iter(shards)
+            pending = deque(pool.submit(_write_shard, shard) for shard in islice(rest, PENDING * num_proc))
+            while pending:
+                yield pending.popleft().result()
+                pending += [pool.submit(_write_shard, shard) for shard in islice(rest, 1)]
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "a process died, perhaps for want of memory; what was written is kept: give the same command again, "
@@ -142,18 +162,19 @@ _of_process: dict[str, tuple[_Work, RowMaker]] = {}
 
 
 def _start(work: _Work) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_end_with_parent, args=(Path(work.list_path).parent,), daemon=True).start()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     _of_process["it"] = work, RowMaker(work.settings, work.source, work.device)
 
 
-def _end_with_parent() -> None:
-    # A pool's processes would wait for work for ever if the first one was killed.
+def _end_with_parent(scratch: Path) -> None:
+    # A pool's processes would wait for work for ever if the first one was killed, and its list would stay.
     parent = parent_process()
     assert parent is not None
     parent.join()
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(1)
 
 
@@ -189,16 +210,15 @@ def _progress(work: _Work, ours: list[int], process_index: int) -> tqdm:
 
 
 def _finish(work: _Work) -> None:
-    settings, notes = work.settings, work.dataset.notes()
-    tags = sum((Counter(note.tags) for note in notes), Counter())
+    settings, source, total = work.settings, work.source, work.dataset.total()
     report = Report(
-        num_read=len(work.source) + len(work.source.left_out),
-        num_recordings=sum(note.num_rows for note in notes),
-        num_with_tokens=sum(note.num_with_tokens for note in notes),
-        hours=sum(note.seconds for note in notes) / 3600,
-        dropped=[*work.source.left_out, *(pair for note in notes for pair in note.dropped)],
-        remarks=[pair for note in notes for pair in note.remarks],
-        tags=dict(sorted(tags.items())),
+        num_read=len(source) + len(source.left_out),
+        num_recordings=total.num_rows,
+        num_with_tokens=total.num_with_tokens,
+        hours=total.seconds / 3600,
+        dropped=[*source.left_out, *total.dropped],
+        remarks=total.remarks,
+        tags=dict(sorted(total.tags.items())),
     )
     if not report.num_recordings:
         work.dataset.discard()

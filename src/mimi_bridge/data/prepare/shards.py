@@ -8,7 +8,7 @@ plan, `notes` a note on each shard. A shard counts as written once its note exis
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -40,6 +40,16 @@ class ShardNote:
     dropped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
     tags: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "ShardNote") -> None:
+        """Count in what became of further recordings."""
+        self.num_rows += other.num_rows
+        self.num_with_tokens += other.num_with_tokens
+        self.seconds += other.seconds
+        self.dropped += other.dropped
+        self.remarks += other.remarks
+        for tag, count in other.tags.items():
+            self.tags[tag] = self.tags.get(tag, 0) + count
 
 
 class ShardedDataset:
@@ -139,9 +149,16 @@ class ShardedDataset:
                 f"before is kept: {remedy} the same command again."
             ) from error
 
-    def notes(self) -> list[ShardNote]:
+    def notes(self) -> Iterator[ShardNote]:
         """What became of all recordings, shard by shard."""
-        return [ShardNote(**json.loads(self._note(shard).read_text())) for shard in range(self.num_shards)]
+        return (ShardNote(**json.loads(self._note(shard).read_text())) for shard in range(self.num_shards))
+
+    def total(self) -> ShardNote:
+        """What became of all recordings, as one note."""
+        total = ShardNote()
+        for note in self.notes():
+            total.add(note)
+        return total
 
     def finish(self, report: dict[str, Any], statistics: Iterable[str] = ()) -> None:
         """Make a data set of the shards, with a report and statistics beside them, and give it its name.

@@ -1,11 +1,8 @@
 """Where recordings and transcripts come from: a folder, a manifest, or a data set, local or on the Hub."""
 
-import hashlib
-import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from torch import Tensor
 
 from ...audio.files import resample
 from ...audio.reading import Tell
-from ..manifest import Utterance, list_recordings
+from ..manifest import Listing, Utterance, list_recordings
 from ..segments import read_file, read_segment
 from ..tables import COMPRESSED, SUFFIXES
 from .dataset_source import DatasetSource
@@ -25,30 +22,24 @@ class FileSource:
     """Recordings in files.
 
     Args:
-        utterances: In order.
+        listing: Of them.
         within: A folder that none of their files may lie outside of; None lets them lie anywhere. Links may lead out.
-        left_out: What else was listed with them: name or place, and reason.
 
     Attributes:
-        left_out: As given.
         stored_audio: How their audio is best stored: `"path"`, or `"samples"` where there are segments of files.
-
-    Raises:
-        ValueError: If there are none, or two have one id.
     """
 
-    def __init__(
-        self, utterances: Sequence[Utterance], within: Path | None = None, left_out: Sequence[tuple[str, str]] = ()
-    ):
-        self._utterances = utterances
-        self._within = within
-        self.left_out = list(left_out)
-        is_segment = (one.start is not None or one.end is not None for one in utterances)
-        self.stored_audio = "samples" if any(is_segment) else "path"
-        _refuse_none_and_doubles(utterance.id for utterance in utterances)
+    def __init__(self, listing: Listing, within: Path | None = None):
+        self._utterances, self._within = listing, within
+        self.stored_audio = "samples" if listing.has_segments else "path"
 
     def __len__(self) -> int:
         return len(self._utterances)
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """What else was listed with them: name or place, and reason."""
+        return self._utterances.left_out
 
     def utterance(self, index: int) -> Utterance:
         """What is known of a recording."""
@@ -102,11 +93,7 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Changes if the list does; the recordings themselves are not looked at."""
-        digest = hashlib.sha256()
-        for utterance in self._utterances:
-            digest.update(json.dumps(asdict(utterance), default=str, sort_keys=True).encode())
-        digest.update(json.dumps(self.left_out).encode())
-        return digest.hexdigest()
+        return self._utterances.fingerprint()
 
 
 Source = FileSource | DatasetSource
@@ -118,6 +105,7 @@ def open_source(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     allow_outside: bool = False,
+    list_path: str | os.PathLike = "",
 ) -> Source:
     """Find recordings.
 
@@ -127,6 +115,8 @@ def open_source(
         split: Of a data set; default `train`.
         columns: Of a data set or a manifest; see `DatasetSource`, `list_recordings`.
         allow_outside: Of a manifest: its recordings may lie outside its folder.
+        list_path: A new file for the list of them, from which other processes may read; without one, it is a
+            temporary one.
 
     Raises:
         OSError: If there is nothing there.
@@ -138,14 +128,13 @@ def open_source(
     if config is not None and not is_hub:
         raise ValueError(f"{where} is no data set on the Hub, so it has no configurations to choose.")
     if is_dataset or is_hub:
-        return DatasetSource(_load_dataset(where, config, split, is_hub), columns)
+        return DatasetSource(_load_dataset(where, config, split, is_hub), columns, list_path)
     if split is not None:
         raise ValueError(f"{where} is no data set of `datasets`, so it has no splits to choose.")
     if not path.exists():
         raise FileNotFoundError(f"no such folder of recordings, manifest or data set: {where}")
-    listing = list_recordings(path, columns)
     within = None if allow_outside else path if path.is_dir() else path.parent
-    return FileSource(listing.utterances, within, listing.left_out)
+    return FileSource(list_recordings(path, columns, list_path), within)
 
 
 def _load_dataset(where: str, config: str | None, split: str | None, is_hub: bool) -> Any:
@@ -164,13 +153,3 @@ def _load_dataset(where: str, config: str | None, split: str | None, is_hub: boo
     if split is not None:
         raise ValueError(f"{where} is one split already; leave --split out.")
     return dataset
-
-
-def _refuse_none_and_doubles(ids: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in ids:
-        if name in seen:
-            raise ValueError(f"every recording must have an id of its own, got two of {name!r}.")
-        seen.add(name)
-    if not seen:
-        raise ValueError("there must be at least one recording, got none.")
