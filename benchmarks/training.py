@@ -78,10 +78,11 @@ def _steps(kinds: list[str], rounds: int) -> dict[str, list[tuple[float, float]]
 def step(trainer: MimiBridgeTrainer) -> None:
     """One optimizer step on the batch of `trainer_of`."""
     batch = trainer.prepared_batch
-    totals = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    _, totals = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
     trainer.training_step(trainer.model, batch, totals)
     trainer.optimizer.step()
-    trainer.move_codebooks()
+    trainer.callback_handler.optimizer = trainer.optimizer
+    trainer.callback_handler.on_optimizer_step(trainer.args, trainer.state, trainer.control)
     trainer.model.zero_grad()
 
 

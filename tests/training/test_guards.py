@@ -14,7 +14,7 @@ from mimi_bridge.training.guards import (
     raise_if_not_finite,
 )
 from mimi_bridge.training.metrics import TrainingMetrics
-from mimi_bridge.training.objective import Term
+from mimi_bridge.training.terms import Term
 
 CODEBOOK_SIZE, NUM_ACOUSTIC = 8, 3
 ALL_LEVELS = {"content": range(0, 1), "prosody": range(1, 2), "acoustic": range(2, 2 + NUM_ACOUSTIC)}

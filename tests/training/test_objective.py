@@ -12,17 +12,8 @@ from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.losses.reconstruction import NUM_MELS, log_mel
 from mimi_bridge.outputs import MimiBridgeOutput
-from mimi_bridge.training.objective import (
-    COUNTED,
-    LOSSES,
-    Term,
-    batch_frame_mask,
-    count_frames,
-    head_terms,
-    latents_term,
-    mel_term,
-    weighted_sum,
-)
+from mimi_bridge.training.objective import head_terms, latents_term, mel_term, weighted_sum
+from mimi_bridge.training.terms import COUNTED, LOSSES, Term, batch_frame_mask, count_frames
 from tiny import TINY
 
 DIM, QWEN_DIM, WAVLM_DIM = 16, 6, 5

@@ -31,9 +31,10 @@ from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.frame_targets import PHONES, PROSODY, UNKNOWN
 from mimi_bridge.outputs import MimiBridgeOutput
 from mimi_bridge.training import MimiBridgeTrainer
+from mimi_bridge.training.checkpoints import STATE_NAME
+from mimi_bridge.training.readout_columns import speakers_of
 from mimi_bridge.training.readout_targets import readout_targets
-from mimi_bridge.training.readouts import Readouts, frequency_entropy, speakers_of
-from mimi_bridge.training.trainer import STATE_NAME
+from mimi_bridge.training.readouts import Readouts, frequency_entropy
 from two_processes import run_in_two_processes
 
 ALL = {

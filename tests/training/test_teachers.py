@@ -16,7 +16,7 @@ from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.teachers.speech import WavLMTeacher
 from mimi_bridge.data.teachers.text import QwenTeacher
 from mimi_bridge.training import MimiBridgeTrainer, TrainingTeachers, teachers
-from mimi_bridge.training.trainer import STATE_NAME
+from mimi_bridge.training.checkpoints import STATE_NAME
 from tiny_teachers import SENTENCES, write_tiny_qwen, write_tiny_w2v_bert, write_tiny_wavlm, write_tiny_whisper
 from two_processes import run_in_two_processes
 

@@ -15,11 +15,10 @@ from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.data.collator import MimiBridgeCollator
-from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
-from mimi_bridge.training import trainer as trainer_module
+from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, objective
+from mimi_bridge.training.checkpoints import STATE_NAME
 from mimi_bridge.training.codebooks import fill_from_data
 from mimi_bridge.training.guards import HeadCollapsedError
-from mimi_bridge.training.trainer import STATE_NAME
 from tiny import TINY
 
 QWEN_DIM, WAVLM_DIM, CODEBOOK_SIZE = 6, 5, 16
@@ -289,16 +288,16 @@ def resumable(output: Path, case: str, model: MimiBridgeModel | None = None) -> 
 def everything_of(trainer: MimiBridgeTrainer) -> dict[str, Tensor]:
     state = state_of(trainer.bridge_model) | {"λ": torch.tensor(trainer.bridge_model.config.residual_weight)}
     state["λ of the quantizer"] = torch.tensor(trainer.bridge_model.quantizer.residual_weight)
-    state |= {f"reference.{name}": value for name, value in state_of(trainer.reference).items()}
-    if trainer.adversary is not None:
-        state |= {f"adversary.{name}": value for name, value in state_of(trainer.adversary.discriminator).items()}
+    state |= {f"reference.{name}": value for name, value in state_of(trainer.objective.reference).items()}
+    if (adversary := trainer.objective.adversary) is not None:
+        state |= {f"adversary.{name}": value for name, value in state_of(adversary.discriminator).items()}
     return state
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_discriminator():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(trainer_module, "DISCRIMINATOR_FILTERS", 2)
+        monkeypatch.setattr(objective, "DISCRIMINATOR_FILTERS", 2)
         yield
 
 

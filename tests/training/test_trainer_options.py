@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.data.teachers.statistics import RunningStatistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
-from mimi_bridge.training import trainer as trainer_module
+from mimi_bridge.training.checkpoints import STATE_NAME
 
 LOGGED = {"logging_strategy": "steps", "logging_steps": 1}
 
@@ -508,7 +508,7 @@ def test_state_of_a_run_is_json(tmp_path):
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     assert state["log_history"][0]["learning_rate_content"] == 1e-3
-    assert trainer_module.STATE_NAME in {path.name for path in (tmp_path / "checkpoint-1").iterdir()}
+    assert STATE_NAME in {path.name for path in (tmp_path / "checkpoint-1").iterdir()}
 
 
 def test_teachers_are_not_needed_for_statistics_where_their_losses_have_no_weight(tmp_path):

@@ -21,7 +21,7 @@ from test_trainer import (
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.training import MimiBridgeTrainer, trainer
+from mimi_bridge.training import MimiBridgeTrainer, objective
 from two_processes import run_in_two_processes
 
 SGD = {**OPTIMIZERS["sgd"], "learning_rate": 0.1}
@@ -80,14 +80,14 @@ def train_case(case: str, output: Path, **options: Any) -> None:
         "logging_steps": 1,
         "residual_weight_warmup_ratio": 1.0,
     }
-    trainer.DISCRIMINATOR_FILTERS = 2
+    objective.DISCRIMINATOR_FILTERS = 2
     args = arguments(output, **{**defaults, **CASES[case], **options})
     trained = MimiBridgeTrainer(model_of(case), args, train_dataset=rows_of(case))
     trained.train()
     state = {
         "processes": trained.accelerator.num_processes,
         "model": state_of(trained.bridge_model),
-        "discriminator": state_of(trained.adversary.discriminator) if trained.adversary else {},
+        "discriminator": state_of(trained.objective.adversary.discriminator) if trained.objective.adversary else {},
         "log": trained.state.log_history[0],
     }
     torch.save(state, output / f"{case} {trained.accelerator.process_index}.pt")
@@ -136,7 +136,7 @@ def two(tmp_path_factory) -> Callable[[str], tuple[dict, dict]]:
 def run_alone(case: str, output: Path) -> dict[str, Any]:
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "DISCRIMINATOR_FILTERS", 2)
+        patch.setattr(objective, "DISCRIMINATOR_FILTERS", 2)
         train_case(case, output, per_device_train_batch_size=8, gradient_accumulation_steps=1)
     return torch.load(output / f"{case} 0.pt", weights_only=True)
 

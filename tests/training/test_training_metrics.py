@@ -10,7 +10,7 @@ from mimi_bridge.distillation import TeacherDistance, target_sums
 from mimi_bridge.outputs import MimiBridgeOutput
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.metrics import TrainingMetrics
-from mimi_bridge.training.objective import LOSSES, Term
+from mimi_bridge.training.terms import LOSSES, Term
 
 CODEBOOK_SIZE, NUM_ACOUSTIC, QWEN_DIM, WAVLM_DIM = 8, 3, 5, 4
 NUM_CODEBOOKS = 2 + NUM_ACOUSTIC

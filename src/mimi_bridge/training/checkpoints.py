@@ -12,9 +12,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -22,6 +24,9 @@ from transformers.utils import logging
 from ..configuration_mimi_bridge import MimiBridgeConfig
 
 logger = logging.get_logger(__name__)
+
+STATE_NAME = "bridge_training.pt"  # in a checkpoint, beside transformers' own files
+FILE_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 OF_A_MODEL = (
     "hidden_size",
     "codebook_size",
@@ -58,72 +63,98 @@ def is_complete(folder: str) -> bool:
     return True
 
 
-@contextmanager
-def reading(checkpoint: str) -> Iterator[None]:
-    """While a checkpoint is read.
+class CheckpointWatch(TrainerCallback):
+    """Knows which checkpoint is being read or written, so that an error on the way says so.
 
-    Raises:
-        ValueError: If one of its files is cut off.
+    transformers has events for the end of both alone: as training begins all has been read, and after a save all is
+    written. The beginnings are `explained`, and `begin_writing`.
     """
-    try:
-        yield
-    except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
-        raise _unreadable(checkpoint, error) from error
-    except (RuntimeError, OSError) as error:  # what torch raises for half of an archive depends on where it ends
-        if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
-            raise
-        raise _unreadable(checkpoint, error) from error
+
+    def __init__(self) -> None:
+        self._read: str | None = None
+        self._written: str | None = None
+
+    @contextmanager
+    def explained(self, checkpoint: str | None, is_first_process: bool) -> Iterator[None]:
+        """While a run goes on from a checkpoint, if from one, and writes others.
+
+        Raises:
+            OSError: If a checkpoint cannot be written, as where the disk is full. It is deleted; the others stay as
+                they are.
+            ValueError: If a file of the one that it goes on from is cut off.
+        """
+        self._read, self._written = checkpoint, None
+        try:
+            yield
+        except FILE_ERRORS as error:
+            if self._read is not None and _is_of_a_cut_file(error):
+                raise ValueError(
+                    f"a file of {self._read} cannot be read ({_reason(error)}); go on from an earlier checkpoint."
+                ) from error
+            if self._written is None or (is_first_process and is_complete(self._written)):
+                raise
+            if is_first_process:
+                shutil.rmtree(self._written, ignore_errors=True)
+            raise OSError(
+                f"{self._written} could not be written ({_reason(error)}); the checkpoints before it are sound: make "
+                "room, and go on with --resume_from_checkpoint True."
+            ) from error
+
+    def begin_writing(self, folder: str, is_first_process: bool) -> None:
+        """Before anything of a checkpoint is written."""
+        state = os.path.join(folder, TRAINER_STATE_NAME)
+        if is_first_process and os.path.isfile(state):  # of an earlier run: not to be taken for complete meanwhile
+            os.unlink(state)
+        self._written = folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """All has been read."""
+        self._read = None
+
+    def on_save(self, args, state, control, **kwargs):
+        """All is written."""
+        self._written = None
 
 
-def raise_if_incomplete(checkpoint: str) -> None:
-    """Refuse a folder whose trainer's state is cut off; one without any is for transformers to name.
+def _is_of_a_cut_file(error: Exception) -> bool:
+    if isinstance(error, SafetensorError | EOFError | pickle.UnpicklingError):
+        return True  # what torch raises for half of an archive depends on where it ends
+    return "PytorchStreamReader" in str(error) or getattr(error, "errno", None) == errno.EINVAL
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_state(checkpoint: str) -> dict[str, Any]:
+    """Read the trainer's own part of a checkpoint.
 
     Raises:
-        ValueError: Naming it.
+        ValueError: If it has none.
+    """
+    path = os.path.join(checkpoint, STATE_NAME)
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"{checkpoint} has no {STATE_NAME}, so training cannot go on from it; it was saved by another trainer "
+            "or with save_only_model. Load its model and train that from the beginning instead."
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def raise_if_of_another_run(checkpoint: str, config: MimiBridgeConfig) -> None:
+    """Refuse a checkpoint whose trainer's state is cut off, or of a model whose sizes or whose delay are others.
+
+    What training moves may differ; a folder without any state is for transformers to name.
+
+    Raises:
+        ValueError: Naming the checkpoint, and what differs.
     """
     if os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)) and not is_complete(checkpoint):
         raise ValueError(
             f"{TRAINER_STATE_NAME} of {checkpoint} is cut off, since what wrote it was interrupted; go on from an "
             "earlier checkpoint."
         )
-
-
-def _unreadable(checkpoint: str, error: Exception) -> ValueError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ValueError(f"a file of {checkpoint} cannot be read ({reason}); go on from an earlier checkpoint.")
-
-
-@contextmanager
-def writing(folder: str, is_first_process: bool) -> Iterator[None]:
-    """While a checkpoint is written. One that cannot be is deleted; the others stay as they are.
-
-    Raises:
-        OSError: If it cannot be written, as where the disk is full.
-    """
-    if is_first_process and os.path.isdir(folder):  # of an earlier run: not to be taken for complete meanwhile
-        state = os.path.join(folder, TRAINER_STATE_NAME)
-        if os.path.isfile(state):
-            os.unlink(state)
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if is_first_process:
-            shutil.rmtree(folder, ignore_errors=True)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"{folder} could not be written ({reason}); the checkpoints before it are sound: make room, and go on "
-            "with --resume_from_checkpoint True."
-        ) from error
-
-
-def raise_if_of_another_config(checkpoint: str, config: MimiBridgeConfig) -> None:
-    """Refuse a checkpoint of a model whose sizes or whose delay are others; what training moves may differ.
-
-    Raises:
-        ValueError: Naming what differs.
-    """
-    path = Path(checkpoint) / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(os.path.join(checkpoint, "config.json")):
         return
     saved = MimiBridgeConfig.from_pretrained(checkpoint)
     different = [

@@ -20,8 +20,8 @@ from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..quantizer import CausalBridgeQuantizer
 from .codebooks import fill_from_data
-from .objective import batch_frame_mask, in_precision_of
 from .reference import is_fresh
+from .terms import batch_frame_mask, in_precision_of
 
 ROWS_AT_ONCE = 8
 MAX_PASSES = 10  # over the data, when its recordings are cropped

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .metrics import TrainingMetrics
-from .objective import BLAME, Term
+from .terms import BLAME, Term
 
 CERTAIN_COLLAPSE = 1.5  # a perplexity that no codebook may have, however small it is
 STILL_SOUND = "the checkpoints written so far are sound."

@@ -1,6 +1,6 @@
 """Before the first step of a run: the teachers' statistics, and where a new content head begins."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def initialise(
     collate: Callable[[list], dict[str, Tensor]],
     complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     stored: Mapping[str, RunningStatistics],
-    teachers: Collection[str],
+    weights: Mapping[str, float],
     content_learns: bool,
     rows_per_step: int,
 ) -> None:
@@ -45,11 +45,12 @@ def initialise(
         collate: Makes a batch of rows.
         complete: Puts into a batch what teachers say, where rows do not hold it.
         stored: Statistics that are known, by teacher; always used.
-        teachers: Those that a loss uses.
+        weights: Of the losses, by name.
         content_learns: Whether the content head has a learning rate.
         rows_per_step: Recordings of an optimizer step, on all processes.
     """
     quantizer = model.quantizer
+    uses = {"qwen": weights["qwen"], "wavlm": weights["wavlm"] + weights["speech_content"]}
     is_new = is_fresh(quantizer)
     begin = {"k-means": begin_with_k_means, "least-squares": begin_with_least_squares}.get(args.content_init)
     if args.content_init == "least-squares" and not (is_new and content_learns):
@@ -59,7 +60,7 @@ def initialise(
     unknown = [
         name
         for name, bridge in bridges_of(quantizer).items()
-        if name in teachers and name not in stored and not has_statistics(bridge)
+        if uses[name] > 0 and name not in stored and not has_statistics(bridge)
     ]
     init_frames = None
     if begin is not None or (is_new and unknown):

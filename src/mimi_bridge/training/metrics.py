@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..outputs import MimiBridgeOutput
 from ..quantizer import CausalBridgeQuantizer
-from .objective import LOSSES, Term
 from .readouts import Baseline, teacher_baseline
+from .terms import LOSSES, Term
 
 
 class TrainingMetrics:

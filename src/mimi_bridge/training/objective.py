@@ -4,91 +4,164 @@ A step may be many small batches on many processes. So each loss comes with the 
 and is weighted by their share of the step's: the sum of the parts is then what one large batch would have given.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import TrainerCallback
 
-from ..alignment_targets import align_tokens_to_frames, delay_targets, features_at_frames
-from ..frames import frame_mask_from_padding_mask, silence_padding
+from ..frames import silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
-from .readout_targets import readout_targets
+from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
+from .adversary import Adversary
+from .arguments import MimiBridgeTrainingArguments
+from .options import refuse_losses_of_audio, weights_of
+from .readout_targets import READOUT_KEYS, readout_targets
+from .readouts import Readouts, load_readouts
+from .reference import Reference
+from .terms import COUNTED, LOSSES, Term, count_frames, in_precision_of
 
-READ = ("phone", "character", "speech_content", "pitch", "level", "speaker")  # counted by the targets of their names
-COUNTED = ("frames", "qwen", "wavlm", *READ)  # what a loss may be a mean over
-LOSSES = {  # by name, what it is a mean over
-    "qwen": "qwen",
-    "wavlm": "wavlm",
-    **{
-        f"{loss}_{head}": "frames"
-        for loss in ("commitment", "codebook")
-        for head in ("content", "prosody", "acoustic")
-    },
-    "mel": "frames",
-    "latents": "frames",
-    "adversarial": "frames",
-    "features": "frames",
-    **{name: name for name in READ},
-    "voicing": "level",
-}
-BLAME = {  # whose loss it is, for messages
-    "qwen": "content head",
-    "wavlm": "content and prosody heads",
-    **{
-        f"{loss}_{head}": f"{head} head"
-        for loss in ("commitment", "codebook")
-        for head in ("content", "prosody", "acoustic")
-    },
-    **dict.fromkeys(("phone", "character", "speech_content", "speaker"), "content head"),
-    **dict.fromkeys(("pitch", "level", "voicing"), "prosody head"),
-}
+DISCRIMINATOR_FILTERS = 32
 
 
-@dataclass(frozen=True)
-class Term:
-    """One loss of a batch: a scalar, and how many frames it is a mean over."""
+class Objective(TrainerCallback):
+    """The loss of a run, and what computes it beside the model: the anchor, a discriminator, readouts.
 
-    value: Tensor
-    num_frames: Tensor
+    Args:
+        model: That is trained; its quantizer as it is now becomes the anchor.
+        args: The losses' weights, and what else they say of them.
+        accelerator: Device and processes.
+        readouts: Those of the run, if it has any.
 
+    Attributes:
+        weights: Of every loss by its name, or the part of it before the first `_`.
+        holds_anchor: Whether rows without the original's latents are held near the anchor's; that of a model that was
+            trained before counts once training has begun.
+    """
 
-def count_frames(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
-    """Frames of a batch that count for each kind of loss, in the order of `COUNTED`, `(kinds,)`, int64."""
-    frame_mask = batch_frame_mask(batch, model)
-    counts = [frame_mask.sum()]
-    if "qwen_hidden" in batch:
-        dummies = batch["qwen_hidden"].new_zeros(*batch["qwen_hidden"].shape[:2], 1)
-        places = (batch.get(name) for name in ("durations", "token_spans", "token_mask"))
-        laid_out = align_tokens_to_frames(dummies, frame_mask, model.config.frame_rate, *places)
-        counts.append(delay_targets(*laid_out, model.config.content_delay, frame_mask)[1].sum())
-    else:
-        counts.append(counts[0].new_zeros(()))
-    if "wavlm_features" in batch:
-        batch = batch | {"wavlm_features": batch["wavlm_features"][:, :, :1]}  # one number says where there are some
-        counts.append(features_at_frames(batch["wavlm_features"], frame_mask, batch.get("wavlm_mask"))[1].sum())
-    else:
-        counts.append(counts[0].new_zeros(()))
-    targets = readout_targets(batch, frame_mask, model.config.content_delay)
-    counts += [targets[name][1].sum() if name in targets else counts[0].new_zeros(()) for name in READ]
-    return torch.stack(counts)
+    def __init__(
+        self,
+        model: MimiBridgeModel,
+        args: MimiBridgeTrainingArguments,
+        accelerator: Accelerator,
+        readouts: Readouts | None = None,
+    ):
+        self._model, self._args, self._accelerator = model, args, accelerator
+        self.weights = weights_of(args, model)
+        self.reference = Reference(model.quantizer).to(args.device)
+        self.holds_anchor = self.reference.is_original
+        self.readouts = readouts
+        self.adversary: Adversary | None = None
+        if args.adversarial_weight:
+            self.adversary = Adversary(DISCRIMINATOR_FILTERS, args.seed, accelerator)
 
+    def __call__(
+        self, model: nn.Module, batch: dict[str, Any], totals: Tensor | None = None, step: int = 0
+    ) -> tuple[Tensor, dict[str, Term], MimiBridgeOutput, dict[str, Tensor]]:
+        """Run the model on a batch, and weigh its losses.
 
-def batch_frame_mask(batch: dict[str, Tensor], model: MimiBridgeModel) -> Tensor:
-    """Which frames of a batch are real, `(batch, frames)`."""
-    if "latents" in batch:
-        latents = batch["latents"]
-        return batch.get("frame_mask", latents.new_ones(latents.shape[:2], dtype=torch.bool))
-    audio = batch["input_values"]
-    mask = batch.get("padding_mask", audio.new_ones(len(audio), audio.shape[-1]))
-    return frame_mask_from_padding_mask(mask, model.config.frame_size)
+        Args:
+            model: As it is wrapped for training; in training mode the discriminator takes part.
+            batch: As the collator makes it.
+            totals: Frames of the whole step for each of `COUNTED`, `(kinds,)`; left out, those of the batch.
+            step: Steps taken before this one.
 
+        Returns:
+            What the batch adds to the step's loss, a scalar; its losses by name, before they are weighted; the model's
+            output; the sums of the readouts' targets, for their baselines.
 
-def in_precision_of(model: MimiBridgeModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch whose audio or latents are in the precision of the model's weights; teachers stay as they are."""
-    sound = {name: batch[name].to(model.dtype) for name in ("input_values", "latents") if name in batch}
-    return batch | sound
+        Raises:
+            ValueError: If a loss of audio has a weight, but the batch holds none.
+        """
+        inputs = in_precision_of(self._model, dict(batch))
+        target_latents = inputs.pop("target_latents", None), inputs.pop("target_mask", None)
+        read_from = {name: inputs.pop(name) for name in READOUT_KEYS if name in inputs}
+        audio = inputs.get("input_values")
+        if audio is None:
+            refuse_losses_of_audio(self._args, model.training)
+        adversary = self.adversary if model.training else None
+        wants_audio = audio is not None and (self.weights["mel"] > 0 or adversary is not None)
+        asked = {"output_audio": wants_audio, "output_losses": True, "return_dict": True}
+        outputs = self._run(model, inputs | asked, step)
+        if totals is None:
+            totals = count_frames(inputs | read_from, self._model)
+        terms, target_sums = head_terms(outputs), {}
+        if self.weights["latents"] > 0:
+            terms |= self._latents_terms(outputs, *target_latents)
+        if self.readouts is not None:
+            assert outputs.audio_codes_mask is not None
+            delay = self._model.config.content_delay
+            targets = readout_targets(inputs | read_from, outputs.audio_codes_mask, delay)
+            read, target_sums = self.readouts(outputs, targets)
+            terms |= read
+        if audio is not None and self.weights["mel"] > 0:
+            terms["mel"] = mel_term(outputs, audio, self._model, inputs.get("padding_mask"))
+        if audio is not None and adversary is not None:
+            assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
+            num_frames = outputs.audio_codes_mask.sum()
+            losses = adversary.judge(audio, outputs.audio_values, float(num_frames / totals[0]))
+            terms |= {name: Term(value, num_frames) for name, value in losses.items()}
+        return weighted_sum(terms, self.weights, totals), terms, outputs, target_sums
+
+    def total_of(self, losses: dict[str, float]) -> float:
+        """The weighted sum of losses by name."""
+        return sum(_weight_of(name, self.weights) * value for name, value in losses.items())
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Let every process have the readouts' gradient of all of them, which no wrapper of the model sees to."""
+        if self.readouts is not None:
+            self.readouts.share_gradients(self._accelerator, args.max_grad_norm or 0.0)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Let the discriminator learn from the step, and forget the readouts' gradients."""
+        if self.adversary is not None:
+            self.adversary.step()
+        if self.readouts is not None:
+            self.readouts.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "residual_weight_start": self.reference.residual_weight,
+            "reference": self.reference.state_dict(),
+            "reference_is_original": self.reference.is_original,
+            "adversary": self.adversary.state_dict() if self.adversary else None,
+            "readouts": self.readouts.checkpoint() if self.readouts else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], checkpoint: str) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: If the checkpoint has other readouts.
+        """
+        load_readouts(self.readouts, state.get("readouts"), checkpoint)
+        self.reference.residual_weight = state["residual_weight_start"]
+        self.reference.is_original = state["reference_is_original"]
+        self.reference.load_state_dict(state["reference"], strict=not self.reference.is_original)
+        if self.adversary is not None and state["adversary"] is not None:
+            self.adversary.load_state_dict(state["adversary"])
+
+    def _run(self, model: nn.Module, inputs: dict[str, Any], step: int) -> MimiBridgeOutput:
+        share = self._args.acoustic_dropout if model.training else 0.0
+        if not share:
+            return model(**inputs)
+        rows = choose_rows(inputs["input_values"], share, self._args.seed, step)
+        with decoded_without_acoustic(self._model, rows):
+            outputs: MimiBridgeOutput = model(**inputs)
+        restore_quantized(outputs)
+        return outputs
+
+    def _latents_terms(self, outputs: MimiBridgeOutput, target: Tensor | None, mask: Tensor | None) -> dict[str, Term]:
+        if self.holds_anchor and (target is None or mask is not None):
+            assert outputs.latents is not None
+            anchor = self.reference(outputs.latents.detach(), outputs.audio_codes_mask)
+            target = anchor if target is None or mask is None else torch.where(mask[:, :, None], target, anchor)
+            mask = None
+        return {} if target is None else {"latents": latents_term(outputs, target, mask)}
 
 
 def head_terms(outputs: MimiBridgeOutput) -> dict[str, Term]:
@@ -144,9 +217,11 @@ def weighted_sum(terms: dict[str, Term], weights: dict[str, float], totals: Tens
     """
     shares = dict(zip(COUNTED, totals.clamp(min=1), strict=True))
     parts = [
-        weights.get(name, weights.get(name.partition("_")[0], 0.0))
-        * term.value
-        * (term.num_frames / shares[LOSSES[name]]).to(term.value.dtype)
+        _weight_of(name, weights) * term.value * (term.num_frames / shares[LOSSES[name]]).to(term.value.dtype)
         for name, term in terms.items()
     ]
     return torch.stack(parts).sum()
+
+
+def _weight_of(name: str, weights: dict[str, float]) -> float:
+    return weights.get(name, weights.get(name.partition("_")[0], 0.0))

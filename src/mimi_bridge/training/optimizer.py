@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
+logger = logging.get_logger(__name__)
+
+MAX_NAMED = 5
 PARTS = {
     "content": ("quantizer.head_content.",),
     "prosody": ("quantizer.head_prosody.",),
@@ -64,7 +68,7 @@ def rates_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, fl
 
 
 def freeze(model: nn.Module, rates: dict[str, float]) -> list[nn.Parameter]:
-    """Take the gradient from the parts whose rate is 0.
+    """Take the gradient from the parts whose rate is 0, and name what has none in the others.
 
     Returns:
         The parameters that had one: give it back to them after training. What had none is left as it is.
@@ -87,6 +91,9 @@ def freeze(model: nn.Module, rates: dict[str, float]) -> list[nn.Parameter]:
     ]
     for parameter in frozen:
         parameter.requires_grad_(False)
+    if named := frozen_by_hand(model, rates):
+        more = "" if len(named) <= MAX_NAMED else f" and {len(named) - MAX_NAMED} more"
+        logger.warning("frozen before training, so they stay as they are: %s%s", ", ".join(named[:MAX_NAMED]), more)
     return frozen
 
 
@@ -140,6 +147,21 @@ def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: fl
     if not groups:
         raise ValueError("every learning rate is 0, so nothing would learn; give one of them a rate.")
     return groups
+
+
+def optimizer_of(groups: list[dict[str, Any]], name: str, kind: Any, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """An optimizer of `parameter_groups`, of the class and with the options that transformers has for its name.
+
+    Raises:
+        ValueError: If that optimizer makes groups of its own.
+    """
+    is_plain = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    if not is_plain or {"params", "model", "optimizer_dict"} & set(options):
+        raise ValueError(
+            f"optim={name!r} divides the parameters in its own way, but here every part has its own learning rate; "
+            "choose an optimizer that takes groups, such as adamw_torch."
+        )
+    return kind(groups, **options)
 
 
 def _is_undecayed(name: str, parameter: nn.Parameter) -> bool:

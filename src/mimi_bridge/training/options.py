@@ -10,12 +10,13 @@ from torch import nn
 from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
 from .arguments import READOUT_WEIGHTS, MimiBridgeTrainingArguments
+from .callbacks import CodebookUpdates, CropsOfEpoch, ResidualWeightSchedule
 from .content_init import bridges_of
 from .optimizer import CODEC
-from .readouts import loss_weights
+from .readout_columns import loss_weights
 
-STATE_NAME = "bridge_training.pt"  # in a checkpoint, beside transformers' own files
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
+OWN_CALLBACKS = (CodebookUpdates, CropsOfEpoch, ResidualWeightSchedule)
 
 
 def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any]) -> None:
@@ -29,6 +30,13 @@ def check_options(args: MimiBridgeTrainingArguments, options: Mapping[str, Any])
             "compute_loss_func is not supported here: the losses are the model's own. Give them other weights "
             "(qwen_weight and so on), or override compute_loss."
         )
+    for callback in options.get("callbacks") or ():
+        kind = callback if isinstance(callback, type) else type(callback)
+        if issubclass(kind, OWN_CALLBACKS):
+            raise ValueError(
+                f"callbacks holds {kind.__name__}, which MimiBridgeTrainer has already; leave it out, and set what it "
+                "does by the arguments (residual_weight_end, revive_every and so on)."
+            )
     given: dict[str, Any] = (options.get("optimizer_cls_and_kwargs") or (None, {}))[1]
     for name, value in (("lr", args.learning_rate), ("weight_decay", args.weight_decay)):
         if given.get(name, value) != value:

@@ -18,34 +18,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.characters import NUM_LABELS
+from ..data.collator import MimiBridgeCollator
 from ..data.frame_targets import PHONES, PROSODY, UNKNOWN
 from ..distillation import TeacherBridge, constant_distance
 from ..heads import without_autocast
 from ..losses.characters import LABELS_PER_FRAME, character_loss, constant_character_loss
 from ..outputs import MimiBridgeOutput
-from .objective import Term
+from ..quantizer import CausalBridgeQuantizer
+from .readout_columns import COLLATED, check_columns, speakers_of
 from .readout_targets import Targets
+from .terms import Term
 
-NEEDS = {  # by the argument that weighs a readout, the columns of a row that it needs
-    "phone_weight": ("phones",),
-    "character_weight": ("words",),
-    "speech_content_weight": ("wavlm_features",),
-    "prosody_weight": ("f0_hz", "level_db"),
-    "speaker_reversal_weight": ("speaker",),
-}
-COLLATED = {
-    "phone_weight": "phones",
-    "character_weight": "characters",
-    "prosody_weight": "prosody",
-    "speaker_reversal_weight": "speaker",
-}
-COUNTED_BY = {  # the kind of frames that a readout needs some of, see `objective.COUNTED`
-    "phone_weight": "phone",
-    "character_weight": "character",
-    "speech_content_weight": "speech_content",
-    "prosody_weight": "level",
-    "speaker_reversal_weight": "speaker",
-}
 SPEAKER_WIDTH = 128  # of the hidden layer that reads the speaker
 GROUP = "readouts"  # of the optimizer
 
@@ -72,7 +55,7 @@ class Readouts(nn.Module):
     """The readouts of one run.
 
     Args:
-        weights: Of the arguments in `NEEDS`, by name; a readout of weight 0 is not there.
+        weights: Of the arguments in `readout_columns.NEEDS`, by name; a readout of weight 0 is not there.
         codec_dim: Size of the latents.
         bridge: To the speech model, which is read from content alone in the same space, by the same distance.
         speakers: To tell apart, numbered.
@@ -112,7 +95,7 @@ class Readouts(nn.Module):
     def forward(self, outputs: MimiBridgeOutput, targets: Targets) -> tuple[dict[str, Term], dict[str, Tensor]]:
         """The readouts' losses by name, and the sums of their targets for `baselines`.
 
-        A batch may lack the targets of a readout, since rows may; see `raise_if_nothing_to_read`.
+        A batch may lack the targets of a readout, since rows may; see `readout_columns.raise_if_nothing_to_read`.
 
         Args:
             outputs: Of the model.
@@ -168,6 +151,12 @@ class Readouts(nn.Module):
         names = {target for name in self.names for target in (PROSODY if name == "prosody" else (name,))}
         return {name: found[name] for name in sorted(names)}
 
+    def collator(self, collate: Any) -> Any:
+        """A `MimiBridgeCollator` whose batches hold what is to be read; another makes them itself."""
+        if not isinstance(collate, MimiBridgeCollator):
+            return collate
+        return collate.with_frame_targets([COLLATED[name] for name in self.names if name in COLLATED], self.speakers)
+
     def checkpoint(self) -> dict[str, Any]:
         """What a checkpoint holds of them; their place in the optimizer is in its own."""
         return {"names": list(self.names), "speakers": self.speakers, "weights": self.state_dict()}
@@ -187,6 +176,22 @@ class Readouts(nn.Module):
             parameter.grad = gradient
         if max_norm:
             nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def new_readouts(
+    weights: Mapping[str, float], dataset: Any, collate: Any, quantizer: CausalBridgeQuantizer, seed: int
+) -> Readouts | None:
+    """The readouts that have a weight, for a data set and what collates it; None if none has.
+
+    Raises:
+        ValueError: If the data set lacks what is to be read.
+    """
+    if not any(weights.values()):
+        return None
+    speakers = speakers_of(dataset) if weights["speaker_reversal_weight"] else {}
+    if isinstance(collate, MimiBridgeCollator):
+        check_columns(weights, dataset)
+    return Readouts(weights, quantizer.codec_dim, quantizer.proj_wavlm, speakers, seed)
 
 
 def load_readouts(readouts: Readouts | None, state: dict[str, Any] | None, checkpoint: str) -> None:
@@ -209,22 +214,6 @@ def load_readouts(readouts: Readouts | None, state: dict[str, Any] | None, check
             f"{len(readouts.speakers)}, or others; go on with the data that it was begun with."
         )
     readouts.load_state_dict(state["weights"])
-
-
-def raise_if_nothing_to_read(weights: Mapping[str, float], found: Mapping[str, int]) -> None:
-    """Refuse to go on with a readout that had no frame in a whole epoch.
-
-    Raises:
-        ValueError: Naming the argument and the columns.
-    """
-    for argument, kind in COUNTED_BY.items():
-        if weights[argument] > 0 and not found[kind]:
-            columns = " and ".join(NEEDS[argument])
-            what = " that is a phone of ARPAbet" if argument == "phone_weight" else ""
-            raise ValueError(
-                f"{argument} is {weights[argument]}, but no frame of the training data has a target in {columns}{what}"
-                f"; add {columns}, or set {argument} to 0."
-            )
 
 
 class _Reversed(torch.autograd.Function):
@@ -264,66 +253,3 @@ def frequency_entropy(counts: Tensor, fitted: Tensor) -> float:
     chosen = counts > 0
     log_shares = (known[chosen] / known.sum()).log()
     return (-(counts[chosen] * log_shares).sum() / counts.sum()).item()
-
-
-def loss_weights(weights: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each readout's loss by its name in the log, of the arguments in `NEEDS`."""
-    of_prosody = dict.fromkeys(PROSODY, weights["prosody_weight"])
-    return of_prosody | {
-        "phone": weights["phone_weight"],
-        "character": weights["character_weight"],
-        "speech_content": weights["speech_content_weight"],
-        "speaker": weights["speaker_reversal_weight"],
-    }
-
-
-def speakers_of(dataset: Any) -> dict[str, int]:
-    """The speakers of a data set in the order of their names, numbered.
-
-    Raises:
-        ValueError: If there are fewer than two, or the data set cannot be looked through.
-    """
-    if not hasattr(dataset, "__len__"):
-        raise ValueError(
-            "speaker_reversal_weight numbers the speakers of the whole data set, but the training data has no length; "
-            "use one that is not streamed, or set speaker_reversal_weight to 0."
-        )
-    if hasattr(dataset, "column_names"):
-        if "speaker" not in dataset.column_names:
-            raise ValueError(_lacks("speaker_reversal_weight", "speaker"))
-        found = dataset.with_format(None)["speaker"]
-    else:
-        found = [dataset[index].get("speaker") for index in range(len(dataset))]
-    names = sorted({str(speaker) for speaker in found if speaker is not None})
-    if not names:
-        raise ValueError(_lacks("speaker_reversal_weight", "speaker"))
-    if len(names) == 1:
-        raise ValueError(
-            f"speaker_reversal_weight needs two speakers or more to tell apart, got {names[0]!r} alone; set it to 0."
-        )
-    return {name: number for number, name in enumerate(names)}
-
-
-def check_columns(weights: Mapping[str, float], dataset: Any) -> None:
-    """Refuse a data set that says nothing of what a readout is to read; one that cannot be looked through passes.
-
-    Raises:
-        ValueError: Naming the argument and the column.
-    """
-    for argument, columns in NEEDS.items():
-        for column in columns if weights[argument] > 0 else ():
-            if hasattr(dataset, "column_names"):
-                has_column = dataset.column_names is None or column in dataset.column_names
-            else:
-                has_column = not isinstance(dataset, list | tuple) or any(
-                    isinstance(row, Mapping) and row.get(column) is not None for row in dataset
-                )
-            if not has_column:
-                raise ValueError(_lacks(argument, column))
-
-
-def _lacks(argument: str, column: str) -> str:
-    hint = " by mimi-bridge prepare --prosody" if argument == "prosody_weight" else " by mimi-bridge prepare"
-    return (
-        f"{argument} needs the column {column}, but the training data has none; add it{hint}, or set {argument} to 0."
-    )

@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..configuration_mimi_bridge import MimiBridgeConfig
-from ..data.collator import AUDIO_KEYS, MimiBridgeCollator
+from ..data.collator import MimiBridgeCollator
+from ..data.row_audio import AUDIO_KEYS
 from ..data.teacher_inputs import TeacherInputs
 from ..data.teachers.revision import digest_of, revision_of
 from ..data.teachers.speech import WavLMTeacher
 from ..data.teachers.text import QwenTeacher
-from .options import STATE_NAME
+from .checkpoints import STATE_NAME
 
 logger = logging.get_logger(__name__)
 
@@ -82,6 +83,12 @@ class TrainingTeachers:
         heard = None if self.speech is None else self.speech.input
         self.inputs = TeacherInputs(heard, self.text is not None, context_seconds)
 
+    def begin(self, config: MimiBridgeConfig, data_sets: Mapping[str, Any], device: torch.device | str) -> None:
+        """Check every data set, by its name, and move the models."""
+        for name, dataset in data_sets.items():
+            self.check(config, dataset, name)
+        self.to(device)
+
     def to(self, device: torch.device | str) -> "TrainingTeachers":
         """Move the models."""
         for teacher in (self.text, self.speech):
@@ -129,10 +136,6 @@ class TrainingTeachers:
     def record(self) -> dict[str, dict[str, Any]]:
         """Which teachers these are, for a checkpoint: name, revision, layers, and a digest of their weights."""
         return self._record
-
-    def check_record(self, recorded: Mapping[str, Mapping[str, Any]] | None, checkpoint: str) -> None:
-        """As the function of that name."""
-        check_record(self._record, recorded, checkpoint)
 
     def added_to(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Batches with features; of those of the iterator no more are taken than are asked for."""
