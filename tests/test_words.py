@@ -14,7 +14,7 @@ WORDS = {
     r"pulled toward": "distilled from",
     r"MOST_\w+|FEWEST_\w+|(?<!AT_)LEAST_\w+|least_score|most_seconds": "MAX_, MIN_, min_score, max_seconds",
     r"constant_(qwen|wavlm)|a constant would": "baseline_, constant predictor",
-    r"\w*opinions?": "mos, adversarial loss",
+    r"\w*opinions?|judg(es|ed|ing|ements?)|JUDG\w+": "mos, adversarial loss, scored",
     r"\w*Workbench|Journal|_Goal": "RecordingEvaluator, ResultsLog, _ProbeTask",
     r"\w*(TELEPHONE|telephone)\w*|narrow[ _-]band": "wideband",
     r"[Tt]okeniser": "CodeExtractor",

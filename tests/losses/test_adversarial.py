@@ -30,12 +30,12 @@ def noise() -> Tensor:
 
 
 def scores(*values: list[float]) -> list[tuple[Tensor, list[Tensor]]]:
-    """A judgement without features, of one scale for each list of scores."""
+    """Scores without features, of one scale for each list of scores."""
     return [(torch.tensor(scale), []) for scale in values]
 
 
 def features(*values: list[list[float]]) -> list[tuple[Tensor, list[Tensor]]]:
-    """A judgement without scores, of one scale for each list of layers."""
+    """Features without scores, of one scale for each list of layers."""
     return [(torch.zeros(1), [torch.tensor(layer) for layer in scale]) for scale in values]
 
 
@@ -129,19 +129,19 @@ def test_discriminator_hears_audio_of_any_precision_in_float32(discriminator, no
     assert torch.equal(discriminator(other)[0], discriminator(other.float())[0])
 
 
-def test_discriminators_judge_at_three_windows_unless_told():
+def test_discriminators_look_at_three_windows_unless_told():
     assert [scale.window for scale in MultiScaleSpectrogramDiscriminator(2).scales] == list(WINDOWS)
     assert WINDOWS == (2048, 1024, 512)
 
 
-def test_discriminators_judge_at_the_windows_given():
+def test_discriminators_look_at_the_windows_given():
     assert [scale.window for scale in MultiScaleSpectrogramDiscriminator(2, windows=(64, 128)).scales] == [64, 128]
 
 
-def test_every_scale_gives_its_own_judgement(noise):
+def test_every_scale_gives_its_own_scores(noise):
     discriminators = MultiScaleSpectrogramDiscriminator(2, windows=(64, 128))
-    judgement = discriminators(noise)
-    for scale, (score, layers) in zip(discriminators.scales, judgement, strict=True):
+    scored = discriminators(noise)
+    for scale, (score, layers) in zip(discriminators.scales, scored, strict=True):
         alone_score, alone_layers = scale(noise)
         assert torch.equal(score, alone_score)
         assert all(map(torch.equal, layers, alone_layers))
@@ -170,7 +170,7 @@ def test_discriminator_loss_is_0_when_sure_and_right_and_2_when_it_cannot_tell(r
     assert discriminator_loss(scores([real]), scores([decoded])).item() == expected
 
 
-def test_discriminator_loss_refuses_judgements_of_different_scales():
+def test_discriminator_loss_refuses_scores_of_different_scales():
     with pytest.raises(ValueError, match="shorter"):
         discriminator_loss(scores([0.0], [0.0]), scores([0.0]))
 
@@ -224,7 +224,7 @@ def test_feature_matching_stays_finite_when_real_features_are_0():
     assert feature_matching_loss(features([[0.0, 0.0]]), features([[1e-6, 0.0]])).item() == pytest.approx(0.5)
 
 
-def test_feature_matching_refuses_judgements_of_different_layers():
+def test_feature_matching_refuses_scores_of_different_layers():
     with pytest.raises(ValueError, match="longer"):
         feature_matching_loss(features([[1.0]]), features([[1.0], [1.0]]))
 

@@ -48,7 +48,7 @@ def gradients_of(adversary: Adversary) -> list[Tensor]:
 def test_step_changes_every_weight_of_the_discriminator_and_nothing_else(adversary):
     decoder = nn.Conv1d(1, 1, 5, padding=2)
     before, discriminator = weights_of(decoder), weights_of(adversary.discriminator)
-    losses = adversary.judge(sound(0), decoder(sound(1)), share=1.0)
+    losses = adversary.losses(sound(0), decoder(sound(1)), share=1.0)
     assert same(weights_of(adversary.discriminator), discriminator)  # not before the step
     sum(losses.values()).backward()
     gradient = decoder.weight.grad.clone()
@@ -60,7 +60,7 @@ def test_step_changes_every_weight_of_the_discriminator_and_nothing_else(adversa
 
 def test_codecs_losses_reach_the_decoded_audio_and_leave_the_discriminators_gradient_alone(adversary):
     audio, decoded = sound(0), sound(1).requires_grad_()
-    losses = adversary.judge(audio, decoded, share=1.0)
+    losses = adversary.losses(audio, decoded, share=1.0)
     before = gradients_of(adversary)
     sum(losses.values()).backward()
     assert all(torch.equal(*pair) for pair in zip(gradients_of(adversary), before, strict=True))
@@ -70,7 +70,7 @@ def test_codecs_losses_reach_the_decoded_audio_and_leave_the_discriminators_grad
 
 def test_discriminators_own_lesson_does_not_reach_the_codec(adversary):
     decoded = sound(1).requires_grad_()
-    adversary.judge(sound(0), decoded, share=1.0)
+    adversary.losses(sound(0), decoded, share=1.0)
     assert decoded.grad is None
 
 
@@ -80,7 +80,7 @@ def test_losses_and_gradient_are_those_of_audio_at_one_loudness(adversary):
     slow = deepcopy(adversary.discriminator)
     real, fake = slow(audio / loudness), slow(decoded / loudness)
     discriminator_loss(real, fake).backward()
-    losses = adversary.judge(audio, decoded, share=1.0)
+    losses = adversary.losses(audio, decoded, share=1.0)
     torch.testing.assert_close(losses["adversarial"], adversarial_loss(fake))
     torch.testing.assert_close(losses["features"], feature_matching_loss(real, fake))
     for gradient, expected in zip(gradients_of(adversary), slow.parameters(), strict=True):
@@ -90,7 +90,7 @@ def test_losses_and_gradient_are_those_of_audio_at_one_loudness(adversary):
 @pytest.mark.parametrize("factor", [0.5, 4.0])
 def test_loudness_of_both_sounds_does_not_matter_and_that_of_one_does(adversary, factor):
     plain, both, one = (
-        adversary.judge(*pair, share=1.0)["features"].item()
+        adversary.losses(*pair, share=1.0)["features"].item()
         for pair in (
             (sound(0), sound(1)),
             (factor * sound(0), factor * sound(1)),
@@ -103,11 +103,11 @@ def test_loudness_of_both_sounds_does_not_matter_and_that_of_one_does(adversary,
 
 def test_silence_is_judged_without_being_made_loud(adversary):
     silence, hiss = torch.zeros(1, 1, SAMPLES), torch.full((1, 1, SAMPLES), QUIETEST / 10)
-    losses = adversary.judge(silence, silence, share=1.0)
+    losses = adversary.losses(silence, silence, share=1.0)
     assert losses["adversarial"].isfinite() and losses["features"] == 0
     heard = []
     handle = adversary.discriminator.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
-    adversary.judge(hiss, silence, share=1.0)
+    adversary.losses(hiss, silence, share=1.0)
     handle.remove()
     assert heard[0].abs().max().item() == pytest.approx(0.1)
 
@@ -120,20 +120,20 @@ def test_step_learns_the_same_from_a_batch_and_from_its_parts_by_their_shares(ac
     for sizes in ([BATCH_SIZE], [1, 3]):
         adversary = Adversary(NUM_FILTERS, seed=0, accelerator=accelerator)
         for audio, decoded in zip(sound(0).split(sizes), sound(1).split(sizes), strict=True):
-            adversary.judge(audio, decoded, share=len(audio) / BATCH_SIZE)
+            adversary.losses(audio, decoded, share=len(audio) / BATCH_SIZE)
         gradients.append(gradients_of(adversary))
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-3)
 
 
 def test_step_forgets_what_it_has_learned_from(adversary):
-    adversary.judge(sound(0), sound(1), share=1.0)
+    adversary.losses(sound(0), sound(1), share=1.0)
     adversary.step()
     assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
 
 
 def test_step_without_a_lesson_moves_nothing(adversary):
-    adversary.judge(sound(0), sound(1), share=1.0)
+    adversary.losses(sound(0), sound(1), share=1.0)
     adversary.step()
     before = weights_of(adversary.discriminator)
     adversary.step()
@@ -141,11 +141,11 @@ def test_step_without_a_lesson_moves_nothing(adversary):
 
 
 def test_losses_and_lesson_are_computed_in_float32_under_autocast(adversary):
-    expected = adversary.judge(sound(0), sound(1), share=1.0)
+    expected = adversary.losses(sound(0), sound(1), share=1.0)
     gradients = gradients_of(adversary)
     adversary.optimizer.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = adversary.judge(sound(0), sound(1), share=1.0)
+        losses = adversary.losses(sound(0), sound(1), share=1.0)
     assert losses == expected
     assert all(torch.equal(*pair) for pair in zip(gradients_of(adversary), gradients, strict=True))
 
@@ -154,7 +154,7 @@ def test_step_is_no_longer_for_a_lesson_a_thousand_times_as_long(accelerator):
     moved = []
     for share in (1e3, 1e6):
         adversary = Adversary(NUM_FILTERS, seed=0, accelerator=accelerator)
-        adversary.judge(sound(0), sound(1), share)
+        adversary.losses(sound(0), sound(1), share)
         adversary.step()
         state = adversary.optimizer.state_dict()["state"]
         moved.append(torch.cat([entry["exp_avg"].flatten() for entry in state.values()]).norm() / (1 - 0.8))
@@ -164,10 +164,10 @@ def test_step_is_no_longer_for_a_lesson_a_thousand_times_as_long(accelerator):
 def test_discriminator_learns_to_tell_the_two_apart(adversary):
     tone = torch.sin(torch.arange(SAMPLES) / 5).expand(BATCH_SIZE, 1, -1)
     adversary.optimizer.param_groups[0]["lr"] = 0.03  # in a hundredth of the steps
-    before = adversary.judge(tone, sound(1), share=1.0)["adversarial"].item()
+    before = adversary.losses(tone, sound(1), share=1.0)["adversarial"].item()
     for _ in range(15):
         adversary.step()
-        after = adversary.judge(tone, sound(1), share=1.0)["adversarial"].item()
+        after = adversary.losses(tone, sound(1), share=1.0)["adversarial"].item()
     assert after > before + 0.5
 
 
@@ -185,7 +185,7 @@ def test_discriminator_begins_alike_for_one_seed_and_leaves_the_callers_random_n
 
 def learn(adversary: Adversary, *seeds: int) -> dict[str, Tensor]:
     for seed in seeds:
-        adversary.judge(sound(seed), sound(seed + 100), share=1.0)
+        adversary.losses(sound(seed), sound(seed + 100), share=1.0)
         adversary.step()
     return weights_of(adversary.discriminator)
 

@@ -1,1 +1,1 @@
-"""Losses on audio: functions of tensors, and the discriminator that judges what decoded speech sounds like."""
+"""Losses on audio: functions of tensors, and the discriminator that scores what decoded speech sounds like."""

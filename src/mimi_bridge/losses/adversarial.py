@@ -66,10 +66,10 @@ class MultiScaleSpectrogramDiscriminator(nn.Module):
         return [scale(audio) for scale in self.scales]
 
 
-Judgement = list[tuple[Tensor, list[Tensor]]]
+Scores = list[tuple[Tensor, list[Tensor]]]
 
 
-def discriminator_loss(real: Judgement, decoded: Judgement) -> Tensor:
+def discriminator_loss(real: Scores, decoded: Scores) -> Tensor:
     """Hinge loss of the discriminator, a scalar: 0 when it is sure and right, 2 when it cannot tell."""
     losses = [
         nn.functional.relu(1 - score_real).mean() + nn.functional.relu(1 + score_decoded).mean()
@@ -78,12 +78,12 @@ def discriminator_loss(real: Judgement, decoded: Judgement) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def adversarial_loss(decoded: Judgement) -> Tensor:
+def adversarial_loss(decoded: Scores) -> Tensor:
     """The codec's loss against the discriminator, a scalar: the negated mean score of decoded audio."""
     return torch.stack([-score.mean() for score, _ in decoded]).mean()
 
 
-def feature_matching_loss(real: Judgement, decoded: Judgement) -> Tensor:
+def feature_matching_loss(real: Scores, decoded: Scores) -> Tensor:
     """Mean absolute difference of the discriminator's features, each layer relative to its mean on real audio."""
     distances = [
         (feature_decoded - feature_real.detach()).abs().mean() / feature_real.detach().abs().mean().clamp(min=1e-6)

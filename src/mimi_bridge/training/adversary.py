@@ -15,11 +15,11 @@ from ..losses.adversarial import (
 
 LEARNING_RATE = 3e-4
 BETAS = (0.8, 0.99)
-QUIETEST = 1e-3  # what is judged is brought to one loudness, but silence is not
+QUIETEST = 1e-3  # what is scored is brought to one loudness, but silence is not
 
 
 class Adversary:
-    """Judges decoded audio, and learns once a step from all that it judged.
+    """Scores decoded audio, and learns once a step from all that it scored.
 
     Args:
         num_filters: The discriminator's width.
@@ -34,10 +34,10 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=LEARNING_RATE, betas=BETAS)
         self._accelerator = accelerator
 
-    def judge(self, audio: Tensor, decoded: Tensor, share: float) -> dict[str, Tensor]:
+    def losses(self, audio: Tensor, decoded: Tensor, share: float) -> dict[str, Tensor]:
         """The codec's losses, scalars: `adversarial` and `features`.
 
-        The discriminator notes for its next step what it heard.
+        The discriminator keeps what it scored for its next step.
 
         Args:
             audio: The original, `(batch, 1, samples)`.
@@ -46,18 +46,18 @@ class Adversary:
         """
         with torch.autocast(audio.device.type, enabled=False):  # losses are computed in float32
             audio, decoded = audio.float(), decoded.float()
-            loudness = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
-            audio, decoded = audio / loudness, decoded / loudness
+            rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+            audio, decoded = audio / rms, decoded / rms
             real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
             (share * discriminator_loss(real, fake)).backward()
             self.discriminator.requires_grad_(False)
-            judged = self.discriminator(decoded)
+            scored = self.discriminator(decoded)
             self.discriminator.requires_grad_(True)
-            heard = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
-            return {"adversarial": adversarial_loss(judged), "features": feature_matching_loss(heard, judged)}
+            real_scores = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
+            return {"adversarial": adversarial_loss(scored), "features": feature_matching_loss(real_scores, scored)}
 
     def step(self) -> None:
-        """Learn from everything judged since the last step, on all processes; from nothing, nothing."""
+        """Learn from everything scored since the last step, on all processes; from nothing, nothing."""
         parameters = list(self.discriminator.parameters())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if self._accelerator.num_processes > 1:

@@ -102,7 +102,7 @@ class Objective(TrainerCallback):
         if audio is not None and adversary is not None:
             assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
             num_frames = outputs.audio_codes_mask.sum()
-            losses = adversary.judge(audio, outputs.audio_values, float(num_frames / totals[0]))
+            losses = adversary.losses(audio, outputs.audio_values, float(num_frames / totals[0]))
             terms |= {name: Term(value, num_frames) for name, value in losses.items()}
         return weighted_sum(terms, self.weights, totals), terms, outputs, target_sums
 
