@@ -18,6 +18,7 @@ from mimi_bridge.evaluation.systems import Systems
 from mimi_bridge.runtime import invalidation
 from mimi_bridge.training import content_init
 from mimi_bridge.training.codebooks import fill_from_data, revive_unused
+from mimi_bridge.training.init_frames import InitFrameCollector
 from tiny import TINY, TINY_TEACHERS
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="torch 2.10 and newer can pretend a device")
@@ -210,7 +211,7 @@ def test_a_device_without_float64_is_never_asked_for_it(here, there, device, tmp
     FLOAT64.clear()
     trainer.compute_loss(there, inputs).backward()
     trainer.compute_loss(there.eval(), inputs)
-    taker = content_init.InitFrameCollector(there.config.frame_rate)
+    taker = InitFrameCollector(there.config.frame_rate)
     taker.add(there.get_latents(inputs["input_values"]), torch.ones(2, 5, dtype=torch.bool).to(DEVICE), inputs)
     frames, quantizer = taker.collected(), there.quantizer
     content_init.set_teacher_statistics(quantizer, frames)

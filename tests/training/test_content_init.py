@@ -16,13 +16,11 @@ from mimi_bridge.data.teachers.statistics import RunningStatistics
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.content_init import (
     FIRST_SHARE,
-    InitFrameCollector,
-    InitFrames,
     begin_with_k_means,
     begin_with_least_squares,
-    collect_init_frames,
     set_teacher_statistics,
 )
+from mimi_bridge.training.init_frames import InitFrameCollector, InitFrames, collect_init_frames
 from tiny import TINY
 
 DIM, CODEBOOK_DIM, CODEBOOK_SIZE, QWEN_DIM, WAVLM_DIM = 16, 8, 32, 6, 5

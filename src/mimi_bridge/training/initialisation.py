@@ -15,10 +15,10 @@ from .content_init import (
     begin_with_k_means,
     begin_with_least_squares,
     bridges_of,
-    collect_init_frames,
     has_statistics,
     set_teacher_statistics,
 )
+from .init_frames import collect_init_frames
 from .reference import is_fresh
 
 logger = logging.get_logger(__name__)

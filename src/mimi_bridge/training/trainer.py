@@ -31,7 +31,8 @@ from .options import check_data_set, check_model, check_options, check_statistic
 from .readouts import Readouts, new_readouts
 from .run_log import RunLog
 from .stream_loader import stream_loader, streamed
-from .teachers import TrainingTeachers, check_record
+from .teacher_record import check_record
+from .teachers import TrainingTeachers
 
 
 class MimiBridgeTrainer(EvaluatingTrainer):
