@@ -43,10 +43,13 @@ class Listing:
 
     Attributes:
         has_segments: Whether there are segments of files among them.
+        has_text: Whether one of them has a text.
+        has_text_to_align: Whether one of them has a text without an alignment.
     """
 
     def __init__(self, path: str | os.PathLike = ""):
-        self._entries, self.has_segments = Entries(path), False
+        self._entries = Entries(path)
+        self.has_segments = self.has_text = self.has_text_to_align = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -76,7 +79,9 @@ class Listing:
             return
         entry = json.dumps(vars(utterance), default=str, sort_keys=True)
         if self._entries.add(utterance.id, place, entry):
-            self.has_segments = self.has_segments or utterance.start is not None or utterance.end is not None
+            self.has_segments |= utterance.start is not None or utterance.end is not None
+            self.has_text |= bool(utterance.text)
+            self.has_text_to_align |= bool(utterance.text) and utterance.alignment is None
 
     def leave_out(self, name: str, reason: str) -> None:
         """Name what is no recording of use."""

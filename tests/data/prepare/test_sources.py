@@ -85,6 +85,21 @@ def test_split_is_chosen(tmp_path):
         open_source(str(tmp_path / "both"), split="test")
 
 
+@pytest.mark.parametrize(
+    "rows, unaligned, any_text",
+    [
+        ([{}, {"alignment": "a.ctm"}], False, False),
+        ([{}, {"text": "hi", "alignment": "a.ctm"}], False, True),
+        ([{"text": "hi"}, {"text": "hi", "alignment": "a.ctm"}], True, True),
+    ],
+)
+def test_source_knows_whether_there_is_a_text_to_align(tmp_path, rows, unaligned, any_text):
+    lines = (json.dumps({"path": f"{n}.wav"} | row) for n, row in enumerate(rows))
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "list.jsonl"))
+    assert (source.has_text_to_align(False), source.has_text_to_align(True)) == (unaligned, any_text)
+
+
 def test_fingerprint_changes_with_the_list_alone(folder):
     before = open_source(str(folder)).fingerprint()
     assert open_source(str(folder)).fingerprint() == before

@@ -229,4 +229,4 @@ def _finish(work: _Work) -> None:
         )
     teachers = {"qwen": settings.text_teacher, "wavlm": settings.speech_teacher}
     stored = [name for name, teacher in teachers.items() if teacher is not None and settings.teachers == "stored"]
-    work.dataset.finish(asdict(report), stored)
+    work.dataset.finish(vars(report), stored)  # `asdict` would copy all that is named in it

@@ -89,7 +89,7 @@ class FileSource:
 
     def has_text_to_align(self, realign: bool) -> bool:
         """Whether a text comes without alignment, or is to be aligned in spite of it."""
-        return any(one.text and (one.alignment is None or realign) for one in self._utterances)
+        return self._utterances.has_text if realign else self._utterances.has_text_to_align
 
     def fingerprint(self) -> str:
         """Changes if the list does; the recordings themselves are not looked at."""
