@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .frame_targets import PROSODY, UNKNOWN
 from .row import Row
@@ -16,27 +17,18 @@ def collate_sound(rows: list[Row], frame_size: int) -> dict[str, Tensor]:
     if len({row.audio is None for row in rows}) > 1:
         raise ValueError("a batch must hold audio or latents, not both; got rows of either kind.")
     num_frames = max(row.num_frames for row in rows)
-    if rows[0].audio is None:
-        sizes = {row.latents.shape[1] for row in rows if row.latents is not None}
-        if len(sizes) > 1:
-            raise ValueError(f"latents of one batch must have one size, got {sorted(sizes)}.")
-        frame_mask = torch.tensor([row.num_frames for row in rows])[:, None] > torch.arange(num_frames)
-        batch = {"latents": _stack([row.latents for row in rows], num_frames), "frame_mask": frame_mask}
-        has_target = torch.tensor([row.target_latents is not None for row in rows])
-        if has_target.any():
-            targets = [row.latents if row.target_latents is None else row.target_latents for row in rows]
-            batch["target_latents"] = _stack(targets, num_frames)
-        if has_target.any() and not has_target.all():
-            batch["target_latents"] *= has_target[:, None, None]
-            batch["target_mask"] = frame_mask & has_target[:, None]
-        return batch
-    num_samples = num_frames * frame_size
-    audio = [row.audio[:, None] for row in rows if row.audio is not None]
-    lengths = torch.tensor([len(samples) for samples in audio])
-    return {
-        "input_values": _stack(audio, num_samples).transpose(1, 2),
-        "padding_mask": (torch.arange(num_samples) < lengths[:, None]).long(),
-    }
+    if rows[0].audio is not None:
+        num_samples, audio = num_frames * frame_size, _column(rows, "audio")
+        padding_mask = (torch.arange(num_samples) < _lengths(audio)[:, None]).long()
+        return {"input_values": _stack(audio, num_samples)[:, None], "padding_mask": padding_mask}
+    frame_mask = torch.tensor([row.num_frames for row in rows])[:, None] > torch.arange(num_frames)
+    batch = {"latents": _stack(_column(rows, "latents"), num_frames), "frame_mask": frame_mask}
+    has_target = torch.tensor([row.target_latents is not None for row in rows])
+    if has_target.any():
+        batch["target_latents"] = _stack(_column(rows, "target_latents"), num_frames)
+    if has_target.any() and not has_target.all():
+        batch["target_mask"] = frame_mask & has_target[:, None]
+    return batch
 
 
 def collate_tokens(rows: list[Row]) -> dict[str, Tensor]:
@@ -46,43 +38,26 @@ def collate_tokens(rows: list[Row]) -> dict[str, Tensor]:
         return {}
     if len({row.durations is None for row in given}) > 1:
         raise ValueError("tokens of one batch must all be placed by durations, or all by token_spans; got both.")
-    num_tokens = max(1, *(len(row.qwen_hidden) for row in given if row.qwen_hidden is not None), 1)
-    dim = {row.qwen_hidden.shape[1] for row in given if row.qwen_hidden is not None}
-    if len(dim) > 1:
-        raise ValueError(f"qwen_hidden of one batch must have one size, got {sorted(dim)}.")
-    nothing = torch.zeros(0, dim.pop())
-    hidden = [nothing if row.qwen_hidden is None else row.qwen_hidden for row in rows]
-    batch = {"qwen_hidden": _stack(hidden, num_tokens)}
-    if given[0].durations is not None:
-        durations = [torch.zeros(0).long() if row.durations is None else row.durations for row in rows]
-        batch["durations"] = _stack([d[:, None] for d in durations], num_tokens)[:, :, 0]
-    else:
-        spans = [torch.zeros(0, 2) if row.token_spans is None else row.token_spans for row in rows]
-        batch["token_spans"] = _stack(spans, num_tokens)
+    hidden = _column(rows, "qwen_hidden")
+    num_tokens = max(1, *map(len, hidden))
+    places = "token_spans" if given[0].durations is None else "durations"
+    batch = {"qwen_hidden": _stack(hidden, num_tokens), places: _stack(_column(rows, places), num_tokens)}
     if any(row.token_mask is not None for row in given):
         masks = [
             torch.ones(len(states)).bool() if row.token_mask is None else row.token_mask
             for row, states in zip(rows, hidden, strict=True)
         ]
-        batch["token_mask"] = _stack([mask[:, None] for mask in masks], num_tokens)[:, :, 0]
+        batch["token_mask"] = _stack(masks, num_tokens)
     return batch
 
 
 def collate_wavlm(rows: list[Row]) -> dict[str, Tensor]:
     """The speech model's features and their mask; nothing if no row has any."""
-    given = [row.wavlm_features for row in rows if row.wavlm_features is not None]
-    if not given:
+    if all(row.wavlm_features is None for row in rows):
         return {}
-    sizes = {values.shape[1] for values in given}
-    if len(sizes) > 1:
-        raise ValueError(f"wavlm_features of one batch must have one size, got {sorted(sizes)}.")
-    nothing = given[0].new_zeros(0, given[0].shape[1])
-    features = [nothing if row.wavlm_features is None else row.wavlm_features for row in rows]
-    lengths, num_frames = torch.tensor([len(values) for values in features]), max(row.num_frames for row in rows)
-    return {
-        "wavlm_features": _stack(features, num_frames),
-        "wavlm_mask": torch.arange(num_frames) < lengths[:, None],
-    }
+    features, num_frames = _column(rows, "wavlm_features"), max(row.num_frames for row in rows)
+    wavlm_mask = torch.arange(num_frames) < _lengths(features)[:, None]
+    return {"wavlm_features": _stack(features, num_frames), "wavlm_mask": wavlm_mask}
 
 
 def collate_frame_targets(rows: list[Row], names: Collection[str], speakers: Mapping[str, int]) -> dict[str, Tensor]:
@@ -120,18 +95,16 @@ def collate_teachers(
         for row, part in zip(whole, crops, strict=True):
             assert row.audio is not None and part.wavlm_features is not None
             crop = int(part.wavlm_features[0, 0]), part.num_frames
-            heard, count, start = teachers.audio(row.audio, *crop, sampling_rate, frame_size, f"audio of {row.name}")
+            sizes = sampling_rate, frame_size
+            heard, count, start = teachers.audio(row.audio, *crop, *sizes, f"audio of {row.name}")
             part.wavlm_features = part.wavlm_features - start
-            audio.append(heard[:, None])
+            audio.append(heard)
             counts.append(count)
-        lengths = [len(samples) for samples in audio]
-        batch["teacher_audio"] = _stack(audio, max(lengths))[:, :, 0]
-        batch |= {"teacher_samples": torch.tensor(lengths), "teacher_frames": torch.tensor(counts)}
-    ids = [torch.zeros(0).long() if row.token_ids is None else row.token_ids for row in whole]
-    if any(len(row) for row in ids):
-        lengths = [len(row) for row in ids]
-        batch["teacher_tokens"] = _stack([row[:, None] for row in ids], max(lengths))[:, :, 0]
-        batch["teacher_num_tokens"] = torch.tensor(lengths)
+        batch |= {"teacher_samples": _lengths(audio), "teacher_frames": torch.tensor(counts)}
+        batch["teacher_audio"] = _stack(audio, max(map(len, audio)))
+    if any(row.token_ids is not None for row in whole):
+        ids = _column(whole, "token_ids")
+        batch |= {"teacher_tokens": _stack(ids, max(map(len, ids))), "teacher_num_tokens": _lengths(ids)}
     return batch
 
 
@@ -155,6 +128,19 @@ def _filled(values: list[Tensor | None], shape: tuple[int, ...], nothing: float)
     return filled
 
 
-def _stack(values: list, length: int) -> Tensor:
-    # Rows of (length_i, dim) become (rows, length, dim), zeros after their end.
-    return torch.stack([torch.nn.functional.pad(value, (0, 0, 0, length - len(value))) for value in values])
+def _column(rows: list[Row], name: str) -> list[Tensor]:
+    # One column of rows, at least one of which has it; empty for those that do not.
+    given = [values for row in rows if (values := getattr(row, name)) is not None]
+    sizes = {values.shape[-1] for values in given if values.ndim > 1}
+    if len(sizes) > 1:
+        raise ValueError(f"{name} of one batch must have one size, got {sorted(sizes)}.")
+    return [given[0][:0] if getattr(row, name) is None else getattr(row, name) for row in rows]
+
+
+def _lengths(values: list[Tensor]) -> Tensor:
+    return torch.tensor([len(each) for each in values])
+
+
+def _stack(values: list[Tensor], length: int) -> Tensor:
+    # Rows of (length_i, ...) become (rows, length, ...), zeros after their end.
+    return torch.stack([pad(each, (0, 0) * (each.ndim - 1) + (0, length - len(each))) for each in values])

@@ -144,7 +144,8 @@ class MimiBridgeCollator:
         """
         if not rows:
             raise ValueError("a batch needs at least one row, got none.")
-        whole = [self._reader(row, number) for number, row in enumerate(rows)]
+        read = self._reader
+        whole = [read(row, number) for number, row in enumerate(rows)]
         crops = [self._crop(row) for row in whole]
         of_teachers = {}
         if self.teachers is not None:  # first, as it moves the places of crops

@@ -46,7 +46,8 @@ class ResidualWeightSchedule(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Find the beginning, and put λ where it belongs after so many steps."""
         stored = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        self.start = stored["attributes"]["start"] if state.global_step else float(model.config.residual_weight)
+        start = stored["attributes"]["start"] if state.global_step else None
+        self.start = float(model.config.residual_weight) if start is None else start
         self._move(model, state)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
