@@ -83,15 +83,15 @@ LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the confi
     "the same, then the encoder, too": (
         PROSODY,
         {
-            "phone_weight": 5.0,
-            "prosody_weight": 5.0,
+            "phone_weight": 1.0,
+            "prosody_weight": 1.0,
             "mel_weight": 1.0,
             "head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 0.0},
             "residual_weight_warmup_ratio": 0.0,
         },
     ),
 }
-GOES_ON = {"the same, then the encoder, too": "the same, five times the weight"}  # with the model of another
+GOES_ON = {"the same, then the encoder, too": "phones and prosody, 2 layers of prosody"}  # with the model of another
 COLUMNS = {
     "phone": ("content", "prosody", "acoustic"),
     "speaker": ("content", "prosody", "acoustic"),
