@@ -12,7 +12,7 @@ TRANSFORMERS_TESTS = .venv-newest/transformers-tests
 TOUCHES_TRANSFORMERS = tests/newest tests/conversion tests/training tests/test_checkpoint.py \
   tests/weights tests/test_hub_files.py tests/test_modeling_mimi_bridge.py tests/runtime
 
-.PHONY: demo test bench lint types pytest coverage test-lowest test-newest test-newest-transformers newest setup clean
+.PHONY: demo test bench lint types pytest coverage test-slow test-lowest test-newest test-newest-transformers newest setup clean
 
 # SOURCE=kyutai/mimi converts the real weights; SPEECH=recording-or-folder speaks with a real voice.
 demo: $(READY)
@@ -39,6 +39,10 @@ pytest: $(READY)
 # Lines that no test runs; apart, since counting slows every test.
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+# Long repetitions, full-size models and whole runs that are killed.
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow --durations=10
 
 test-lowest:
 	$(MAKE) VENV=.venv-lowest PINS=.constraints-lowest.txt pytest

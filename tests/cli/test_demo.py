@@ -31,6 +31,7 @@ def test_demo_leaves_proof_sounds_codes_and_picture(tmp_path, capfd):
     assert torch.equal(codes, model.encode(original[None]).audio_codes[0])
 
 
+@pytest.mark.slow
 def test_demo_can_be_run_again_and_takes_a_recording(tmp_path, speech, monkeypatch, capfd):
     save_audio(tmp_path / "voice.wav", speech[:, :100_000], 24_000)
     demo.run_demo(tmp_path / "demo", speech=str(tmp_path / "voice.wav"), training=False)

@@ -642,6 +642,7 @@ def train_in_process(rank: int, port: int, folder: Path) -> None:
     accelerator.end_training()
 
 
+@pytest.mark.slow
 def test_processes_hold_the_same_weights_though_they_see_different_crops(corpus_folder, tmp_path):
     shutil.copytree(corpus_folder, tmp_path / "corpus")
     with socket.socket() as unused:

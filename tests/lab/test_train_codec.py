@@ -161,6 +161,7 @@ def test_codec_holds_the_weights_of_the_last_checkpoint(finished):
             torch.testing.assert_close(value, trained[f"{part}.{name}"], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_run_that_was_killed_ends_with_the_same_bits_as_one_never_stopped(finished, resumed):
     step, run = resumed
     assert STEPS["reconstruction"] < step < NUM_STEPS

@@ -168,6 +168,7 @@ def test_attention_of_the_heads_layers_that_the_fast_path_does_not_know_is_left_
         model.stream()
 
 
+@pytest.mark.slow
 def test_exported_steps_give_a_stream_s_codes_in_another_process(model, sound, tmp_path):
     audio = sound[:2, :, : 40 * FRAME]  # beyond the window of the heads' layers
     given = {"audio": audio}

@@ -141,6 +141,7 @@ def test_codes_of_padding_are_0_where_a_batch_is_run_together(tiny_model, speech
     assert rows[1, :, 4:].eq(0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @torch.no_grad()
 def test_fast_path_gives_the_reference_s_numbers_at_full_size(full_size_model, best_speech):
@@ -162,6 +163,7 @@ def test_fast_path_gives_the_reference_s_numbers_at_full_size(full_size_model, b
     assert difference <= 4e-6  # 1.6e-6 on one processor, 2.5e-6 on another: both paths round
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @torch.no_grad()
 def test_in_bfloat16_the_fast_path_s_codes_are_as_near_to_float32_s_as_the_reference_s(full_size_model, best_speech):

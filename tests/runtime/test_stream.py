@@ -171,6 +171,7 @@ def test_state_of_a_stream_stays_as_large_as_it_is(model, sound):
         assert stream.state_dict()["encoder.positions"].tolist() == [400, 400]
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @torch.no_grad()
 def test_streams_at_full_size_give_the_codes_and_the_audio_of_the_reference(full_size_model, best_speech):

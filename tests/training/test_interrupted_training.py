@@ -70,7 +70,8 @@ def steps_done(output: Path) -> int:
     return max((int(path.name.rpartition("-")[2]) for path in (output / "run").glob("checkpoint-*")), default=0)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 10])
 def test_run_of_two_processes_that_is_killed_ends_with_the_weights_of_one_that_is_not(tmp_path, kills):
     draw, finals = random.Random(kills), []
     for name, count in (("whole", 0), ("killed", kills)):
