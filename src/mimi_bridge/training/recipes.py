@@ -37,7 +37,7 @@ RECIPES = {
     "specification": Recipe("the specification's own losses and model"),
     "content": Recipe(
         "content that is taught phones and speech features; prosody that is taught pitch and may look back",
-        {"learning_rate": 5e-4, "phone_weight": 5.0, "speech_content_weight": 2.0, "prosody_weight": 1.0},
+        {"learning_rate": 5e-4, "phone_weight": 1.0, "speech_content_weight": 2.0, "prosody_weight": 1.0},
         {"prosody_layers": 2},
     ),
     "decoder": Recipe(
