@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
+from weakref import finalize
 
 SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -31,7 +32,7 @@ class Entries:
     def __init__(self, path: str | os.PathLike = ""):
         self._path, self._process, self._count = os.fspath(path), os.getpid(), 0
         with self._writing():
-            self._file = sqlite3.connect(self._path, isolation_level=None)
+            self._file = self._connection(self._path)
             self._file.executescript(SCHEMA)
 
     def __len__(self) -> int:
@@ -92,9 +93,14 @@ class Entries:
 
     def _reader(self) -> sqlite3.Connection:
         if self._process != os.getpid():  # no connection outlives a fork
-            name = f"file:{quote(self._path)}?immutable=1"
-            self._file, self._process = sqlite3.connect(name, uri=True), os.getpid()
+            self._file = self._connection(f"file:{quote(self._path)}?immutable=1")
+            self._process = os.getpid()
         return self._file
+
+    def _connection(self, name: str) -> sqlite3.Connection:
+        found = sqlite3.connect(name, isolation_level=None, check_same_thread=False, uri=name.startswith("file:"))
+        finalize(self, found.close)
+        return found
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

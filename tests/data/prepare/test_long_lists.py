@@ -15,7 +15,7 @@ from mimi_bridge.data.prepare.shards import ShardedDataset
 from mimi_bridge.data.prepare.sources import DatasetSource, Source, open_source
 from mimi_bridge.data.settings import Settings
 
-FEW, MORE, MANY = 50, 1_100, 2_500  # the last two: above what is read at once
+FEW, MORE, MANY = 50, 1_100, 1_800  # the last two: above what is read at once
 HELD = 150_000  # bytes; a list of utterances takes more than 1,000 a row
 
 
