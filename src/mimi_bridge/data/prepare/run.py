@@ -5,12 +5,11 @@ settings alone, so that an interrupted run is resumable and ends with the same b
 """
 
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import islice
@@ -162,19 +161,21 @@ _of_process: dict[str, tuple[_Work, RowMaker]] = {}
 
 
 def _start(work: _Work) -> None:
-    Thread(target=_end_with_parent, args=(Path(work.list_path).parent,), daemon=True).start()
+    Thread(target=_end_with_parent, args=(work.list_path,), daemon=True).start()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     _of_process["it"] = work, RowMaker(work.settings, work.source, work.device)
 
 
-def _end_with_parent(scratch: Path) -> None:
+def _end_with_parent(list_path: str) -> None:
     # A pool's processes would wait for work for ever if the first one was killed, and its list would stay.
     parent = parent_process()
     assert parent is not None
     parent.join()
-    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):
+        os.unlink(list_path)
+        os.rmdir(os.path.dirname(list_path))
     os._exit(1)
 
 
