@@ -48,6 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="(default: all)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of it (default: all)")
+    parser.add_argument("--seconds", type=float, help="whole recordings of this length only")
     parser.add_argument("--threads", type=int, default=1, help="of each peer; 0: as many as torch takes (default: 1)")
     parser.add_argument("--busy", type=int, default=0, help="programs that want a core each meanwhile (default: 0)")
     parser.add_argument("--weights", type=Path, help="folder to keep the weights in (default: a temporary one)")
@@ -91,7 +92,7 @@ def compare_speed(peers: list[Peer], arguments: argparse.Namespace) -> None:
     """Whole recordings and streams, as far as they are asked for."""
     if "whole" in arguments.only:
         lengths = ((2.0, 1),) if arguments.quick else ((10.0, 3), (60.0, 1)) if arguments.brief else LENGTHS
-        compare_whole(peers, lengths, arguments.clock)
+        compare_whole(peers, ((arguments.seconds, 5),) if arguments.seconds else lengths, arguments.clock)
     if "streams" in arguments.only:
         num_frames = 8 if arguments.quick else 96 if arguments.brief else STREAMED_FRAMES
         frames_a_call = FRAMES_A_CALL[:2] if num_frames < STREAMED_FRAMES else FRAMES_A_CALL
