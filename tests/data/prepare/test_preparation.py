@@ -24,6 +24,7 @@ from mimi_bridge.data.prepare import rows as rows_module
 from mimi_bridge.data.prepare.run import Report, prepare
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.teachers.statistics import RunningStatistics
+from tiny_ctc import write_tiny_ctc
 from tiny_teachers import write_tiny_qwen, write_tiny_wavlm
 
 TEXTS = (
@@ -242,8 +243,6 @@ def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_
 
 def test_words_may_be_placed_by_a_ctc_model(settings, tmp_path):
     pytest.importorskip("torchaudio")
-    from test_ctc_aligner import write_tiny_ctc
-
     report = prepare(replace(settings, aligner=write_tiny_ctc(tmp_path / "ctc")), tmp_path / "data")
     assert report.num_with_tokens == 5
     row = rows_of(tmp_path / "data")[0]
