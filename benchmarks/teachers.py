@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -33,6 +34,7 @@ from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
 from prepare import QWEN, WAVLM
+from stopwatch import memory_mib
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from tiny import TINY
@@ -179,14 +181,13 @@ def _peak_memory(what: str, where: str, text_teacher: str) -> float:
         _train_on_a_stream(where)
     else:
         _prepare_first_and_last(where, text_teacher)
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return memory_mib("VmHWM")
 
 
-def _train_on_a_stream(where: str) -> None:
-    args = MimiBridgeTrainingArguments(
-        f"{where}-run",
-        max_steps=STEPS_OF_STREAM,
-        per_device_train_batch_size=8,
+def _steps_alone(folder: str, **settings: Any) -> MimiBridgeTrainingArguments:
+    # Of a run that does nothing but its steps, on the CPU.
+    return MimiBridgeTrainingArguments(
+        folder,
         gradient_accumulation_steps=1,
         use_cpu=True,
         report_to=[],
@@ -194,11 +195,14 @@ def _train_on_a_stream(where: str) -> None:
         save_strategy="no",
         revive_every=0,
         collapse_below=0.0,
-        mel_weight=0.0,
-        qwen_weight=0.0,
-        wavlm_weight=0.0,
         disable_tqdm=True,
+        **settings,
     )
+
+
+def _train_on_a_stream(where: str) -> None:
+    weights = dict.fromkeys(("mel_weight", "qwen_weight", "wavlm_weight"), 0.0)
+    args = _steps_alone(f"{where}-run", max_steps=STEPS_OF_STREAM, per_device_train_batch_size=8, **weights)
     MimiBridgeTrainer(MimiBridgeModel(MimiBridgeConfig(**TINY)), args, train_dataset=open_stream(where)).train()
 
 
@@ -239,20 +243,8 @@ def print_step(folder: Path, options: argparse.Namespace) -> None:
         for number in range(BATCH)
     ]
     model = MimiBridgeModel(MimiBridgeConfig(qwen_dim=1536, wavlm_dim=1024))
-    args = MimiBridgeTrainingArguments(
-        str(folder / "run"),
-        max_steps=STEPS + 1,
-        per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=1,
-        use_cpu=True,
-        report_to=[],
-        content_init="none",
-        save_strategy="no",
-        revive_every=0,
-        collapse_below=0.0,
-        init_frames=1,
-        disable_tqdm=True,
-    )
+    run = str(folder / "run")
+    args = _steps_alone(run, max_steps=STEPS + 1, per_device_train_batch_size=BATCH, init_frames=1)
     trainer = MimiBridgeTrainer(model, args, train_dataset=rows, teachers=teachers)
     timed: dict[str, list[float]] = {"teachers": [], "step": []}
     counted: dict[str, float] = {}

@@ -207,11 +207,16 @@ def write_rows(job: tuple[Path, Path, Path]) -> Path:
     quiet()
     original, rows = OriginalLatents(MimiBridgeModel.from_pretrained(model_folder).eval()), {}
     for part in ("train", "held_out"):
-        corpus = SpeechCorpus(folder / part)
-        made = (n for n, e in enumerate(corpus.utterances) if part == "train" or e["speaker"].startswith(MADE))
-        rows[part] = [row_of(corpus, number, original) for number in made]
+        rows[part] = [row_of(*place, original) for place in places_in(folder, part)]
     torch.save(rows, path)
     return path
+
+
+def places_in(folder: Path, part: str) -> list[tuple[SpeechCorpus, int]]:
+    """The utterances of a corpus that are used: all to train on, of those held out made voices' alone."""
+    corpus = SpeechCorpus(folder / part)
+    used = (n for n, e in enumerate(corpus.utterances) if part == "train" or e["speaker"].startswith(MADE))
+    return [(corpus, number) for number in used]
 
 
 def row_of(corpus: SpeechCorpus, number: int, original: OriginalLatents) -> dict:
@@ -266,7 +271,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         }
         args = MimiBridgeTrainingArguments(output_dir=str(work / "run"), **(settings | changes))
         collate = MimiBridgeCollator.for_model(model.config, crop_seconds=4.0)
-        rows = Heard(data["rows"], arguments.corpus, "train") if encoder_learns else data["rows"]
+        rows = RowsWithAudio(data["rows"], arguments.corpus, "train") if encoder_learns else data["rows"]
         trainer = MimiBridgeTrainer(model, args, collate, rows)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -283,7 +288,7 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
     return found
 
 
-class Heard(Dataset):
+class RowsWithAudio(Dataset):
     """Rows with their audio in place of latents.
 
     Args:
@@ -293,14 +298,8 @@ class Heard(Dataset):
     """
 
     def __init__(self, rows: list[dict], folders: list[Path], part: str):
-        corpora = [SpeechCorpus(folder / part) for folder in folders]
         self._rows = rows
-        self._places = [
-            (corpus, number)
-            for corpus in corpora
-            for number, entry in enumerate(corpus.utterances)
-            if part == "train" or entry["speaker"].startswith(MADE)
-        ]
+        self._places = [place for folder in folders for place in places_in(folder, part)]
         ids = [corpus.utterances[number]["id"] for corpus, number in self._places]
         if ids != [row["id"] for row in rows]:
             sys.exit(f"levers: --rows holds other recordings than --corpus, {len(rows)} and {len(ids)}.")
@@ -318,15 +317,10 @@ class Heard(Dataset):
 def encode_again(model: MimiBridgeModel, data: dict, folders: list[Path]) -> None:
     """Put the latents of an encoder that has learned in the place of the original's."""
     for part, name in (("rows", "train"), ("made", "held_out")):
-        for row, heard in zip(data[part], Heard(data[part], folders, name), strict=True):
-            row["latents"] = latents_of(model, heard["input_values"][None])
+        for row, with_audio in zip(data[part], RowsWithAudio(data[part], folders, name), strict=True):
+            row["latents"] = model.get_latents(with_audio["input_values"][None, None])[0]
     for row in data["held_out"]:
-        row["latents"] = latents_of(model, row["audio"])
-
-
-def latents_of(model: MimiBridgeModel, audio: torch.Tensor) -> torch.Tensor:
-    """Of a recording, `(1, samples)`: `(frames, dim)`."""
-    return model.get_latents(torch.nn.functional.pad(audio, (0, -audio.shape[-1] % model.config.frame_size))[None])[0]
+        row["latents"] = model.get_latents(row["audio"][None])[0]
 
 
 def delay_of(config: MimiBridgeConfig) -> float:
@@ -357,13 +351,13 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
     quantizer, config = model.quantizer, model.config
     entries = [codebook for head in quantizer.heads.values() for codebook in head.codebooks]
     levels = {"content": range(1), "prosody": range(1, 2), "acoustic": range(2, len(entries))}
-    distance, num_frames, told = 0.0, 0.0, []
+    distance, num_frames, content_codes = 0.0, 0.0, []
     for each in spoken:
         latents, audio = each["latents"][None], each["audio"]
         codes = quantizer.encode(latents)
         features = {name: head_features(codes[0], entries, [levels[name]]) for name in levels}
         features["content"] = ahead(features["content"], config.content_delay)
-        told.append(ahead(codes[0, 0], config.content_delay))
+        content_codes.append(ahead(codes[0, 0], config.content_delay))
         each["recording"].features = features
         decoded = model.decode(codes).audio_values
         padded = torch.nn.functional.pad(audio, (0, decoded.shape[-1] - audio.shape[-1]))
@@ -372,7 +366,11 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
     with torch.inference_mode(False):
         matrix, _ = probe_matrix([each["recording"] for each in spoken], {n: n for n in levels}, config.frame_rate)
     phones = [phone for each in spoken for phone in each["recording"].labels.phone]
-    return {"probes": matrix, "mel": distance / num_frames, "pnmi": phone_information(torch.cat(told), phones)}
+    return {
+        "probes": matrix,
+        "mel": distance / num_frames,
+        "pnmi": phone_information(torch.cat(content_codes), phones),
+    }
 
 
 def table(found: list[dict]) -> str:
@@ -390,7 +388,7 @@ def table(found: list[dict]) -> str:
 
 
 def draw(found: list[dict], path: Path) -> None:
-    """Phones told from content's codes against its delay: by a linear probe, with its interval, and by the reader."""
+    """Phones read from content's codes against its delay: by a linear probe, with its interval, and by the reader."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -415,9 +413,9 @@ def line_of(result: dict) -> str:
     """One line of the table: of linear probes, with the interval over speakers."""
     scores = result["probes"]["scores"]
     cells = [_score(scores.get(head, {}).get(what)) for what, heads in COLUMNS.items() for head in heads]
-    told, shuffled = result["pnmi"]
+    information, shuffled = result["pnmi"]
     errors = [f"{error:.2f}" for error in result.get("errors", ())] or ["-", "-"]
-    cells += [f"{told:.2f} ({shuffled:.2f})", *errors, f"{result['mel']:.3f}"]
+    cells += [f"{information:.2f} ({shuffled:.2f})", *errors, f"{result['mel']:.3f}"]
     return f"| {result['name']} | {result['milliseconds']:.0f} | {' | '.join(cells)} |"
 
 

@@ -110,12 +110,12 @@ def collate_teachers(
 
 def by_index(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch whose places, which were cropped and padded as vectors are, are numbers under names of their own."""
-    for told, name, inputs in (
+    for places, name, inputs in (
         ("wavlm_features", "wavlm_index", "teacher_audio"),
         ("qwen_hidden", "token_index", "teacher_tokens"),
     ):
         if inputs in batch:
-            batch[name] = batch.pop(told)[:, :, 0].long()
+            batch[name] = batch.pop(places)[:, :, 0].long()
     return batch
 
 
