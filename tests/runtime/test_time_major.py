@@ -14,7 +14,6 @@ from mimi_bridge.runtime.time_major import (
     convolution_weight,
     elu,
     run,
-    run_in_pieces,
     transposed_convolution_weight,
     with_offsets,
 )
@@ -150,23 +149,6 @@ def test_residual_block_adds_its_convolutions_to_its_shortcut(has_shortcut):
     hidden = outer(functional.elu(inner(functional.elu(functional.pad(first, (2, 0))))))
     expected = (shortcut(first) if has_shortcut else first) + hidden
     assert close(whole([block], x.clone()), expected.transpose(1, 2))
-
-
-def test_layers_in_pieces_give_what_they_give_at_once():
-    layers, size = with_offsets(
-        [
-            packed(nn.Conv1d(1, 16, 7), replicates=True),
-            Residual([packed(nn.Conv1d(16, 8, 3), activates=True), packed(nn.Conv1d(8, 16, 1), activates=True)]),
-            packed(nn.Conv1d(16, 32, 8, 4), activates=True),
-        ]
-    )
-    x, before = torch.randn(3, 400, 1), torch.randn(3, size)
-    is_first, tails = torch.tensor([True, False, True]), [before.clone(), before.clone()]
-    expected = run(layers, x, tails[0], is_first)
-    result = torch.full_like(expected, torch.nan)
-    run_in_pieces(layers, x, tails[1], is_first, 80, result)
-    assert close(result, expected)
-    assert close(tails[1], tails[0])
 
 
 def test_tails_of_layers_do_not_overlap():

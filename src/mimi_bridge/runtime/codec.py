@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from .attention import Transformer
-from .time_major import Convolution, Layer, Upsampling, run, run_in_pieces
+from .pieces import run_in_pieces
+from .time_major import Convolution, Layer, Upsampling, run
 
 State = dict[str, Tensor]
 

@@ -139,6 +139,16 @@ class Upsampling:
         """Steps that a call must remember for the next."""
         return 1
 
+    @property
+    def stride(self) -> int:
+        """Input steps from one window to the next."""
+        return 1
+
+    @property
+    def upsampling(self) -> int:
+        """Output steps of an input step."""
+        return self.weight.shape[1]
+
     def __call__(self, x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
         """As `Convolution`: `(batch, steps, channels)` -> `(batch, steps * stride, channels)`."""
         batch_size, _, channels = x.shape
@@ -245,26 +255,3 @@ def run(layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | No
     for layer in layers:
         x = layer(x, tails, is_first)
     return x
-
-
-def run_in_pieces(
-    layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | None, piece_steps: int, out: Tensor
-) -> None:
-    """As `run`, row by row and a few steps at a time, so that what lies between the layers stays in a CPU's cache.
-
-    Args:
-        layers: See `run`.
-        x: `(batch, steps, channels)`.
-        tails: See `Convolution`.
-        is_first: See `Convolution`.
-        piece_steps: Steps of the input at a time.
-        out: Where the result goes, `(batch, steps of the output, channels)`; any strides.
-    """
-    for row in range(len(x)):
-        row_is_first = None if is_first is None else is_first[row : row + 1]
-        filled = 0
-        for piece in x[row : row + 1].split(piece_steps, dim=1):
-            result = run(layers, piece, tails[row : row + 1], row_is_first)
-            out[row : row + 1, filled : filled + result.shape[1]] = result
-            filled += result.shape[1]
-            row_is_first = None
