@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, disable_progress_bars, load_from_disk
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio.espeak import SENTENCES, VOICES, synthesize
+from mimi_bridge.audio.espeak import SENTENCES, synthesize
 from mimi_bridge.data.prepare import run as preparation
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.streaming import open_stream
@@ -42,6 +42,8 @@ from tiny_teachers import write_tiny_qwen
 
 PARTS = ("disk", "memory", "step")
 TEXT, FILES_OF_FOLDER, STEPS_OF_STREAM = "Fresh snow fell.", 1000, 100
+TOKENS = 4000  # so that a common word is one token, as it is one of Qwen's
+SPEECH = Path(os.environ.get("MIMI_BRIDGE_SPEECH", "../shared/data")) / "manifest.jsonl"
 SECONDS, BATCH, STEPS = 4.0, 2, 1  # of a recording; recordings; steps after the first
 H100 = {"bfloat16": 989e12, "tf32": 495e12}  # FLOP/s, dense, as its data sheet says
 USED = {"bfloat16": 0.4, "tf32": 0.2}  # of that, assumed
@@ -53,6 +55,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1_000_000])
     parser.add_argument("--of", nargs="+", choices=MAKERS, default=["stream", "jsonl", "dataset"], help="whose memory")
+    parser.add_argument(
+        "--speech", type=Path, default=SPEECH, help="manifest of real recordings, for their bytes on disk"
+    )
     parser.add_argument(
         "--only", nargs=3, metavar=("WHAT", "WHERE", "TEACHER"), help="one measurement of memory, as json"
     )
@@ -71,24 +76,22 @@ def main() -> None:
 
 def print_disk(folder: Path, options: argparse.Namespace) -> None:
     """MB an hour of speech that `mimi-bridge prepare --teachers none` writes beside the audio."""
-    recordings = folder / "recordings"
-    recordings.mkdir()
-    for number, text in enumerate(SENTENCES):
-        soundfile.write(
-            recordings / f"{number}.flac", synthesize(text, VOICES[number % len(VOICES)])[0].numpy(), 24_000
-        )
-        (recordings / f"{number}.txt").write_text(text)
+    texts = [json.loads(line)["text"] for line in options.speech.read_text().splitlines()]
     settings = Settings(
-        str(recordings),
-        text_teacher=write_tiny_qwen(folder / "tiny"),
+        str(options.speech),
+        text_teacher=write_tiny_qwen(folder / "tiny", TOKENS, texts),
         teachers="none",
-        min_score=-1e9,
         aligner="pocketsphinx",
     )
     report = preparation.prepare(settings, folder / "data")
     assert report is not None
     size = sum(path.stat().st_size for path in (folder / "data").glob("*.arrow")) / 1e6
-    print(f"--teachers none: {size / report.hours:.2f} MB an hour of speech beside the audio ({report.hours:.3f} h)\n")
+    kept = load_from_disk(folder / "data")
+    a_second = sum(map(len, kept["token_ids"])) / report.hours / 3600
+    print(
+        f"--teachers none: {size / report.hours:.2f} MB an hour of speech beside the audio ({report.hours:.3f} h, "
+        f"{a_second:.1f} tokens a second)\n"
+    )
 
 
 def print_memory(folder: Path, options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Teachers of the real classes, tiny, with random weights; a tokenizer of Qwen's kind, trained on the spot."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -50,8 +51,8 @@ SPEECH_SIZES = {
 }
 
 
-def write_tiny_qwen(folder: Path, **changes) -> str:
-    """A Qwen2 of 3 layers, 16-d, with a byte-level BPE tokenizer as Qwen's; returns the folder's name."""
+def write_tiny_qwen(folder: Path, tokens: int = 320, texts: Iterable[str] = SENTENCES, **changes) -> str:
+    """A Qwen2 of 3 layers, 16-d; its byte-level BPE is as Qwen's, of so many tokens. Returns the folder's name."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -64,9 +65,9 @@ def write_tiny_qwen(folder: Path, **changes) -> str:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=tokens, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
     fast.save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
