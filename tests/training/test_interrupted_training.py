@@ -19,7 +19,7 @@ from test_trainer import assert_same, audio_model, silence_content, state_of
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.training.checkpoints import is_complete, newest_checkpoint
 
-KILLED = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3, "content_init": "k-means", "save_total_limit": 3}
+KILLED = {"max_steps": 36, "save_strategy": "steps", "save_steps": 3, "content_init": "k-means", "save_total_limit": 3}
 
 
 def train_until_killed(output: str) -> None:
@@ -101,6 +101,27 @@ def test_checkpoint_that_was_not_written_to_its_end_is_passed_over_and_named(tmp
     for step in (12, 14):
         assert f"checkpoint-{step} is incomplete, since what wrote it was interrupted" in caplog.text
     assert newest_checkpoint(str(tmp_path / "nowhere")) is None
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "rows"])
+def test_run_that_has_all_its_steps_is_not_trained_further(tmp_path, caplog, is_stream):
+    """transformers takes one step more, whenever a finished job is started again."""
+    write_shards(tmp_path / "data")
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "residual_weight_end": 0.5}
+
+    def trainer():
+        stream = open_stream(f"{tmp_path}/data")
+        return trainer_of(tmp_path / "run", stream if is_stream else list(stream.one_pass(0))[:3], **options)
+
+    first, again = trainer(), trainer()
+    first.train()
+    caplog.clear()
+    result = again.train(resume_from_checkpoint=True)
+    assert "checkpoint-4 has all 4 steps already, so nothing is trained; raise max_steps to go on" in caplog.text
+    assert (result.global_step, again.state.global_step) == (4, 4)
+    assert_same(state_of(first.bridge_model), state_of(again.bridge_model))
+    assert again.bridge_model.config.residual_weight == first.bridge_model.config.residual_weight == 0.5
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_full_disk_stops_training_and_leaves_the_checkpoints_before(tmp_path, small_files):

@@ -20,7 +20,7 @@ from threading import Barrier
 import torch
 from torch import Tensor
 
-from .time_major import Layer, Residual, Upsampling, run
+from .time_major import Layer, Residual, run
 
 
 def run_in_pieces(

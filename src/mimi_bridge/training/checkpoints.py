@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -61,6 +61,15 @@ def is_complete(folder: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def state_at_its_end(folder: str, max_steps: int) -> TrainerState | None:
+    """The trainer's state in a checkpoint that has all the steps of its run; None if some are left, or epochs count.
+
+    transformers would take one more step, each time that it is asked to go on.
+    """
+    state = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE_NAME)) if is_complete(folder) else None
+    return state if state is not None and 0 < max_steps <= state.global_step else None
 
 
 class CheckpointWatch(TrainerCallback):

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 from ..data.collator import MimiBridgeCollator
 from ..data.streaming import StreamedRows
@@ -20,7 +21,14 @@ from ..data.teachers.statistics import RunningStatistics
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .arguments import MimiBridgeTrainingArguments
 from .callbacks import CodebookUpdates, CropsOfEpoch, ResidualWeightSchedule
-from .checkpoints import STATE_NAME, CheckpointWatch, load_state, newest_checkpoint, raise_if_of_another_run
+from .checkpoints import (
+    STATE_NAME,
+    CheckpointWatch,
+    load_state,
+    newest_checkpoint,
+    raise_if_of_another_run,
+    state_at_its_end,
+)
 from .evaluating import EvaluatingTrainer
 from .guards import raise_if_gradient_not_finite, raise_if_not_finite, raise_if_nothing_learns, raise_if_worker_died
 from .initialisation import initialise, warn_of_other_statistics
@@ -33,6 +41,8 @@ from .run_log import RunLog
 from .stream_loader import stream_loader, streamed
 from .teacher_record import check_record
 from .teachers import TrainingTeachers
+
+logger = logging.get_logger(__name__)
 
 
 class MimiBridgeTrainer(EvaluatingTrainer):
@@ -118,13 +128,19 @@ class MimiBridgeTrainer(EvaluatingTrainer):
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> TrainOutput:
-        """As in transformers. While it runs, the heads leave their codebooks to the trainer."""
+        """As in transformers. While it runs, the heads leave their codebooks to the trainer.
+
+        From a checkpoint that has all `max_steps`, nothing is trained: the model is as it ended.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_checkpoint(str(self.args.output_dir)) or True
         self._resumed_from = None
         if resume_from_checkpoint and resume_from_checkpoint is not True:
             self._resumed_from = os.fspath(resume_from_checkpoint)
             raise_if_of_another_run(self._resumed_from, self.bridge_model.config)
+            state = state_at_its_end(self._resumed_from, self.args.max_steps)
+            if state is not None:
+                return self._as_it_ended(self._resumed_from, state)
         try:
             with self._watch.explained(self._resumed_from, self.args.should_save):
                 return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -133,6 +149,19 @@ class MimiBridgeTrainer(EvaluatingTrainer):
             for parameter in self._frozen:
                 parameter.requires_grad_(True)
             self._frozen = []
+
+    def _as_it_ended(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        model = MimiBridgeModel.from_pretrained(best if best and os.path.isdir(best) else checkpoint)
+        self.bridge_model.load_state_dict(model.state_dict())
+        self.bridge_model.set_residual_weight(model.config.residual_weight)
+        self.state = state
+        logger.warning(
+            "%s has all %d steps already, so nothing is trained; raise max_steps to go on",
+            checkpoint,
+            state.global_step,
+        )
+        return TrainOutput(state.global_step, 0.0, {})
 
     def begin(self) -> None:
         """Before the first step: teachers' statistics and the content head's beginning, unless training goes on."""
