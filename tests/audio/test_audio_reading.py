@@ -1,4 +1,4 @@
-"""Recordings are read to their end, whatever their headers say, and what is short of them is told."""
+"""Recordings are read to their end, whatever their headers say, and what is short of them is remarks."""
 
 import io
 import logging
@@ -33,10 +33,10 @@ def encoded(samples, suffix, rate=RATE, **options):
 
 
 def read(content, **options):
-    """Its samples at its own rate, and what is told of it."""
-    told = []
-    samples, _ = read_audio(io.BytesIO(content), "it", tell=told.append, **options)
-    return samples, told
+    """Its samples at its own rate, and what is remarks of it."""
+    remarks = []
+    samples, _ = read_audio(io.BytesIO(content), "it", tell=remarks.append, **options)
+    return samples, remarks
 
 
 def without_length(mp3):
@@ -59,10 +59,10 @@ def wav_that_says(wav, num_bytes):
 @pytest.mark.parametrize("suffix", JOINED)
 def test_a_recording_that_is_whole_is_read_as_libsndfile_reads_it(noise, suffix):
     content = encoded(noise, suffix)
-    samples, told = read(content)
+    samples, remarks = read(content)
     with soundfile.SoundFile(io.BytesIO(content)) as file:
         assert np.array_equal(samples, file.read(dtype="float32"))
-    assert told == []
+    assert remarks == []
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 44_100])
@@ -73,13 +73,13 @@ def test_an_mp3_of_variable_rate_without_a_length_is_read_to_its_end(rate, chann
     whole = encoded(samples, "mp3", rate)
     with soundfile.SoundFile(io.BytesIO(without_length(whole))) as file:
         assert file.frames < 2 * rate  # what libsndfile believes
-    found, told = read(without_length(whole))
+    found, remarks = read(without_length(whole))
     assert 2 * rate <= len(found) < 2 * rate + 2 * 1152
     expected = read(whole)[0]
     delay = len(found) - len(expected) - 400  # of the encoder, which nobody tells now
     shift = max(range(max(0, delay - 1200), delay + 1200), key=lambda n: _likeness(found[n:], expected))
     assert _likeness(found[shift:], expected) > 0.999
-    assert told == []
+    assert remarks == []
 
 
 def _likeness(samples, others):
@@ -103,10 +103,10 @@ def test_an_mp3_of_the_size_of_a_tag_is_read_behind_it(noise):
 def test_joined_recordings_are_read_one_after_the_other(noise, suffix):
     first, second = noise[: 2 * RATE], noise[-RATE:]
     contents = [encoded(part, suffix) for part in (first, second)]
-    samples, told = read(b"".join(contents))
+    samples, remarks = read(b"".join(contents))
     assert np.array_equal(samples, np.concatenate([read(content)[0] for content in contents]))
     assert len(samples) == 3 * RATE
-    assert told == []
+    assert remarks == []
 
 
 def test_joined_mp3s_are_read_with_or_without_tags_and_lengths(noise):
@@ -117,9 +117,9 @@ def test_joined_mp3s_are_read_with_or_without_tags_and_lengths(noise):
         without_length(whole) * 2,
         whole + without_length(whole),
     ):
-        samples, told = read(content)
+        samples, remarks = read(content)
         assert len(samples) / RATE == pytest.approx(2 * SECONDS, abs=0.1)
-        assert told == []
+        assert remarks == []
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "mp3", "flac"])
@@ -131,17 +131,17 @@ def test_joined_recordings_of_other_rates_and_channels_are_brought_to_the_first(
 
 def test_a_part_that_cannot_be_read_loses_those_before_it_not(noise):
     flac = encoded(noise, "flac")
-    samples, told = read(flac + flac[:60])
+    samples, remarks = read(flac + flac[:60])
     assert len(samples) == len(noise)
-    assert told[0].startswith("only 1 of its 2 parts can be read")
+    assert remarks[0].startswith("only 1 of its 2 parts can be read")
 
 
 def test_a_flac_without_a_length_is_read_to_its_end(tmp_path, noise):
     content = flac_without_length(encoded(noise, "flac"))
     assert soundfile.info(io.BytesIO(content)).frames > 2**60
-    samples, told = read(content)
+    samples, remarks = read(content)
     assert np.array_equal(samples, read(encoded(noise, "flac"))[0])
-    assert told == []
+    assert remarks == []
     (tmp_path / "pipe.flac").write_bytes(content)
     assert load_audio(tmp_path / "pipe.flac", 16_000).shape[1] == round(SECONDS * 16_000)
 
@@ -151,9 +151,9 @@ def test_a_flac_without_a_length_is_read_to_its_end(tmp_path, noise):
 def test_a_wav_that_says_too_little_is_read_to_its_end(noise, said, subtype):
     file = io.BytesIO()
     soundfile.write(file, noise, RATE, format="WAV", subtype=subtype)
-    samples, told = read(wav_that_says(file.getvalue(), said))
+    samples, remarks = read(wav_that_says(file.getvalue(), said))
     assert np.array_equal(samples, read(file.getvalue())[0])
-    assert told == ["its header says that it holds fewer samples than there are; all were read"]
+    assert remarks == ["its header says that it holds fewer samples than there are; all were read"]
 
 
 SIZES = {"au": (".snd", 8, 4, 24), "aiff": ("SSND", 4, 4, 8), "caf": ("data", 4, 8, 4), "rf64": ("ds64", 16, 8, 0)}
@@ -173,26 +173,26 @@ def that_says(content, suffix, num_bytes):
 @pytest.mark.parametrize("suffix", SIZES)
 def test_a_header_that_says_too_little_is_put_right(noise, suffix, num_bytes):
     content = encoded(noise, suffix)
-    samples, told = read(that_says(content, suffix, num_bytes))
+    samples, remarks = read(that_says(content, suffix, num_bytes))
     assert np.array_equal(samples, read(content)[0])
-    assert told == ["its header says that it holds fewer samples than there are; all were read"]
+    assert remarks == ["its header says that it holds fewer samples than there are; all were read"]
 
 
 @pytest.mark.parametrize("said", [1, RATE, round(SECONDS * RATE) - 1])
 def test_a_flac_that_counts_too_few_samples_is_read_to_its_end(noise, said):
     content = encoded(noise, "flac")
     count = int.from_bytes(content[21:26], "big") >> 36 << 36 | said
-    samples, told = read(content[:21] + count.to_bytes(5, "big") + content[26:])
+    samples, remarks = read(content[:21] + count.to_bytes(5, "big") + content[26:])
     assert np.array_equal(samples, read(content)[0])
-    assert told == ["its header says that it holds fewer samples than there are; all were read"]
+    assert remarks == ["its header says that it holds fewer samples than there are; all were read"]
 
 
 def test_a_caf_whose_length_is_not_known_yet_is_whole(noise):
     content = encoded(noise, "caf")
     place = content.index(b"data") + 4
-    samples, told = read(content[:place] + b"\xff" * 8 + content[place + 8 :])
+    samples, remarks = read(content[:place] + b"\xff" * 8 + content[place + 8 :])
     assert np.array_equal(samples, read(content)[0])
-    assert told == []
+    assert remarks == []
 
 
 @pytest.mark.parametrize(
@@ -208,16 +208,16 @@ def test_a_caf_whose_length_is_not_known_yet_is_whole(noise):
 )
 def test_what_other_programs_write_behind_samples_is_no_sound(noise, suffix, more):
     content = encoded(noise, suffix)
-    samples, told = read(content + more)
+    samples, remarks = read(content + more)
     assert np.array_equal(samples, read(content)[0])
-    assert told == []
+    assert remarks == []
 
 
 @pytest.mark.parametrize("said", [0xFFFFFFFF, 0x7FFFF000])
 def test_a_wav_that_was_written_to_a_pipe_is_whole(noise, said):
-    samples, told = read(wav_that_says(encoded(noise, "wav"), said))
+    samples, remarks = read(wav_that_says(encoded(noise, "wav"), said))
     assert len(samples) == len(noise)
-    assert told == []
+    assert remarks == []
 
 
 def test_what_other_programs_write_behind_a_wavs_samples_is_no_sound(noise):
@@ -228,9 +228,9 @@ def test_what_other_programs_write_behind_a_wavs_samples_is_no_sound(noise):
         b"abcd\x04\x00\x00\x00....",
         bytes(100),
     ):
-        samples, told = read(wav + more)
+        samples, remarks = read(wav + more)
         assert len(samples) == len(noise)
-        assert told == []
+        assert remarks == []
 
 
 def test_a_header_of_no_samples_that_cannot_be_put_right_is_named(noise):
@@ -246,18 +246,18 @@ def test_a_header_of_no_samples_that_cannot_be_put_right_is_named(noise):
 )
 def test_a_recording_that_is_cut_off_is_read_as_far_as_it_goes_and_remarked(noise, suffix):
     content = encoded(noise, suffix)
-    samples, (told,) = read(content[: len(content) * 2 // 3])
+    samples, (remarks,) = read(content[: len(content) * 2 // 3])
     whole = read(content)[0]
     assert 0.4 * len(whole) < len(samples) < 0.9 * len(whole)
     assert np.array_equal(samples[:-2000], whole[: len(samples) - 2000])
-    assert told == f"it ends early: its header says 6.00 s, and {len(samples) / RATE:.2f} s are there"
+    assert remarks == f"it ends early: its header says 6.00 s, and {len(samples) / RATE:.2f} s are there"
 
 
 def test_a_voc_that_is_cut_off_is_remarked(noise):
     content = encoded(noise, "voc")
-    samples, told = read(content[: len(content) // 2])
+    samples, remarks = read(content[: len(content) // 2])
     assert len(samples) == pytest.approx(len(noise) / 2, abs=20)
-    assert told == ["it ends before its header says"]
+    assert remarks == ["it ends before its header says"]
 
 
 @pytest.mark.parametrize("suffix", ["sds", "mat4", "mat5"])
@@ -273,16 +273,16 @@ def test_a_format_that_is_filled_up_or_shortened_where_it_is_cut_is_refused(nois
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
 def test_an_ogg_without_an_end_is_remarked(noise, suffix):
     content = encoded(np.tile(noise, 5), suffix)
-    samples, told = read(content[: len(content) * 2 // 3])
+    samples, remarks = read(content[: len(content) * 2 // 3])
     assert 10 < len(samples) / RATE < 25
-    assert told == ["a stream in it has no end, so it may be cut short"]
+    assert remarks == ["a stream in it has no end, so it may be cut short"]
 
 
 def test_compressed_audio_without_a_length_that_ends_within_a_frame_is_remarked(noise):
     for content in (without_length(encoded(noise, "mp3")), flac_without_length(encoded(noise, "flac"))):
-        samples, told = read(content[:-300])
+        samples, remarks = read(content[:-300])
         assert len(samples) / RATE == pytest.approx(SECONDS, abs=0.3)
-        assert told == ["it ends within a frame, so it may be cut short"]
+        assert remarks == ["it ends within a frame, so it may be cut short"]
 
 
 def test_a_recording_that_is_damaged_within_is_refused(noise):

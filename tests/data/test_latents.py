@@ -125,9 +125,9 @@ def test_rows_without_audio_that_can_be_read_are_named_and_the_rest_is_cached(da
     rows.cast_column("audio", Audio()).save_to_disk(tmp_path / "rows")
     data.speech = tmp_path / "rows"
     assert run(data) == 0
-    told = capsys.readouterr()
-    assert "1 recordings, 9 frames; 2 left out" in told.out
-    assert all(f"left out: {name}: " in told.err for name in ("none", "damaged"))
+    printed = capsys.readouterr()
+    assert "1 recordings, 9 frames; 2 left out" in printed.out
+    assert all(f"left out: {name}: " in printed.err for name in ("none", "damaged"))
     assert load_from_disk(data.cached)["id"][:] == ["good"]
 
 

@@ -74,7 +74,7 @@ def parquet(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def told(caplog):
+def warned(caplog):
     streaming.logger.propagate = True
     with caplog.at_level(logging.WARNING):
         yield caplog
@@ -142,7 +142,7 @@ def test_passes_follow_each_other_and_crop_elsewhere(parquet):
     assert any(not torch.equal(crops[0], crop) for crop in crops)
 
 
-def test_row_without_audio_and_one_with_damaged_audio_are_named_and_left_out(tmp_path, told):
+def test_row_without_audio_and_one_with_damaged_audio_are_named_and_left_out(tmp_path, warned):
     rows = [
         {"id": "good", "audio": {"bytes": flac(0), "path": None}},
         {"id": "none", "audio": None},
@@ -152,12 +152,12 @@ def test_row_without_audio_and_one_with_damaged_audio_are_named_and_left_out(tmp
     stream = open_stream(str(tmp_path)).read_by(COLLATE)
     for number in range(2):
         assert ids(stream.one_pass(number)) == ["good"]
-    assert told.text.count("is left out: row 'none' holds neither audio") == 1
-    assert told.text.count("is left out: audio of row 'broken' is not audio") == 1
+    assert warned.text.count("is left out: row 'none' holds neither audio") == 1
+    assert warned.text.count("is left out: audio of row 'broken' is not audio") == 1
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
-def test_damaged_shard_is_named_and_the_others_are_read(tmp_path, told, kind):
+def test_damaged_shard_is_named_and_the_others_are_read(tmp_path, warned, kind):
     folder = write_parquet(tmp_path / "data") if kind == "parquet" else write_tars(tmp_path / "data")
     shard = sorted(folder.iterdir())[1]
     whole = shard.read_bytes()
@@ -169,7 +169,7 @@ def test_damaged_shard_is_named_and_the_others_are_read(tmp_path, told, kind):
         f"Skipping bad file '{shard}'",
         f"the rest of {shard} of {folder} is left out, since it cannot be",
     )
-    assert (of_datasets if kind == "parquet" else ours) in told.text
+    assert (of_datasets if kind == "parquet" else ours) in warned.text
 
 
 def test_stream_without_any_row_is_refused(tmp_path):

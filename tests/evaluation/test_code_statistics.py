@@ -36,21 +36,23 @@ def test_overlap_is_the_share_of_frames_with_mimis_code_where_mimi_has_one(tiny_
 
 def test_codes_that_are_the_phone_take_all_of_its_entropy_away_and_one_code_takes_none():
     phones = ["AA", "B", "K", "S"] * 100
-    told, shuffled = phone_information(torch.arange(4).repeat(100), phones)
-    assert told == pytest.approx(1) and shuffled < 0.05
+    information, shuffled = phone_information(torch.arange(4).repeat(100), phones)
+    assert information == pytest.approx(1) and shuffled < 0.05
     assert phone_information(torch.zeros(400).long(), phones) == (pytest.approx(0), pytest.approx(0))
 
 
 def test_shuffled_phones_show_what_few_frames_give_by_chance():
     phones = [["AA", "B"][number] for number in torch.randint(0, 2, (60,)).tolist()]
-    told, shuffled = phone_information(torch.arange(60), phones)  # a code for each frame tells all, of any phones
-    assert told == pytest.approx(1) and shuffled == pytest.approx(1)
+    information, shuffled = phone_information(
+        torch.arange(60), phones
+    )  # a code for each frame tells all, of any phones
+    assert information == pytest.approx(1) and shuffled == pytest.approx(1)
 
 
 def test_frames_without_a_phone_are_not_counted_and_one_phone_is_none():
     assert phone_information(torch.tensor([3, 5, 5]), ["AA", None, "AA"]) is None
-    told, _ = phone_information(torch.tensor([3, 3, 5, 5]), ["AA", None, "B", "B"])
-    assert told == pytest.approx(1)
+    information, _ = phone_information(torch.tensor([3, 3, 5, 5]), ["AA", None, "B", "B"])
+    assert information == pytest.approx(1)
 
 
 def test_content_that_is_late_is_compared_with_what_was_said_then(tiny_model, monkeypatch):

@@ -15,11 +15,11 @@ SILENCE = torch.zeros(1, 24_000)
 
 
 @pytest.mark.parametrize(
-    ("heard", "error"),
+    ("decoded", "error"),
     [("the cat sat down", 0), ("The cat, sat. Down!", 0), ("", 1), ("cat sat down", 0.25), ("a b c d e f g h", 2)],
 )
-def test_word_error_counts_words_changed_added_and_dropped(heard, error):
-    assert word_error(heard, "The cat sat down.") == error
+def test_word_error_counts_words_changed_added_and_dropped(decoded, error):
+    assert word_error(decoded, "The cat sat down.") == error
 
 
 def test_recognizer_hears_the_decoded_sound_at_16_khz(monkeypatch):
@@ -59,7 +59,7 @@ def test_word_error_over_recordings_is_that_of_the_corpus(monkeypatch):
     metric = recognizer("some/model")
     sound = Sound(SILENCE, 24_000, "one two three")
     assert metric.weight(sound) == 3
-    values, weights = [1.0, 0.0], [1, 50]  # "yes" heard as "no", beside fifty words heard right
+    values, weights = [1.0, 0.0], [1, 50]  # "yes" decoded as "no", beside fifty words decoded right
     found = mean_with_interval(values, weights)
     assert found["mean"] == pytest.approx(1 / 51)
     assert (found["low"], found["high"], found["count"]) == (0, 1, 2)

@@ -20,11 +20,11 @@ def voice(f0_hz: float, brightness: float, seconds: float = 1.5, glide: float = 
 class ScriptedAligner:
     """Hears one text in every sound."""
 
-    def __init__(self, heard):
-        self.heard = heard
+    def __init__(self, decoded):
+        self.decoded = decoded
 
     def align(self, audio, sampling_rate, text):
-        return Alignment([], [], -10.0 if text.strip(".").lower() == self.heard else -40.0)
+        return Alignment([], [], -10.0 if text.strip(".").lower() == self.decoded else -40.0)
 
 
 def test_swap_that_is_the_first_follows_the_first():
@@ -55,11 +55,11 @@ def test_voices_of_one_pitch_cannot_be_told_by_it():
     assert "f0_follows_voice" not in swap_numbers(Swap(same, voice(121, 0.9), same))
 
 
-@pytest.mark.parametrize(("heard", "kept", "follows"), [("ours", 1, 0), ("theirs", 0, 1), ("another", 0, 0)])
-def test_words_are_those_of_the_text_that_fits_best(heard, kept, follows):
+@pytest.mark.parametrize(("decoded", "kept", "follows"), [("ours", 1, 0), ("theirs", 0, 1), ("another", 0, 0)])
+def test_words_are_those_of_the_text_that_fits_best(decoded, kept, follows):
     content, other = voice(120, 0.5), voice(220, 0.9)
     swap = Swap(Sound(content.audio, 24_000, "Ours."), Sound(other.audio, 24_000, "Theirs."), content)
-    numbers = swap_numbers(swap, ScriptedAligner(heard), ["Ours.", "Theirs.", "Another."])
+    numbers = swap_numbers(swap, ScriptedAligner(decoded), ["Ours.", "Theirs.", "Another."])
     assert (numbers["words_kept"], numbers["words_follow_voice"]) == (kept, follows)
 
 
@@ -87,9 +87,9 @@ def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
     pairs = {"word_error": {}, "speaker_similarity": {}}
 
     def listener(kind):
-        def measure(heard, original):
+        def measure(decoded, original):
             value = len(pairs[kind]) / 10
-            pairs[kind][names[id(heard)], names[id(original)]] = value
+            pairs[kind][names[id(decoded)], names[id(original)]] = value
             return value
 
         return Metric(measure, kind, True)
@@ -104,5 +104,5 @@ def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
 
 def test_listener_that_hears_nothing_leaves_its_number_out():
     sound = voice(120, 0.5)
-    silent = Metric(lambda heard, original: None, "nothing", True)
+    silent = Metric(lambda decoded, original: None, "nothing", True)
     assert heard_by({"word_error": silent}, Swap(sound, sound, sound)) == {}

@@ -25,10 +25,10 @@ INPUTS = {
     "mimi_1": "Mimi, codebook 0",
 }
 ATTRIBUTES = {
-    "phone": ("accuracy", 0.118, "phone of a frame, speakers never heard"),
-    "word": ("accuracy", 0.047, "which of the 20 most common words, a frame, speakers never heard"),
-    "pitch": ("r2", 0.0, "log F0 of voiced frames, speakers never heard"),
-    "pitch_in_speaker": ("r2", 0.0, "log F0 less the speaker's mean, voiced frames, speakers never heard"),
+    "phone": ("accuracy", 0.118, "phone of a frame, unseen speakers"),
+    "word": ("accuracy", 0.047, "which of the 20 most common words, a frame, unseen speakers"),
+    "pitch": ("r2", 0.0, "log F0 of voiced frames, unseen speakers"),
+    "pitch_in_speaker": ("r2", 0.0, "log F0 less the speaker's mean, voiced frames, unseen speakers"),
     "speaker": ("accuracy", 0.167, "speaker of 2 s, other recordings of the same people"),
 }
 METRICS = {

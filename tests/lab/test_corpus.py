@@ -90,8 +90,8 @@ def random_phones(num_labels: int, seed: int) -> tuple[list[tuple[str, float, fl
 
 def literal_shares(in_time: list[str], places: list[int], names: list[str]) -> list[list[float]]:
     """Share of each label in each frame, for a crop whose every 10 ms was at a place in the recording."""
-    heard = [in_time[place] for place in places]
-    frames = [heard[start : start + 4] for start in range(0, len(heard), 4)]
+    given = [in_time[place] for place in places]
+    frames = [given[start : start + 4] for start in range(0, len(given), 4)]
     return [[frame.count(name) / 4 for name in names] for frame in frames]
 
 
@@ -117,9 +117,9 @@ def test_corpus_clips_what_is_over_full_scale(make_corpus):
 def test_corpus_reads_recordings_at_its_rate_when_there_is_no_loader(tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(np.arange(4000) * 2 * np.pi * 50 / 4000), 4000)
     write_corpus(tmp_path / "corpus", [Utterance("a", tmp_path / "a.wav", "a")], RATE)
-    heard = SpeechCorpus(tmp_path / "corpus").audio(0)
+    given = SpeechCorpus(tmp_path / "corpus").audio(0)
     expected = 0.5 * torch.sin(torch.arange(1000) * 2 * torch.pi * 50 / 1000)[None]
-    torch.testing.assert_close(heard[:, 50:-50], expected[:, 50:-50], atol=1e-3, rtol=0)
+    torch.testing.assert_close(given[:, 50:-50], expected[:, 50:-50], atol=1e-3, rtol=0)
 
 
 def test_corpus_asks_the_loader_for_its_own_rate(tmp_path):
@@ -304,16 +304,16 @@ def test_half_of_the_crops_are_played_at_another_speed(make_corpus, only_speed, 
     corpus = make_corpus({"a/1": ramp(4000)})
     only_speed(speed)
     audio = corpus.crops(200, 20, FRAME_SIZE, seed=(0,)).audio[:, 0]
-    heard = stored(audio[:, 600] - audio[:, 200]) / 400
-    assert ((heard - 1).abs() < 0.01).sum() + ((heard - speed).abs() < 0.01).sum() == 200
-    assert 70 < ((heard - speed).abs() < 0.01).sum() < 130
+    given = stored(audio[:, 600] - audio[:, 200]) / 400
+    assert ((given - 1).abs() < 0.01).sum() + ((given - speed).abs() < 0.01).sum() == 200
+    assert 70 < ((given - speed).abs() < 0.01).sum() < 130
 
 
 def test_speeds_lie_on_both_sides_of_1_and_between_the_bounds(make_corpus, monkeypatch):
     monkeypatch.setattr(corpus_module, "GAINS_DB", (0.0, 0.0))
     audio = make_corpus({"a/1": ramp(4000)}).crops(200, 20, FRAME_SIZE, seed=(0,)).audio[:, 0]
-    heard = stored(audio[:, 600] - audio[:, 200]) / 400
-    assert 0.84 < heard.min() < 0.88 and 1.15 < heard.max() < 1.19
+    given = stored(audio[:, 600] - audio[:, 200]) / 400
+    assert 0.84 < given.min() < 0.88 and 1.15 < given.max() < 1.19
 
 
 def test_crops_reach_the_end_of_a_recording_at_every_speed(make_corpus, only_speed):
@@ -462,11 +462,11 @@ def test_pitch_rises_with_the_speed(make_taught, only_speed):
     slow, fast = 0, 0
     for number in range(10):
         batch = corpus.crops(1, 20, FRAME_SIZE, seed=(number,))
-        heard = stored(batch.audio[0, 0])
-        speed = (heard[600] - heard[200]).item() / 400
+        given = stored(batch.audio[0, 0])
+        speed = (given[600] - given[200]).item() / 400
         slow, fast = slow + (speed < 1.1), fast + (speed > 1.1)
         sure = batch.voiced[0, 5:15] > 0.5
-        expected = torch.log2((100 + heard[200:600].reshape(10, 40).float().mean(dim=1) / 10) * speed)
+        expected = torch.log2((100 + given[200:600].reshape(10, 40).float().mean(dim=1) / 10) * speed)
         torch.testing.assert_close(batch.pitch[0, 5:15][sure], expected[sure], atol=0.02, rtol=0)
     assert slow and fast
 
@@ -499,8 +499,8 @@ def test_teachers_features_lie_where_they_were_heard(make_taught):
     numbers = np.arange(100)
     for number in range(5):
         batch = corpus.crops(1, 3, FRAME_SIZE, seed=(number,), augment=False)
-        heard = (stored(batch.audio[0, 0])[FRAME_SIZE // 2 :: FRAME_SIZE] // FRAME_SIZE).numpy()
-        expected = (heard - numbers.mean()) / numbers.std()
+        given = (stored(batch.audio[0, 0])[FRAME_SIZE // 2 :: FRAME_SIZE] // FRAME_SIZE).numpy()
+        expected = (given - numbers.mean()) / numbers.std()
         assert batch.features[0, :, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-2)
 
 

@@ -41,15 +41,15 @@ def features(*values: list[list[float]]) -> list[tuple[Tensor, list[Tensor]]]:
 
 def heard_by(discriminator: SpectrogramDiscriminator, audio: Tensor) -> tuple[Tensor, Tensor]:
     """What the first convolution gets, and the scores, with a gradient between them."""
-    heard = []
+    spectra = []
 
     def keep(_module, inputs):
         inputs[0].requires_grad_().retain_grad()
-        heard.append(inputs[0])
+        spectra.append(inputs[0])
 
     with discriminator.layers[0].register_forward_pre_hook(keep):
         score, _ = discriminator(audio)
-    return heard[0], score
+    return spectra[0], score
 
 
 @pytest.mark.parametrize("window, num_bins", [(64, 33), (128, 65)])
@@ -62,20 +62,20 @@ def test_discriminator_scores_every_quarter_window_and_eighth_bin(window, num_bi
 
 
 def test_discriminator_hears_scaled_real_and_imaginary_parts(discriminator, noise):
-    heard, _ = heard_by(discriminator, noise)
+    spectra, _ = heard_by(discriminator, noise)
     samples, hop_number, bin_number = noise[1, 0].double().numpy(), 5, 7
     offsets = np.arange(-32, 32)
     hann = 0.5 + 0.5 * np.cos(2 * np.pi * offsets / 64)
     turns = np.exp(-2j * np.pi * bin_number * (offsets + 32) / 64)  # phase counts from the start of the window
     expected = (samples[hop_number * 16 + offsets] * hann * turns).sum() * 4 / np.sqrt(32)
     torch.testing.assert_close(
-        heard[1, :, hop_number, bin_number].double(), torch.tensor([expected.real, expected.imag]), atol=1e-4, rtol=0
+        spectra[1, :, hop_number, bin_number].double(), torch.tensor([expected.real, expected.imag]), atol=1e-4, rtol=0
     )
 
 
 def test_discriminator_hears_zeros_beyond_the_ends(discriminator):
-    heard, _ = heard_by(discriminator, torch.ones(1, 1, 400))
-    at_the_edge, inside = heard[0, 0, 0, 0].item(), heard[0, 0, 5, 0].item()
+    spectra, _ = heard_by(discriminator, torch.ones(1, 1, 400))
+    at_the_edge, inside = spectra[0, 0, 0, 0].item(), spectra[0, 0, 5, 0].item()
     assert at_the_edge == pytest.approx(inside / 2, rel=0.1)
 
 
@@ -88,9 +88,9 @@ def test_white_noise_is_as_loud_at_every_window():
 
 def test_score_depends_on_10_hops_and_48_bins_to_either_side(noise):
     torch.manual_seed(0)
-    heard, score = heard_by(SpectrogramDiscriminator(256, 2), torch.randn(1, 1, 64 * 30))
+    spectra, score = heard_by(SpectrogramDiscriminator(256, 2), torch.randn(1, 1, 64 * 30))
     score[0, 0, 15, 8].backward()
-    hops, bins = heard.grad[0].abs().sum(dim=0).nonzero().unbind(dim=1)
+    hops, bins = spectra.grad[0].abs().sum(dim=0).nonzero().unbind(dim=1)
     assert (hops.min().item(), hops.max().item()) == (15 - 10, 15 + 10)
     assert (bins.min().item(), bins.max().item()) == (8 * 8 - 48, 8 * 8 + 48)
 

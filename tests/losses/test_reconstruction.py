@@ -34,11 +34,11 @@ def literal_log_mel(samples: np.ndarray, window: int, num_mels: int, hop_number:
     """One column of the picture: a Hann window around its middle, a sum a bin, Slaney's triangles."""
     middle = hop_number * window // 4
     offsets = np.arange(-window // 2, window // 2)
-    heard = np.array([samples[middle + n] if 0 <= middle + n < len(samples) else 0.0 for n in offsets])
+    samples_there = np.array([samples[middle + n] if 0 <= middle + n < len(samples) else 0.0 for n in offsets])
     hann = 0.5 + 0.5 * np.cos(2 * np.pi * offsets / window)
     bins = np.arange(window // 2 + 1)
     waves = np.exp(-2j * np.pi * np.outer(bins, offsets) / window)
-    magnitudes = np.abs(waves @ (heard * hann)) * 2 / hann.sum()
+    magnitudes = np.abs(waves @ (samples_there * hann)) * 2 / hann.sum()
 
     def hz(mel: float) -> float:  # linear up to 1 kHz, which is 15 mel, then 27 mel for a factor of 6.4
         return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)

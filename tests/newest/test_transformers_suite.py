@@ -86,7 +86,7 @@ class ModelTester:
 
 
 class TransformersSuite(common.ModelTesterMixin, unittest.TestCase):
-    """transformers' tests, and what they are told of our model."""
+    """transformers' tests, and their settings for our model."""
 
     all_model_classes = (MimiBridgeModel,)
     is_encoder_decoder = True  # two transformers, as transformers says of its Mimi

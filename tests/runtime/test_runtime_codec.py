@@ -66,8 +66,8 @@ def test_a_row_of_a_batch_is_the_row_alone_to_the_bit(codec, speech, num_frames)
 
     together = run(audio)
     assert torch.equal(torch.cat([run(row[None]) for row in audio]), together)
-    heard = decoder(None, together)[0]
-    assert torch.equal(torch.cat([decoder(None, row[None])[0] for row in together]), heard)
+    decoded = decoder(None, together)[0]
+    assert torch.equal(torch.cat([decoder(None, row[None])[0] for row in together]), decoded)
 
 
 def test_state_is_not_changed_by_a_call_that_takes_it(codec):

@@ -187,12 +187,12 @@ def test_streams_at_full_size_give_the_codes_and_the_audio_of_the_reference(full
     for num_frames in (1, 5, 25, 125):
         with model.stream() as stream:
             found = torch.cat([stream.encode(chunk) for chunk in sound.split(num_frames * FRAME, dim=-1)], dim=-1)
-            heard = torch.cat([stream.decode(chunk) for chunk in codes.split(num_frames, dim=-1)], dim=-1)
+            decoded = torch.cat([stream.decode(chunk) for chunk in codes.split(num_frames, dim=-1)], dim=-1)
         equal = share_equal_but_for_ties(model, latents, found, codes)
-        difference = ((heard - audio).abs().max() / audio.abs().max()).item()
+        difference = ((decoded - audio).abs().max() / audio.abs().max()).item()
         print(
             f"{num_frames} frames a call: codes equal {equal}, audio {difference:.1e} of the reference's peak, "
-            f"{(heard - whole).abs().max().item():.1e} from the fast path's whole"
+            f"{(decoded - whole).abs().max().item():.1e} from the fast path's whole"
         )
         assert torch.equal(found, whole_codes)
         assert equal >= 0.998 and difference <= 4e-6  # 1.6e-6 on one processor, 2.5e-6 on another: both paths round
@@ -218,7 +218,7 @@ def check_rows_that_live_on_their_own(model, sound, seed):
     stream = model.stream(num_rows)
     lives: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]  # samples, by row, by stream
     codes: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]
-    heard: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]
+    decoded: list[list[list[torch.Tensor]]] = [[[]] for _ in range(num_rows)]
     position = 0
     while position < sound.shape[-1] - 1:
         length = int((8 * FRAME) ** float(torch.rand(1, generator=generator)))
@@ -232,15 +232,15 @@ def check_rows_that_live_on_their_own(model, sound, seed):
         for row in active.nonzero()[:, 0].tolist():
             lives[row][-1].append(chunk[row])
             codes[row][-1].append(real(found[row]))
-            heard[row][-1].append(audio[row, :, : real(found[row]).shape[-1] * FRAME])
+            decoded[row][-1].append(audio[row, :, : real(found[row]).shape[-1] * FRAME])
         ended = (torch.rand(num_rows, generator=generator) < 0.1).nonzero()[:, 0].tolist()
         if ended:
             stream.reset(rows=ended)
         for row in ended:
-            for history in (lives, codes, heard):
+            for history in (lives, codes, decoded):
                 history[row].append([])
     for row in range(num_rows):
-        for samples, found, audio in zip(lives[row], codes[row], heard[row], strict=True):
+        for samples, found, audio in zip(lives[row], codes[row], decoded[row], strict=True):
             if samples:
                 expected = lone_run(model, torch.cat(samples, dim=-1))
                 assert torch.equal(torch.cat(found, dim=-1), expected[0])
@@ -293,7 +293,7 @@ def test_reset_without_rows_begins_all_anew(model, sound, expected):
 def test_stream_saved_by_safetensors_goes_on_in_another_process(model, sound, expected, tmp_path):
     with model.stream(4) as stream:
         first = stream.encode(sound[..., : 30 * FRAME + 123])
-        heard = stream.decode(first)
+        decoded = stream.decode(first)
         save_file(stream.state_dict(), tmp_path / "stream.safetensors")
     model.save_pretrained(tmp_path / "model")
     save_file({"rest": sound[..., 30 * FRAME + 123 :].contiguous()}, tmp_path / "rest.safetensors")
@@ -314,7 +314,7 @@ def test_stream_saved_by_safetensors_goes_on_in_another_process(model, sound, ex
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=300)
     result = load_file(tmp_path / "result.safetensors")
     assert torch.equal(torch.cat([first, result["codes"]], dim=-1), expected[0])
-    assert close(torch.cat([heard, result["audio"]], dim=-1), expected[1])
+    assert close(torch.cat([decoded, result["audio"]], dim=-1), expected[1])
 
 
 def test_saved_state_is_a_copy(model, sound, expected):

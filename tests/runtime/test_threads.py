@@ -56,7 +56,7 @@ def check_first_calls(model, sound, rounds):
     model.requires_grad_(False)  # gradients are switched off by thread
     audio = sound[:1, :, : 2 * FRAME]
     codes = model.encode(audio).audio_codes
-    heard, latents = model.decode(codes).audio_values, model.get_latents(audio)
+    decoded, latents = model.decode(codes).audio_values, model.get_latents(audio)
     calls = (
         lambda: model.encode(audio).audio_codes,
         lambda: model.decode(codes).audio_values,
@@ -67,7 +67,7 @@ def check_first_calls(model, sound, rounds):
         model.train().eval()
         model.packed.clear()
         found = at_once(*calls)
-        for result, expected in zip(found, (codes, heard, latents, codes), strict=True):
+        for result, expected in zip(found, (codes, decoded, latents, codes), strict=True):
             assert torch.equal(result, expected)
 
 
@@ -121,14 +121,14 @@ def rows_in_threads(stream, sound):
 
     def row_by_row(row):
         mask = torch.arange(len(sound)) == row
-        codes, heard = [], []
+        codes, decoded = [], []
         for chunk in sound.split(1500 + 700 * row, dim=-1):
             codes.append(stream.encode(chunk, exec_mask=mask))
-            heard.append(stream.decode(codes[-1], exec_mask=mask)[row])
+            decoded.append(stream.decode(codes[-1], exec_mask=mask)[row])
         codes.append(stream.flush(mask))
-        heard.append(stream.decode(codes[-1], mask)[row])
+        decoded.append(stream.decode(codes[-1], mask)[row])
         found = torch.cat([each[row] for each in codes if each.shape[-1]], dim=-1)
-        return found[:, found[0] != PAD_CODE], torch.cat(heard, dim=-1)
+        return found[:, found[0] != PAD_CODE], torch.cat(decoded, dim=-1)
 
     return at_once(*(lambda row=row: row_by_row(row) for row in range(len(sound))))
 
@@ -136,10 +136,10 @@ def rows_in_threads(stream, sound):
 def test_a_thread_for_each_row_of_one_stream_gets_that_row_s_codes_and_audio(tiny_model, sound):
     codes = tiny_model.encode(sound).audio_codes
     with torch.no_grad():
-        heard = tiny_model.decode(codes).audio_values
+        decoded = tiny_model.decode(codes).audio_values
     for row, (found, audio) in enumerate(rows_in_threads(tiny_model.stream(len(sound)), sound)):
         assert torch.equal(found, codes[row])
-        assert (audio[:, : heard.shape[-1]] - heard[row]).abs().max() <= 3e-6 * heard.abs().max()
+        assert (audio[:, : decoded.shape[-1]] - decoded[row]).abs().max() <= 3e-6 * decoded.abs().max()
 
 
 def test_rows_begin_again_and_states_are_read_while_other_threads_stream(tiny_model, sound):

@@ -105,11 +105,11 @@ def test_silence_is_judged_without_being_made_loud(adversary):
     silence, hiss = torch.zeros(1, 1, SAMPLES), torch.full((1, 1, SAMPLES), QUIETEST / 10)
     losses = adversary.losses(silence, silence, share=1.0)
     assert losses["adversarial"].isfinite() and losses["features"] == 0
-    heard = []
-    handle = adversary.discriminator.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    inputs_seen = []
+    handle = adversary.discriminator.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0]))
     adversary.losses(hiss, silence, share=1.0)
     handle.remove()
-    assert heard[0].abs().max().item() == pytest.approx(0.1)
+    assert inputs_seen[0].abs().max().item() == pytest.approx(0.1)
 
 
 # --- once a step ---

@@ -1,4 +1,4 @@
-"""What a run is told: the specification's rates unless others are given, and sentences where something is wrong."""
+"""The arguments of a run: the specification's rates unless others are given, and sentences where one is wrong."""
 
 import json
 from pathlib import Path

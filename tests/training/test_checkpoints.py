@@ -1,4 +1,4 @@
-"""Errors of checkpoints: each is told of the file that it is about, and of no other."""
+"""Errors of checkpoints: each names the file that it is about, and no other."""
 
 import json
 from typing import Any

@@ -390,9 +390,11 @@ def test_content_head_begins_with_what_there_is_where_frames_are_fewer_than_entr
 
 @torch.no_grad()
 def error_of(quantizer: CausalBridgeQuantizer, latents: Tensor, teacher: Tensor) -> float:
-    """Squared error of the teacher as told from the content codes alone, relative to the best constant's."""
-    told = quantizer.proj_qwen.to_teacher(quantizer.head_content.decode(quantizer.encode(latents[None])[:, :1]))[0]
-    relative = (told - teacher).square().mean(dim=0) / teacher.var(dim=0, correction=0)
+    """Squared error of the teacher as predicted from the content codes alone, relative to the best constant's."""
+    predicted = quantizer.proj_qwen.to_teacher(quantizer.head_content.decode(quantizer.encode(latents[None])[:, :1]))[
+        0
+    ]
+    relative = (predicted - teacher).square().mean(dim=0) / teacher.var(dim=0, correction=0)
     return relative.mean().item()
 
 

@@ -216,11 +216,11 @@ def slow_teacher_errors(model: MimiBridgeModel, rows: list[dict[str, Any]]) -> d
             *(row.get(name, []) for name in ("qwen_hidden", "durations", "token_mask")), strict=True
         ):
             targets["qwen"] += [state if counts else None] * int(duration)
-        for name, heard in (("qwen", outputs.content[0]), ("wavlm", (outputs.content + outputs.prosody)[0])):
+        for name, entries in (("qwen", outputs.content[0]), ("wavlm", (outputs.content + outputs.prosody)[0])):
             for frame, target in enumerate(targets[name]):
                 if target is not None:
                     bridge = getattr(model.quantizer, f"proj_{name}")
-                    errors[name].append((bridge(heard[frame]) - target).square().mean().item())
+                    errors[name].append((bridge(entries[frame]) - target).square().mean().item())
     return errors
 
 

@@ -135,9 +135,9 @@ def test_losses_are_the_means_over_frames_that_a_slow_loop_gives(delay):
                         else:
                             slow[name].append(apart - 0.5 if apart > 1 else apart**2 / 2)
             if batch["character_mask"][row]:
-                told = slow_characters(batch, row, frames, delay)
+                characters = slow_characters(batch, row, frames, delay)
                 labels = readouts.character(outputs.content[row, delay:frames]).view(-1, NUM_LABELS).log_softmax(-1)
-                slow["character"] += [slow_ctc(labels, told) / (frames - delay)] * (frames - delay)
+                slow["character"] += [slow_ctc(labels, characters) / (frames - delay)] * (frames - delay)
     assert terms.keys() == {"phone", "character", "speech_content", "speaker", *PROSODY}
     for name, losses in slow.items():
         assert terms[name].num_frames == len(losses) > 0, name
@@ -209,10 +209,10 @@ def test_baselines_are_what_the_best_readout_that_sees_nothing_would_get():
     mask = targets["character"][1]
     for row in mask.any(dim=1).nonzero()[:, 0].tolist():
         frames = int(mask[row].sum())
-        told = slow_characters(batch, row, frames, 0)
-        shares = torch.bincount(torch.tensor(told, dtype=torch.long), minlength=NUM_LABELS) / (4 * frames)
-        shares[0] = 1 - len(told) / (4 * frames)
-        expected += slow_ctc(shares.log().expand(4 * frames, -1), told).item()
+        characters = slow_characters(batch, row, frames, 0)
+        shares = torch.bincount(torch.tensor(characters, dtype=torch.long), minlength=NUM_LABELS) / (4 * frames)
+        shares[0] = 1 - len(characters) / (4 * frames)
+        expected += slow_ctc(shares.log().expand(4 * frames, -1), characters).item()
     assert found["character"] == pytest.approx(expected / int(mask.sum()), rel=1e-4)
     share = targets["voicing"][0][targets["voicing"][1]].mean()
     entropy = torch.nn.functional.binary_cross_entropy(share, share).item()

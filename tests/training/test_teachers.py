@@ -171,11 +171,11 @@ def test_checkpoint_holds_no_weight_of_a_teacher_and_no_teacher_moves(folders, r
 def test_crop_hears_the_context_that_is_asked_for(folders, rows):
     row = {**rows[7], "input_values": rows[7]["input_values"].clone()}
     config = _model().config
-    heard = {}
+    frames = {}
     for seconds in (None, 0.16):
         in_loop = TrainingTeachers(speech=folders["speech"], context_seconds=seconds)
         batch = in_loop.collator(MimiBridgeCollator.for_model(config, CROP_SECONDS))([row])
-        heard[seconds] = int(batch["teacher_frames"])
+        frames[seconds] = int(batch["teacher_frames"])
         index = batch["wavlm_index"][0]
         assert torch.equal(index, torch.arange(10) + index[0])
         start = int(index[0])
@@ -183,7 +183,7 @@ def test_crop_hears_the_context_that_is_asked_for(folders, rows):
         audio = batch["input_values"][0, 0]
         if seconds is None:
             assert torch.equal(audio, row["input_values"][1920 * start : 1920 * (start + 10)])
-    assert heard == {None: 29, 0.16: pytest.approx(13, abs=1)}
+    assert frames == {None: 29, 0.16: pytest.approx(13, abs=1)}
 
 
 def test_longest_stretch_that_the_speech_model_hears_is_bounded(folders, rows):

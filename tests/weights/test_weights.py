@@ -54,7 +54,7 @@ def test_small_codec_uses_many_codes_of_every_codebook(codec, speech):
 
 
 def test_what_the_small_codec_says_is_understood(codec):
-    # Of espeak-ng's voices, whose words it heard in another order: the right sentence among all of them.
+    # Of espeak-ng's voices, whose words it took in another order: the right sentence among all of them.
     aligner = PocketsphinxAligner()
     known = [text for text in SENTENCES if not aligner.unknown_words(text)]
     chosen = []

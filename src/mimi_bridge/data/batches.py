@@ -96,9 +96,9 @@ def collate_teachers(
             assert row.audio is not None and part.wavlm_features is not None
             crop = int(part.wavlm_features[0, 0]), part.num_frames
             sizes = sampling_rate, frame_size
-            heard, count, start = teachers.audio(row.audio, *crop, *sizes, f"audio of {row.name}")
+            speech, count, start = teachers.audio(row.audio, *crop, *sizes, f"audio of {row.name}")
             part.wavlm_features = part.wavlm_features - start
-            audio.append(heard)
+            audio.append(speech)
             counts.append(count)
         batch |= {"teacher_samples": _lengths(audio), "teacher_frames": torch.tensor(counts)}
         batch["teacher_audio"] = _stack(audio, max(map(len, audio)))

@@ -135,7 +135,7 @@ class MimiBridgeCollator:
             `input_values` `(batch, 1, samples)`, whole frames, with `padding_mask` `(batch, samples)`; or `latents`
             with `frame_mask` and perhaps `target_latents`, with `target_mask` if some rows have none. And, where a row
             has them, `qwen_hidden`, `token_spans` or `durations`, `token_mask`, `wavlm_features` and `wavlm_mask`.
-            What `with_frame_targets` asked for. Last, `output_losses`, True, where the collator was told to ask for
+            What `with_frame_targets` asked for. Last, `output_losses`, True, where the collator is set to ask for
             them.
 
         Raises:

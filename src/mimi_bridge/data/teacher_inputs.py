@@ -74,8 +74,8 @@ class TeacherInputs:
         assert self.speech is not None
         num_frames = -(-len(audio) // frame_size)
         start, end = self.window(first, count, num_frames, sampling_rate / frame_size)
-        heard = audio[start * frame_size : end * frame_size]
-        ready = self.speech(heard, sampling_rate, name) if len(heard) else np.zeros(0, np.float32)
+        crop = audio[start * frame_size : end * frame_size]
+        ready = self.speech(crop, sampling_rate, name) if len(crop) else np.zeros(0, np.float32)
         return torch.from_numpy(np.ascontiguousarray(ready, dtype=np.float32)), end - start, start
 
 

@@ -76,7 +76,7 @@ def phone_information(codes: Tensor, phones: Sequence[str | None], seed: int = 0
     codes, labels = codes[labels >= 0], labels[labels >= 0]
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     of_phones, of_codes = entropy(torch.bincount(labels)), entropy(torch.bincount(codes))
-    together = [entropy(torch.bincount(codes * len(order) + told)) for told in (labels, shuffled)]
+    together = [entropy(torch.bincount(codes * len(order) + each)) for each in (labels, shuffled)]
     found = [(of_codes + of_phones - of_both) / of_phones for of_both in together]
     return found[0], found[1]
 

@@ -106,7 +106,7 @@ def heard_by(listeners: Mapping[str, Metric], swap: Swap) -> dict[str, float]:
     if "speaker_similarity" in listeners:
         pairs |= {"voice_like_voice": ("speaker_similarity", swap.swapped, swap.voice)}
         pairs |= {"voice_like_content": ("speaker_similarity", swap.swapped, swap.content)}
-    found = {number: listeners[name].measure(heard, other) for number, (name, heard, other) in pairs.items()}
+    found = {number: listeners[name].measure(decoded, other) for number, (name, decoded, other) in pairs.items()}
     return {number: value for number, value in found.items() if value is not None}
 
 

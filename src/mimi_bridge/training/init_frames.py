@@ -34,7 +34,9 @@ class InitFrames:
 
     def to(self, device: torch.device | str) -> "InitFrames":
         """The same elsewhere."""
-        teachers = {name: (told.to(device), places.to(device)) for name, (told, places) in self.teachers.items()}
+        teachers = {
+            name: (features.to(device), places.to(device)) for name, (features, places) in self.teachers.items()
+        }
         return InitFrames(self.latents.to(device), teachers, self.frames_per_row)
 
 

@@ -52,11 +52,11 @@ def readout_targets(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) ->
 
 
 def _late_characters(batch: dict[str, Tensor], frame_mask: Tensor, delay: int) -> tuple[Tensor, Tensor]:
-    # The first `delay` codes tell of what was said before; what is said in the last `delay` frames is told after them.
+    # The first `delay` codes are for what was said before; none is left for the last `delay` frames.
     frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)
     mask = frame_mask & (frames >= delay) & batch["character_mask"][:, None]
-    is_told = batch["character_frames"] < (frame_mask.sum(dim=1) - delay)[:, None]
-    return torch.where(is_told, batch["character_labels"], UNKNOWN), mask
+    is_covered = batch["character_frames"] < (frame_mask.sum(dim=1) - delay)[:, None]
+    return torch.where(is_covered, batch["character_labels"], UNKNOWN), mask
 
 
 def _of_frames(values: Tensor, name: str, frame_mask: Tensor) -> Tensor:

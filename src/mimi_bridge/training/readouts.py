@@ -198,7 +198,7 @@ def load_readouts(readouts: Readouts | None, state: dict[str, Any] | None, check
     """Go on with the readouts of a checkpoint.
 
     Raises:
-        ValueError: If it has others than this run, or told other speakers apart.
+        ValueError: If it has others than this run, or distinguished other speakers.
     """
     here, there = list(readouts.names) if readouts else [], state["names"] if state else []
     if readouts is None and state is None:

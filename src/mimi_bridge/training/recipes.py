@@ -1,4 +1,4 @@
-"""Recipes by name: what a run is told where its user says nothing else, and what its model is to be like.
+"""Recipes by name: the settings of a run whose user gives no others, and what its model is to be like.
 
 A recipe gives defaults: an argument that is given wins. `specification` changes nothing.
 """

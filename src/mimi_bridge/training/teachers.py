@@ -79,8 +79,8 @@ class TrainingTeachers:
                 WavLMTeacher, "speech", speech, recorded, dtype=dtype, max_seconds=max_seconds, **layers
             )
             self._note("speech", speech, self.speech, dtype, layers | {"context_seconds": context_seconds})
-        heard = None if self.speech is None else self.speech.input
-        self.inputs = TeacherInputs(heard, self.text is not None, context_seconds)
+        speech_input = None if self.speech is None else self.speech.input
+        self.inputs = TeacherInputs(speech_input, self.text is not None, context_seconds)
 
     def begin(self, config: MimiBridgeConfig, data_sets: Mapping[str, Any], device: torch.device | str) -> None:
         """Check every data set, by its name, and move the models."""

@@ -151,6 +151,7 @@ class MimiBridgeTrainer(EvaluatingTrainer):
             self._frozen = []
 
     def _as_it_ended(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        self._load_state(checkpoint)
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
         model = MimiBridgeModel.from_pretrained(best if best and os.path.isdir(best) else checkpoint)
         self.bridge_model.load_state_dict(model.state_dict())

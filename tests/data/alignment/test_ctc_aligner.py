@@ -89,22 +89,22 @@ def test_vocabulary_in_lower_case_is_spelled_so(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("number", ["42", "42%", "4/2", "你好", "€42"])
 def test_word_without_a_known_letter_takes_the_speech_between_its_neighbours(monkeypatch, aligner, number):
-    heard = "-P-AY-|---F-OR-TY-|--TW-O-----|-N-OW-"
-    audio = hears(monkeypatch, aligner, heard)
+    letters = "-P-AY-|---F-OR-TY-|--TW-O-----|-N-OW-"
+    audio = hears(monkeypatch, aligner, letters)
     found = aligner.align(audio, RATE, f"pay {number} now")
     words = {"4/2": ["4", "2"]}.get(number, [number])
     assert labels(found) == ["pay", *words, "now"]
     start, end = found.words[1].start, found.words[-2].end
-    assert (start, end) == pytest.approx((edge(heard.index("F")), edge(heard.index("O-----") + 1)))
-    expected = [edge(f) for f in (1, 5, heard.index("N"), heard.index("W-", 30) + 1)]
+    assert (start, end) == pytest.approx((edge(letters.index("F")), edge(letters.index("O-----") + 1)))
+    expected = [edge(f) for f in (1, 5, letters.index("N"), letters.index("W-", 30) + 1)]
     assert [*times(found)[:2], *times(found)[-2:]] == pytest.approx(expected)
 
 
 def test_letters_beside_digits_keep_their_place(monkeypatch, aligner):
-    heard = "-M-P-|-TH-REE-|-I-S-"
-    found = aligner.align(hears(monkeypatch, aligner, heard), RATE, "mp3 is")
+    letters = "-M-P-|-TH-REE-|-I-S-"
+    found = aligner.align(hears(monkeypatch, aligner, letters), RATE, "mp3 is")
     assert labels(found) == ["mp3", "is"]
-    assert times(found) == pytest.approx([edge(1), edge(13), edge(heard.index("I")), edge(len(heard) - 1)])
+    assert times(found) == pytest.approx([edge(1), edge(13), edge(letters.index("I")), edge(len(letters) - 1)])
 
 
 def test_neighbours_without_a_known_letter_share_their_time(monkeypatch, aligner):
@@ -182,10 +182,10 @@ def test_windows_give_what_one_pass_gives_when_the_model_hears_no_further(tmp_pa
 
 def test_model_never_hears_more_than_a_window_and_its_context(monkeypatch, tmp_path):
     aligner = CtcAligner(write_tiny_ctc(tmp_path), window_seconds=0.5, context_seconds=0.2)
-    heard, forward = [], aligner._model.forward
-    monkeypatch.setattr(aligner._model, "forward", lambda values: heard.append(values.shape[-1]) or forward(values))
+    lengths, forward = [], aligner._model.forward
+    monkeypatch.setattr(aligner._model, "forward", lambda values: lengths.append(values.shape[-1]) or forward(values))
     aligner.align(torch.randn(1, 160_000), RATE, "hello you")
-    assert len(heard) == 20 and max(heard) <= 0.9 * RATE + REACH
+    assert len(lengths) == 20 and max(lengths) <= 0.9 * RATE + REACH
 
 
 def test_missing_torchaudio_is_named(monkeypatch, tmp_path):

@@ -60,7 +60,7 @@ def test_text_that_cannot_fit_has_no_alignment(aligner, recording):
 
 
 def test_alignment_is_the_same_to_the_bit_after_other_recordings(aligner, alignment, recording):
-    # The decoder's running mean of what it heard would move times and scores; rows would depend on their order.
+    # The decoder's running mean of its input would move times and scores; rows would depend on their order.
     aligner.align(synthesize(OTHER, "en-us+f2") * 3, 24_000, OTHER)
     aligner.align(recording, 24_000, "Quettabyte " + OTHER)
     assert aligner.align(recording, 24_000, TEXT) == alignment

@@ -211,9 +211,9 @@ def test_data_set_is_prepared_with_its_samples_and_perhaps_latents(folder, teach
     torch.testing.assert_close(torch.from_numpy(rows[1]["target_latents"]), target, atol=1e-3, rtol=1e-3)
     collate = MimiBridgeCollator(24_000, 1920)
     assert collate(rows)["latents"].shape[0] == 2
-    heard = collate([{name: value for name, value in row.items() if "latents" not in name} for row in rows])
+    batch = collate([{name: value for name, value in row.items() if "latents" not in name} for row in rows])
     expected = load_audio(paths[1], 24_000)[0]
-    assert (heard["input_values"][1, 0, : len(expected)] - expected).abs().max() <= 2**-15
+    assert (batch["input_values"][1, 0, : len(expected)] - expected).abs().max() <= 2**-15
 
 
 def test_recordings_score_and_features_do_not_depend_on_those_before(prepared, settings, tmp_path):

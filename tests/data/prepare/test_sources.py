@@ -256,16 +256,16 @@ def test_segments_of_a_data_set_are_cut_out_of_audio_that_is_longer_than_they_ar
 
 
 def test_audio_of_a_data_set_that_was_cut_out_already_is_taken_whole():
-    told: list[str] = []
+    remarks: list[str] = []
     source = timed(begin_time=[100.0, 0.0, 5.0], end_time=[100.25, 0.25, 7.0])
-    assert [len(source.audio(n, RATE, tell=told.append)[0][0]) for n in range(3)] == [4000] * 3
-    assert told == ["its whole audio of 0.25 s is taken, in which no segment from 5 to 7 s lies"]
+    assert [len(source.audio(n, RATE, tell=remarks.append)[0][0]) for n in range(3)] == [4000] * 3
+    assert remarks == ["its whole audio of 0.25 s is taken, in which no segment from 5 to 7 s lies"]
 
 
 def test_times_of_a_data_set_that_say_no_segment_leave_the_audio_whole_and_are_named():
-    told: list[str] = []
-    assert len(timed(start=["0:01", "", "2"]).audio(0, RATE, tell=told.append)[0][0]) == 4000
-    assert told == ["its whole audio is taken, since its start must be seconds from 0 on, got '0:01'"]
+    remarks: list[str] = []
+    assert len(timed(start=["0:01", "", "2"]).audio(0, RATE, tell=remarks.append)[0][0]) == 4000
+    assert remarks == ["its whole audio is taken, since its start must be seconds from 0 on, got '0:01'"]
 
 
 def test_paths_of_a_data_set_go_by_their_usual_names(folder):

@@ -5,7 +5,7 @@ through them. A word reaches from its first letter's first frame to its last let
 in one or two frames and leave the rest blank, so words come out a little short.
 
 What the model has no letter for (digits, signs, other scripts) is matched by a wildcard that costs hardly more than
-what the model heard, so that it takes the speech between its neighbours and shifts nothing. What nobody says (emoji,
+its best letter, so that it takes the speech between its neighbours and shifts nothing. What nobody says (emoji,
 punctuation) is passed over. Needs the extra `align`.
 
 Source: Kürzinger et al. 2020 (arXiv:2007.09127), alignment by CTC; the wildcard follows Pratap et al. 2023
@@ -196,8 +196,8 @@ class CtcAligner:
         for first in range(0, num_frames, max(1, window)):
             last = min(first + window, num_frames)
             heard_first, heard_last = max(0, first - self._context), min(last + self._context, num_frames)
-            heard = values[heard_first * self._stride : (heard_last - 1) * self._stride + self._reach]
-            logits = self._model(heard[None].to(self._model.device, self._model.dtype)).logits[0]
+            crop = values[heard_first * self._stride : (heard_last - 1) * self._stride + self._reach]
+            logits = self._model(crop[None].to(self._model.device, self._model.dtype)).logits[0]
             assert len(logits) == heard_last - heard_first
             kept = logits[first - heard_first : last - heard_first]
             pieces.append(kept.float().log_softmax(dim=-1).cpu())

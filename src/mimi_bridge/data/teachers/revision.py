@@ -9,7 +9,7 @@ NUMBERS_EACH = 64  # of every parameter: two models differ in some of them
 
 
 def of_revision(revision: str | None) -> dict[str, str]:
-    """What `from_pretrained` is to be told of a revision."""
+    """Arguments of `from_pretrained` for a revision."""
     return {} if revision is None else {"revision": revision}
 
 
