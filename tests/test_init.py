@@ -9,11 +9,18 @@ import pytest
 import mimi_bridge
 
 
-def test_torchaudio_that_does_not_fit_torch_is_named_with_its_remedy(tmp_path):
+REASONS = {
+    "another build": 'OSError("Could not load this library: torchaudio/lib/_torchaudio.so")',
+    "another CUDA": 'RuntimeError("Detected that PyTorch and TorchAudio were compiled with different CUDA versions.")',
+}
+
+
+@pytest.mark.parametrize("reason", REASONS.values(), ids=REASONS)
+def test_torchaudio_that_does_not_fit_torch_is_named_with_its_remedy(tmp_path, reason):
     pytest.importorskip("torchaudio")  # transformers asks for the installed version before it imports
     package = tmp_path / "torchaudio"
     package.mkdir()
-    (package / "__init__.py").write_text('raise OSError("Could not load this library: torchaudio/lib/_torchaudio.so")')
+    (package / "__init__.py").write_text(f"raise {reason}")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", "import mimi_bridge"],

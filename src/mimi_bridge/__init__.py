@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 try:
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
 except (ImportError, OSError, RuntimeError) as error:
-    if "torchaudio" not in str(error):
+    reason: BaseException | None = error
+    while reason is not None and "torchaudio" not in str(reason).lower():
+        reason = reason.__cause__  # transformers says which of its names could not be imported
+    if reason is None:
         raise
     raise ImportError(
-        f"transformers imports torchaudio where it is installed, and the one here does not fit torch ({error}): its "
-        "wheels are built for CUDA, and load beside a torch that is built for CUDA, too, even without a GPU. Run pip "
-        "uninstall torchaudio, which only aligning by a CTC model needs, or install a torch built for CUDA."
+        f"transformers imports torchaudio where it is installed, and the one here does not fit torch ({reason}): its "
+        "last release, 2.11, loads beside torch 2.11 to 2.14, both built for CUDA or both not, even without a GPU. Run "
+        "pip uninstall torchaudio, which only aligning by a CTC model needs, or pip install 'mimi-bridge[ctc]'."
     ) from error
 
 from .configuration_mimi_bridge import MimiBridgeConfig

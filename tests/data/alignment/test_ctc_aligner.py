@@ -197,9 +197,7 @@ def test_missing_torchaudio_is_named(monkeypatch, tmp_path):
         return real_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_torchaudio)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"built for CUDA as torch must be.*pip install 'mimi-bridge\[align\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"torch 2.11 to 2.14, both .*pip install 'mimi-bridge\[ctc\]'"):
         CtcAligner(str(tmp_path))
 
 

@@ -6,7 +6,7 @@ in one or two frames and leave the rest blank, so words come out a little short.
 
 What the model has no letter for (digits, signs, other scripts) is matched by a wildcard that costs hardly more than
 its best letter, so that it takes the speech between its neighbours and shifts nothing. What nobody says (emoji,
-punctuation) is passed over. Needs the extra `align`.
+punctuation) is passed over. Needs the extra `ctc`.
 
 Source: Kürzinger et al. 2020 (arXiv:2007.09127), alignment by CTC; the wildcard follows Pratap et al. 2023
 (arXiv:2305.13516), section 3.1.5.
@@ -71,10 +71,10 @@ class CtcAligner:
     ):
         try:
             from torchaudio.functional import forced_align, merge_tokens
-        except (ImportError, OSError) as error:  # OSError: a build for another torch
+        except (ImportError, OSError, RuntimeError) as error:  # the others: a build for another torch
             raise ModuleNotFoundError(
-                f"aligning by a CTC model needs torchaudio, built for CUDA as torch must be, too, and here torch is "
-                f"{torch.__version__} ({error}); run pip install 'mimi-bridge[align]'."
+                f"aligning by a CTC model needs torchaudio 2.11 beside torch 2.11 to 2.14, both built for CUDA, and here "
+                f"torch is {torch.__version__} ({error}); run pip install 'mimi-bridge[ctc]'."
             ) from error
         self._forced_align, self._merge_tokens = forced_align, merge_tokens
         self._model = AutoModelForCTC.from_pretrained(name, dtype=dtype).eval().to(device)
