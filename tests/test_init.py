@@ -8,7 +8,6 @@ import pytest
 
 import mimi_bridge
 
-
 REASONS = {
     "another build": 'OSError("Could not load this library: torchaudio/lib/_torchaudio.so")',
     "another CUDA": 'RuntimeError("Detected that PyTorch and TorchAudio were compiled with different CUDA versions.")',

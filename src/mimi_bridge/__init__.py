@@ -16,8 +16,8 @@ except (ImportError, OSError, RuntimeError) as error:
         raise
     raise ImportError(
         f"transformers imports torchaudio where it is installed, and the one here does not fit torch ({reason}): its "
-        "last release, 2.11, loads beside torch 2.11 to 2.14, both built for CUDA or both not, even without a GPU. Run "
-        "pip uninstall torchaudio, which only aligning by a CTC model needs, or pip install 'mimi-bridge[ctc]'."
+        "last release, 2.11, loads beside torch 2.11 to 2.14, both built for CUDA or both not. Run pip uninstall "
+        "torchaudio, which only aligning by a CTC model needs, or pip install 'mimi-bridge[ctc]'."
     ) from error
 
 from .configuration_mimi_bridge import MimiBridgeConfig
