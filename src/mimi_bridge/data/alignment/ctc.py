@@ -73,7 +73,7 @@ class CtcAligner:
             from torchaudio.functional import forced_align, merge_tokens
         except (ImportError, OSError, RuntimeError) as error:  # the others: a build for another torch
             raise ModuleNotFoundError(
-                "aligning by a CTC model needs torchaudio 2.11 beside torch 2.11 to 2.14, both built for CUDA, and here "
+                "aligning by a CTC model needs torchaudio 2.11 beside torch 2.11 to 2.14, both built for CUDA; here "
                 f"torch is {torch.__version__} ({error}); run pip install 'mimi-bridge[ctc]'."
             ) from error
         self._forced_align, self._merge_tokens = forced_align, merge_tokens
