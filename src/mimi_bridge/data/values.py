@@ -35,7 +35,7 @@ def tensor_of(values: Any, name: str, ndim: int, width: int | None = None) -> Te
         ValueError: If they have another number of axes, the last of another width, or are not finite.
     """
     array = array_of(values, name)
-    tensor = torch.as_tensor(array if array.flags.writeable else array.copy())  # of a row's own memory, torch would warn
+    tensor = torch.as_tensor(array if array.flags.writeable else array.copy())  # else torch warns
     tensor = tensor.float() if tensor.is_floating_point() or tensor.numel() == 0 else tensor.double().float()
     if tensor.shape == (0,) and width is not None:  # an empty list of a data set
         tensor = tensor.reshape(0, width)
