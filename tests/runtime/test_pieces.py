@@ -16,7 +16,8 @@ from mimi_bridge.runtime.time_major import Convolution, Residual, Upsampling, co
 
 
 @pytest.fixture(autouse=True)
-def _inference():
+def _inference(monkeypatch):
+    monkeypatch.setattr(pieces, "MAX_NUMBERS", 1)  # a frame at a time
     before = torch.get_num_threads()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -88,6 +89,15 @@ def test_a_span_that_begins_before_all_that_the_layers_reach_back_to():
         run_in_pieces(layers, x, tails[1], is_first, 80, result)
         torch.testing.assert_close(result, expected)
         assert torch.equal(tails[1], tails[0])
+
+
+def test_a_piece_is_of_whole_frames_and_as_long_as_a_cache_holds(monkeypatch):
+    monkeypatch.setattr(pieces, "MAX_NUMBERS", 2**19)
+    wide, narrow = [convolution(1, 64, 7), residual(64)], [convolution(1, 16, 7), residual(16)]
+    assert (pieces._steps_at_once(wide, 1920), pieces._steps_at_once(narrow, 1920)) == (4 * 1920, 17 * 1920)
+    assert pieces._steps_at_once([convolution(4096, 8, 1)], 1920) == 1920
+    layers, _ = with_offsets(of_a_decoder())  # its input has a twentieth of the steps
+    assert pieces._steps_at_once(layers, 96) == pieces.MAX_NUMBERS // (16 * 20 * 96) * 96
 
 
 def in_pieces(num_pieces: int = 8) -> torch.Tensor:

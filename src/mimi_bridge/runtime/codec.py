@@ -2,7 +2,7 @@
 
 A half is its layers in time-major layout; what it must remember between calls is a flat dict of tensors, its state, so
 that one call over a recording and many calls over its chunks compute the same thing. Hours run in constant memory,
-because a long recording *is* a stream. The layers at audio rate run a frame or two at a time, which keeps what lies
+because a long recording *is* a stream. The layers at audio rate run a few frames at a time, which keeps what lies
 between them in a CPU's cache; the transformer and the layers near it run on many frames at once, which reads their
 weights once.
 
@@ -28,7 +28,6 @@ State = dict[str, Tensor]
 
 CHUNK_FRAMES = 125  # frames of a long recording at a time: 10 s
 MAX_FRAMES_AT_ONCE = 1000  # of all rows together
-PIECE_FRAMES = 2  # frames at a time of the layers at audio rate, on a CPU
 
 
 def for_inference(function: Callable) -> Callable:
@@ -113,10 +112,9 @@ class CodecRuntime:
     def _run_waveform_layers(
         self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor
     ) -> None:
-        piece = PIECE_FRAMES * steps_per_frame
-        in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > piece)
+        in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > steps_per_frame)
         if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
-            run_in_pieces(self.waveform_layers, x, tails, is_first, piece, out)
+            run_in_pieces(self.waveform_layers, x, tails, is_first, steps_per_frame, out)
         else:
             out.copy_(run(self.waveform_layers, x, tails, is_first))
 

@@ -11,7 +11,7 @@ back to tell all that their tails must hold: these few are computed twice.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import cache
@@ -20,11 +20,13 @@ from threading import Barrier
 import torch
 from torch import Tensor
 
-from .time_major import Layer, Residual, run
+from .time_major import Convolution, Layer, Residual, Upsampling, run
+
+MAX_NUMBERS = 2**19  # between two layers, of a piece: 2 MiB in float32, what a core's own cache may hold
 
 
 def run_in_pieces(
-    layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | None, piece_steps: int, out: Tensor
+    layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | None, frame_steps: int, out: Tensor
 ) -> None:
     """As `time_major.run`, row by row and a few steps at a time, on as many threads as torch has.
 
@@ -33,12 +35,13 @@ def run_in_pieces(
         x: `(batch, steps, channels)`; its memory may be written over.
         tails: See `time_major.Convolution`.
         is_first: See `time_major.Convolution`.
-        piece_steps: Steps of the input at a time.
+        frame_steps: Steps of the input in a frame; pieces are whole frames.
         out: Where the result goes, `(batch, steps of the output, channels)`; any strides.
     """
     num_threads, num_steps, steps_out = torch.get_num_threads(), x.shape[1], out.shape[1]
     spans_a_row = math.ceil(num_threads / len(x))
-    span_steps = math.ceil(num_steps / piece_steps / spans_a_row) * piece_steps
+    span_steps = math.ceil(num_steps / frame_steps / spans_a_row) * frame_steps
+    piece_steps = _steps_at_once(layers, frame_steps)
     reached = _reached_steps(layers)
 
     def span(row: int, start: int) -> tuple:
@@ -71,14 +74,28 @@ def run_in_pieces(
         pass
 
 
+def _steps_at_once(layers: Sequence[Layer], frame_steps: int) -> int:
+    """Steps of a piece, those of one or more whole frames, `frame_steps` each of the input."""
+    numbers = max((each.in_channels * rate for each, rate in _with_rates(layers)), default=1)  # of a step of the input
+    return max(1, int(MAX_NUMBERS / (numbers * frame_steps))) * frame_steps
+
+
 def _reached_steps(layers: Sequence[Layer]) -> int:
     """Steps of the input that the layers reach back, filled up to what gives a whole step of the output."""
-    reached, rate = Fraction(0), Fraction(1)  # output steps of an input step, so far
+    reached, end = Fraction(0), Fraction(1)
+    for each, rate in _with_rates(layers):
+        reached += each.tail_steps / rate
+        end = rate * Fraction(each.upsampling, each.stride)
+    return math.ceil(reached / end.denominator) * end.denominator
+
+
+def _with_rates(layers: Sequence[Layer]) -> Iterator[tuple[Convolution | Upsampling, Fraction]]:
+    """Convolutions in order, each with its input's steps for a step of the first one's."""
+    rate = Fraction(1)
     for layer in layers:
         for each in layer.convolutions if isinstance(layer, Residual) else [layer]:
-            reached += each.tail_steps / rate
+            yield each, rate
             rate *= Fraction(each.upsampling, each.stride)
-    return math.ceil(reached / rate.denominator) * rate.denominator
 
 
 @cache
