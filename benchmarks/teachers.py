@@ -77,7 +77,7 @@ def main() -> None:
 def print_disk(folder: Path, options: argparse.Namespace) -> None:
     """MB an hour of speech that `mimi-bridge prepare --teachers none` writes beside the audio."""
     if not options.speech.is_file():
-        print(f"bytes on disk: skipped, since there is no {options.speech}; --speech names a manifest of recordings.\n")
+        print(f"bytes on disk: skipped, since there is no {options.speech}; --speech names a manifest.\n")
         return
     texts = [json.loads(line)["text"] for line in options.speech.read_text().splitlines()]
     settings = Settings(
