@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mimi_bridge.runtime import pieces
-from mimi_bridge.runtime.pieces import run_in_pieces
+from mimi_bridge.runtime.pieces import WaveformLayers
 from mimi_bridge.runtime.time_major import Convolution, Residual, Upsampling, convolution_parts, run, with_offsets
 
 
@@ -72,7 +72,7 @@ def test_layers_in_pieces_give_what_they_give_at_once(kind, batch_size, num_step
     expected = run(layers, x.clone(), tails[0], is_first)
     result = torch.full_like(expected, torch.nan)
     torch.set_num_threads(num_threads)
-    run_in_pieces(layers, x, tails[1], is_first, piece_steps, result)
+    WaveformLayers(layers, piece_steps)(x, tails[1], is_first, result)
     assert torch.equal(result, expected)
     assert torch.equal(tails[1], tails[0])
 
@@ -86,7 +86,7 @@ def test_a_span_that_begins_before_all_that_the_layers_reach_back_to():
         expected = run(layers, x, tails[0], is_first)
         result = torch.empty_like(expected)
         torch.set_num_threads(4)
-        run_in_pieces(layers, x, tails[1], is_first, 80, result)
+        WaveformLayers(layers, 80)(x, tails[1], is_first, result)
         torch.testing.assert_close(result, expected)
         assert torch.equal(tails[1], tails[0])
 
@@ -94,16 +94,16 @@ def test_a_span_that_begins_before_all_that_the_layers_reach_back_to():
 def test_a_piece_is_of_whole_frames_and_as_long_as_a_cache_holds(monkeypatch):
     monkeypatch.setattr(pieces, "MAX_NUMBERS", 2**19)
     wide, narrow = [convolution(1, 64, 7), residual(64)], [convolution(1, 16, 7), residual(16)]
-    assert (pieces._steps_at_once(wide, 1920), pieces._steps_at_once(narrow, 1920)) == (4 * 1920, 17 * 1920)
-    assert pieces._steps_at_once([convolution(4096, 8, 1)], 1920) == 1920
+    assert (WaveformLayers(wide, 1920).piece_steps, WaveformLayers(narrow, 1920).piece_steps) == (4 * 1920, 17 * 1920)
+    assert WaveformLayers([convolution(4096, 8, 1)], 1920).piece_steps == 1920
     layers, _ = with_offsets(of_a_decoder())  # its input has a twentieth of the steps
-    assert pieces._steps_at_once(layers, 96) == pieces.MAX_NUMBERS // (16 * 20 * 96) * 96
+    assert WaveformLayers(layers, 96).piece_steps == pieces.MAX_NUMBERS // (16 * 20 * 96) * 96
 
 
 def in_pieces(num_pieces: int = 8) -> torch.Tensor:
     layers, size = with_offsets(of_an_encoder())
     result = torch.empty(1, 4 * num_pieces, 32)
-    run_in_pieces(layers, torch.randn(1, 80 * num_pieces, 1), torch.zeros(1, size), None, 80, result)
+    WaveformLayers(layers, 80)(torch.randn(1, 80 * num_pieces, 1), torch.zeros(1, size), None, result)
     return result
 
 
@@ -128,7 +128,7 @@ def test_several_callers_at_once_get_their_own():
         torch.set_num_threads(2)
         result = torch.empty(1, 80, 32)
         with torch.no_grad():
-            run_in_pieces(layers, sound, torch.zeros(1, size), None, 80, result)
+            WaveformLayers(layers, 80)(sound, torch.zeros(1, size), None, result)
         return result
 
     with ThreadPoolExecutor(6) as callers:
@@ -139,7 +139,7 @@ def test_an_error_in_a_thread_is_the_caller_s():
     torch.set_num_threads(2)
     layers, size = with_offsets(of_an_encoder())
     with pytest.raises(RuntimeError, match="shape|size|expand"):
-        run_in_pieces(layers, torch.randn(1, 800, 2), torch.zeros(1, size), None, 80, torch.empty(1, 40, 32))
+        WaveformLayers(layers, 80)(torch.randn(1, 800, 2), torch.zeros(1, size), None, torch.empty(1, 40, 32))
     assert in_pieces().isfinite().all()
 
 

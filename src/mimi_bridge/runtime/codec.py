@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .attention import Transformer
-from .pieces import run_in_pieces
+from .pieces import WaveformLayers
 from .time_major import Convolution, Layer, Upsampling, run
 
 State = dict[str, Tensor]
@@ -60,7 +60,7 @@ class CodecRuntime:
         waveform_ratio: Samples of a step where the two groups of SEANet layers meet.
     """
 
-    waveform_layers: Sequence[Layer]
+    waveform_layers: WaveformLayers
     latent_layers: Sequence[Layer]
     transformer: Transformer
     resampling: Convolution | Upsampling
@@ -109,15 +109,6 @@ class CodecRuntime:
             "positions": torch.where(is_active, moved, state["positions"]),
         }
 
-    def _run_waveform_layers(
-        self, x: Tensor, steps_per_frame: int, tails: Tensor, is_first: Tensor, out: Tensor
-    ) -> None:
-        in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > steps_per_frame)
-        if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
-            run_in_pieces(self.waveform_layers, x, tails, is_first, steps_per_frame, out)
-        else:
-            out.copy_(run(self.waveform_layers, x, tails, is_first))
-
     def chunk_frames(self, batch_size: int) -> int:
         """Frames of a long recording at a time."""
         return max(1, min(CHUNK_FRAMES, MAX_FRAMES_AT_ONCE // batch_size))
@@ -158,7 +149,7 @@ class EncoderRuntime(CodecRuntime):
         working = self._begin(state, batch_size, num_frames)
         tails, is_first = working["tails"], working["positions"] == 0
         between = audio.new_empty(batch_size, num_samples // self.waveform_ratio, self.latent_channels)
-        self._run_waveform_layers(audio.transpose(1, 2), self.frame_size, tails, is_first, between)
+        self.waveform_layers(audio.transpose(1, 2), tails, is_first, between)
         hidden = run(self.latent_layers, between, tails, is_first)
         hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
         latents = self.resampling(hidden, tails, is_first)
@@ -225,9 +216,7 @@ class DecoderRuntime(CodecRuntime):
         between = run(self.latent_layers, hidden, tails, is_first)
         if out is None:
             out = hidden.new_empty(len(hidden), self.channels, between.shape[1] * self.waveform_ratio)
-        self._run_waveform_layers(
-            between, self.frame_size // self.waveform_ratio, tails, is_first, out.transpose(1, 2)
-        )
+        self.waveform_layers(between, tails, is_first, out.transpose(1, 2))
         return out
 
 

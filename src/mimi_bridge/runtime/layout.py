@@ -14,6 +14,7 @@ from .attention import Transformer, TransformerLayer
 from .codec import DecoderRuntime, EncoderRuntime, for_inference
 from .invalidation import Unsupported
 from .linear import LinearMap
+from .pieces import WaveformLayers
 from .time_major import (
     Convolution,
     Layer,
@@ -53,7 +54,7 @@ def _encoder(module: Any, exportable: bool) -> EncoderRuntime:
     resampling = layers[-1]
     assert isinstance(resampling, Convolution)
     return EncoderRuntime(
-        waveform_layers=layers[:boundary],
+        waveform_layers=WaveformLayers(layers[:boundary], config.frame_size),
         latent_layers=layers[boundary:-1],
         transformer=lay_out_transformer(module.encoder_transformer, exportable),
         resampling=resampling,
@@ -74,7 +75,7 @@ def _decoder(module: Any, exportable: bool) -> DecoderRuntime:
     resampling = layers[0]
     assert not isinstance(resampling, Residual)
     return DecoderRuntime(
-        waveform_layers=layers[len(layers) - boundary :],
+        waveform_layers=WaveformLayers(layers[len(layers) - boundary :], config.frame_size // ratio),
         latent_layers=layers[1 : len(layers) - boundary],
         transformer=lay_out_transformer(module.decoder_transformer, exportable),
         resampling=resampling,

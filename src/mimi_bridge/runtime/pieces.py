@@ -13,8 +13,9 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from threading import Barrier
 
 import torch
@@ -25,68 +26,82 @@ from .time_major import Convolution, Layer, Residual, Upsampling, run
 MAX_NUMBERS = 2**19  # between two layers, of a piece: 2 MiB in float32, what a core's own cache may hold
 
 
-def run_in_pieces(
-    layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | None, frame_steps: int, out: Tensor
-) -> None:
-    """As `time_major.run`, row by row and a few steps at a time, on as many threads as torch has.
+@dataclass(frozen=True)
+class WaveformLayers:
+    """The layers at audio rate, as `time_major.run` runs them; see above.
 
-    Args:
-        layers: The layers.
-        x: `(batch, steps, channels)`; its memory may be written over.
-        tails: See `time_major.Convolution`.
-        is_first: See `time_major.Convolution`.
-        frame_steps: Steps of the input in a frame; pieces are whole frames.
-        out: Where the result goes, `(batch, steps of the output, channels)`; any strides.
+    Attributes:
+        layers: First to last.
+        frame_steps: Steps of their input in a frame; pieces are whole frames.
     """
-    num_threads, num_steps, steps_out = torch.get_num_threads(), x.shape[1], out.shape[1]
-    spans_a_row = math.ceil(num_threads / len(x))
-    span_steps = math.ceil(num_steps / frame_steps / spans_a_row) * frame_steps
-    piece_steps = _steps_at_once(layers, frame_steps)
-    reached = _reached_steps(layers)
 
-    def span(row: int, start: int) -> tuple:
-        rows, end = slice(row, row + 1), min(num_steps, start + span_steps)
-        return (
-            x[rows, max(0, start - reached) : start].clone(),  # which the span before may write over
-            x[rows, start:end].split(piece_steps, dim=1),
-            tails[rows] if end == num_steps else tails[rows].clone(),
-            is_first[rows] if is_first is not None and start <= reached else None,
-            out[rows, start * steps_out // num_steps : end * steps_out // num_steps],
-        )
+    layers: Sequence[Layer]
+    frame_steps: int
+
+    @cached_property
+    def piece_steps(self) -> int:
+        """Steps of a piece."""
+        numbers = max((each.in_channels * rate for each, rate in _with_rates(self.layers)), default=1)  # of a step
+        return max(1, int(MAX_NUMBERS / (numbers * self.frame_steps))) * self.frame_steps
+
+    @cached_property
+    def reached_steps(self) -> int:
+        """Steps of the input that the layers reach back, filled up to what gives a whole step of the output."""
+        reached, end = Fraction(0), Fraction(1)
+        for each, rate in _with_rates(self.layers):
+            reached += each.tail_steps / rate
+            end = rate * Fraction(each.upsampling, each.stride)
+        return math.ceil(reached / end.denominator) * end.denominator
+
+    def __call__(self, x: Tensor, tails: Tensor, is_first: Tensor | None, out: Tensor) -> None:
+        """Run them; one frame, and elsewhere than on a CPU, at once.
+
+        Args:
+            x: `(batch, steps, channels)`; its memory may be written over.
+            tails: See `time_major.Convolution`.
+            is_first: See `time_major.Convolution`.
+            out: Where the result goes, `(batch, steps of the output, channels)`; any strides.
+        """
+        in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > self.frame_steps)
+        if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
+            self._run_in_pieces(x, tails, is_first, out)
+        else:
+            out.copy_(run(self.layers, x, tails, is_first))
+
+    def _run_in_pieces(self, x: Tensor, tails: Tensor, is_first: Tensor | None, out: Tensor) -> None:
+        # Row by row and a piece at a time, on as many threads as torch has.
+        num_threads, num_steps, steps_out = torch.get_num_threads(), x.shape[1], out.shape[1]
+        spans_a_row = math.ceil(num_threads / len(x))
+        span_steps = math.ceil(num_steps / self.frame_steps / spans_a_row) * self.frame_steps
+
+        def span(row: int, start: int) -> tuple:
+            rows, end = slice(row, row + 1), min(num_steps, start + span_steps)
+            return (
+                x[rows, max(0, start - self.reached_steps) : start].clone(),  # which the span before may write over
+                x[rows, start:end].split(self.piece_steps, dim=1),
+                tails[rows] if end == num_steps else tails[rows].clone(),
+                is_first[rows] if is_first is not None and start <= self.reached_steps else None,
+                out[rows, start * steps_out // num_steps : end * steps_out // num_steps],
+            )
+
+        spans = [span(row, start) for row in range(len(x)) for start in range(0, num_steps, span_steps)]
+        where = map if num_threads == 1 or len(spans) == 1 else _threads(num_threads).map
+        for _ in where(self._run_span, *zip(*spans, strict=True)):
+            pass
 
     @torch.no_grad()  # in threads of their own, too
-    def run_span(
-        before: Tensor, pieces: Sequence[Tensor], tails: Tensor, is_first: Tensor | None, out: Tensor
+    def _run_span(
+        self, before: Tensor, pieces: Sequence[Tensor], tails: Tensor, is_first: Tensor | None, out: Tensor
     ) -> None:
         filled = 0
         if before.shape[1]:
-            run(layers, before, tails, is_first)
+            run(self.layers, before, tails, is_first)
             is_first = None
         for piece in pieces:
-            result = run(layers, piece, tails, is_first)
+            result = run(self.layers, piece, tails, is_first)
             out[:, filled : filled + result.shape[1]] = result
             filled += result.shape[1]
             is_first = None
-
-    spans = [span(row, start) for row in range(len(x)) for start in range(0, num_steps, span_steps)]
-    where = map if num_threads == 1 or len(spans) == 1 else _threads(num_threads).map
-    for _ in where(run_span, *zip(*spans, strict=True)):
-        pass
-
-
-def _steps_at_once(layers: Sequence[Layer], frame_steps: int) -> int:
-    """Steps of a piece, those of one or more whole frames, `frame_steps` each of the input."""
-    numbers = max((each.in_channels * rate for each, rate in _with_rates(layers)), default=1)  # of a step of the input
-    return max(1, int(MAX_NUMBERS / (numbers * frame_steps))) * frame_steps
-
-
-def _reached_steps(layers: Sequence[Layer]) -> int:
-    """Steps of the input that the layers reach back, filled up to what gives a whole step of the output."""
-    reached, end = Fraction(0), Fraction(1)
-    for each, rate in _with_rates(layers):
-        reached += each.tail_steps / rate
-        end = rate * Fraction(each.upsampling, each.stride)
-    return math.ceil(reached / end.denominator) * end.denominator
 
 
 def _with_rates(layers: Sequence[Layer]) -> Iterator[tuple[Convolution | Upsampling, Fraction]]:
