@@ -6,7 +6,7 @@ import torch
 from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.evaluation.metrics import Metric
-from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, heard_by, swap_numbers, swap_summary
+from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, listener_numbers, swap_numbers, swap_summary
 
 
 def voice(f0_hz: float, brightness: float, seconds: float = 1.5, glide: float = 0.0) -> Sound:
@@ -43,7 +43,7 @@ def test_swap_that_is_the_other_follows_the_other():
     assert numbers["timbre_follows_voice"] == pytest.approx(1, abs=1e-6)
 
 
-def test_timbre_is_heard_whatever_the_pitch_and_loudness():
+def test_timbre_is_measured_whatever_the_pitch_and_level():
     content, other = voice(120, 0.5), voice(220, 0.9)
     between = voice(120, 0.9)
     quiet = Sound(between.audio / 3, 24_000)
@@ -94,7 +94,7 @@ def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
 
         return Metric(measure, kind, True)
 
-    numbers = heard_by({kind: listener(kind) for kind in pairs}, Swap(content, other, swapped))
+    numbers = listener_numbers({kind: listener(kind) for kind in pairs}, Swap(content, other, swapped))
     assert numbers["word_error"] == pairs["word_error"]["swapped", "content"]
     assert numbers["word_error_before"] == pairs["word_error"]["content", "content"]
     assert numbers["voice_like_voice"] == pairs["speaker_similarity"]["swapped", "voice"]
@@ -105,4 +105,4 @@ def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
 def test_listener_that_hears_nothing_leaves_its_number_out():
     sound = voice(120, 0.5)
     silent = Metric(lambda decoded, original: None, "nothing", True)
-    assert heard_by({"word_error": silent}, Swap(sound, sound, sound)) == {}
+    assert listener_numbers({"word_error": silent}, Swap(sound, sound, sound)) == {}

@@ -39,7 +39,7 @@ def features(*values: list[list[float]]) -> list[tuple[Tensor, list[Tensor]]]:
     return [(torch.zeros(1), [torch.tensor(layer) for layer in scale]) for scale in values]
 
 
-def heard_by(discriminator: SpectrogramDiscriminator, audio: Tensor) -> tuple[Tensor, Tensor]:
+def spectra_of(discriminator: SpectrogramDiscriminator, audio: Tensor) -> tuple[Tensor, Tensor]:
     """What the first convolution gets, and the scores, with a gradient between them."""
     spectra = []
 
@@ -62,7 +62,7 @@ def test_discriminator_scores_every_quarter_window_and_eighth_bin(window, num_bi
 
 
 def test_discriminator_hears_scaled_real_and_imaginary_parts(discriminator, noise):
-    spectra, _ = heard_by(discriminator, noise)
+    spectra, _ = spectra_of(discriminator, noise)
     samples, hop_number, bin_number = noise[1, 0].double().numpy(), 5, 7
     offsets = np.arange(-32, 32)
     hann = 0.5 + 0.5 * np.cos(2 * np.pi * offsets / 64)
@@ -74,7 +74,7 @@ def test_discriminator_hears_scaled_real_and_imaginary_parts(discriminator, nois
 
 
 def test_discriminator_hears_zeros_beyond_the_ends(discriminator):
-    spectra, _ = heard_by(discriminator, torch.ones(1, 1, 400))
+    spectra, _ = spectra_of(discriminator, torch.ones(1, 1, 400))
     at_the_edge, inside = spectra[0, 0, 0, 0].item(), spectra[0, 0, 5, 0].item()
     assert at_the_edge == pytest.approx(inside / 2, rel=0.1)
 
@@ -82,13 +82,13 @@ def test_discriminator_hears_zeros_beyond_the_ends(discriminator):
 def test_white_noise_is_as_loud_at_every_window():
     torch.manual_seed(0)
     white = torch.randn(1, 1, 16_384)
-    levels = [heard_by(SpectrogramDiscriminator(window, 1), white)[0].std().item() for window in (64, 256, 1024)]
+    levels = [spectra_of(SpectrogramDiscriminator(window, 1), white)[0].std().item() for window in (64, 256, 1024)]
     assert levels == pytest.approx([levels[0]] * 3, rel=0.05)
 
 
 def test_score_depends_on_10_hops_and_48_bins_to_either_side(noise):
     torch.manual_seed(0)
-    spectra, score = heard_by(SpectrogramDiscriminator(256, 2), torch.randn(1, 1, 64 * 30))
+    spectra, score = spectra_of(SpectrogramDiscriminator(256, 2), torch.randn(1, 1, 64 * 30))
     score[0, 0, 15, 8].backward()
     hops, bins = spectra.grad[0].abs().sum(dim=0).nonzero().unbind(dim=1)
     assert (hops.min().item(), hops.max().item()) == (15 - 10, 15 + 10)

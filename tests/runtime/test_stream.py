@@ -278,7 +278,7 @@ def test_flush_leaves_other_rows_waiting(model, sound):
         assert stream.num_waiting_samples.tolist() == [1000, 0]
 
 
-def test_reset_without_rows_begins_all_anew(model, sound, expected):
+def test_reset_without_rows_begins_all_again(model, sound, expected):
     with model.stream(4) as stream:
         stream.decode(stream.encode(sound[..., : 31 * FRAME + 77]))
         stream.reset()

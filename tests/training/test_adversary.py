@@ -25,9 +25,9 @@ def adversary(accelerator) -> Adversary:
 
 
 def sound(seed: int) -> Tensor:
-    """Noise whose rows are of different loudness, `(batch, 1, samples)`."""
-    loudness = torch.tensor([0.02, 0.1, 0.3, 1.0])[:, None, None]
-    return loudness * torch.randn(BATCH_SIZE, 1, SAMPLES, generator=torch.Generator().manual_seed(seed))
+    """Noise whose rows are of different rms, `(batch, 1, samples)`."""
+    rms = torch.tensor([0.02, 0.1, 0.3, 1.0])[:, None, None]
+    return rms * torch.randn(BATCH_SIZE, 1, SAMPLES, generator=torch.Generator().manual_seed(seed))
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -76,9 +76,9 @@ def test_discriminators_own_lesson_does_not_reach_the_codec(adversary):
 
 def test_losses_and_gradient_are_those_of_audio_at_one_loudness(adversary):
     audio, decoded = sound(0), sound(1)
-    loudness = torch.stack([row.square().mean().sqrt() for row in audio])[:, None, None]
+    rms = torch.stack([row.square().mean().sqrt() for row in audio])[:, None, None]
     slow = deepcopy(adversary.discriminator)
-    real, fake = slow(audio / loudness), slow(decoded / loudness)
+    real, fake = slow(audio / rms), slow(decoded / rms)
     discriminator_loss(real, fake).backward()
     losses = adversary.losses(audio, decoded, share=1.0)
     torch.testing.assert_close(losses["adversarial"], adversarial_loss(fake))

@@ -15,7 +15,7 @@ from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
-from .swaps import Swap, chosen_pairs, heard_by, swap_numbers, swap_summary
+from .swaps import Swap, chosen_pairs, listener_numbers, swap_numbers, swap_summary
 
 AUDIO_FOLDER = "audio"
 BANDS = ("full_band", "wideband")
@@ -100,7 +100,7 @@ def _swap(evaluator: RecordingEvaluator, content: dict, voice: dict, folder: Pat
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
     save_audio(folder / path, audio[2], rate)
     swap = Swap(*sounds)
-    numbers = swap_numbers(swap, evaluator.aligner, transcripts) | heard_by(evaluator.metrics, swap)
+    numbers = swap_numbers(swap, evaluator.aligner, transcripts) | listener_numbers(evaluator.metrics, swap)
     return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
 
 

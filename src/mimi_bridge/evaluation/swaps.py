@@ -97,7 +97,7 @@ def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None 
     return numbers
 
 
-def heard_by(listeners: Mapping[str, Metric], swap: Swap) -> dict[str, float]:
+def listener_numbers(listeners: Mapping[str, Metric], swap: Swap) -> dict[str, float]:
     """What listeners (`word_error`, `speaker_similarity`) hear in a swapped sound, as far as they hear anything."""
     pairs: dict[str, tuple[str, Sound, Sound]] = {}
     if "word_error" in listeners:

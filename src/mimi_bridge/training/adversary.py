@@ -15,7 +15,7 @@ from ..losses.adversarial import (
 
 LEARNING_RATE = 3e-4
 BETAS = (0.8, 0.99)
-QUIETEST = 1e-3  # what is scored is brought to one loudness, but silence is not
+QUIETEST = 1e-3  # what is scored is brought to one rms, but silence is not
 
 
 class Adversary:

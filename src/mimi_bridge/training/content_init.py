@@ -91,7 +91,7 @@ def begin_with_least_squares(
     """Put the content head into the language model's space, then fill its codebook with centres.
 
     Latents are fitted to the standardised teacher; the leading directions of the fit become the projection in, and the
-    bridge reads the teacher off them. The way out begins at a small share of the latents' loudness.
+    bridge reads the teacher off them. `w_out` begins at a small share of the latents' rms.
 
     Returns:
         The perplexity of the codes.
@@ -124,8 +124,8 @@ def begin_with_least_squares(
     w_in = x.new_zeros(dim, x.shape[1])
     w_in[:size] = (fit @ kept).T
     w_out = torch.linalg.qr(torch.randn(x.shape[1], dim, dtype=x.dtype, generator=generator))[0].to(x.device)
-    loudness = (strengths[:size].square().sum() / len(x)).sqrt()
-    scale = FIRST_SHARE * x.square().sum(dim=1).mean().sqrt() / loudness
+    rms = (strengths[:size].square().sum() / len(x)).sqrt()
+    scale = FIRST_SHARE * x.square().sum(dim=1).mean().sqrt() / rms
     readout = x.new_zeros(bridge.out_features, dim)
     readout[:, :size] = kept
     head.project_in.weight.copy_(w_in[:, :, None])
