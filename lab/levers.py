@@ -61,6 +61,7 @@ HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
 DELAYED = "phones, 2 layers"  # the levers that differ by the delay alone
 LAYERS = {"content_layers": 2}
 PROSODY = {"prosody_layers": 2}
+WITH_ENCODER = {"phone_weight": 1.0, "prosody_weight": 1.0, "mel_weight": 1.0, "residual_weight_warmup_ratio": 0.0}
 LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the config and of the training
     "converted, untrained": None,
     "no lever, no teacher": ({}, {}),
@@ -82,16 +83,19 @@ LEVERS: dict[str, tuple[dict, dict] | None] = {  # by name, changes of the confi
     "the same, five times the weight": (PROSODY, {"phone_weight": 5.0, "prosody_weight": 5.0}),
     "the same, then the encoder, too": (
         PROSODY,
-        {
-            "phone_weight": 1.0,
-            "prosody_weight": 1.0,
-            "mel_weight": 1.0,
-            "head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 0.0},
-            "residual_weight_warmup_ratio": 0.0,
-        },
+        {"head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 0.0}} | WITH_ENCODER,
+    ),
+    "the encoder 1,200 steps more": (
+        PROSODY,
+        {"head_learning_rates": {"encoder": 3e-4, "acoustic": 1e-4, "decoder": 0.0}, "max_steps": 1200}
+        | WITH_ENCODER
+        | {"phone_weight": 2.0, "prosody_weight": 2.0},
     ),
 }
-GOES_ON = {"the same, then the encoder, too": "phones and prosody, 2 layers of prosody"}  # with the model of another
+GOES_ON = {  # with the model of another
+    "the same, then the encoder, too": "phones and prosody, 2 layers of prosody",
+    "the encoder 1,200 steps more": "the same, then the encoder, too",
+}
 COLUMNS = {
     "phone": ("content", "prosody", "acoustic"),
     "speaker": ("content", "prosody", "acoustic"),
@@ -113,7 +117,8 @@ def main() -> None:
         known = already_found(arguments)
         left = [name for name in LEVERS if name not in known]
         run_each(run, [name for name in left if name not in GOES_ON], arguments, work, line_of)
-        run_each(run, [name for name in left if name in GOES_ON], arguments, work, line_of)
+        for name in GOES_ON:  # in their order
+            run_each(run, [name] if name in left else [], arguments, work, line_of)
         known = already_found(arguments)
     text = f"{described}\n{table([known[name] for name in LEVERS if name in known])}"
     print(text)
