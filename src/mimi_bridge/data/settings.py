@@ -112,3 +112,8 @@ class Settings:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.recordings_per_shard < 1:
             raise ValueError(f"recordings_per_shard must be at least 1, got {self.recordings_per_shard}.")
+
+    @property
+    def has_words(self) -> bool:
+        """Whether words and phones are stored, and so recordings aligned."""
+        return self.text_teacher is not None or self.phones

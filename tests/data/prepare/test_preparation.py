@@ -20,7 +20,6 @@ from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.data.alignment.tokens import token_spans
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.latents import OriginalLatents
-from mimi_bridge.data.prepare import rows as rows_module
 from mimi_bridge.data.prepare.run import Report, prepare
 from mimi_bridge.data.settings import Settings
 from mimi_bridge.data.teachers.statistics import RunningStatistics
@@ -344,9 +343,3 @@ def test_pitch_and_level_of_every_ten_milliseconds_are_stored_where_they_are_wan
     batch = collate([rows[number] for number in range(len(rows))])
     assert (batch["phone_ids"] > 0).float().mean() > 0.3 and batch["prosody_mask"][..., 0].float().mean() > 0.2
     assert sorted(batch["speaker_ids"].tolist()) == [-100, -100, -100, 0, 0]
-
-
-def test_pitch_without_praat_is_refused(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows_module, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pitch needs the package praat-parselmouth; run pip install"):
-        prepare(replace(settings, prosody=True), tmp_path / "data")

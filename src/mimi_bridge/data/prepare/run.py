@@ -136,7 +136,7 @@ class _Work:
     def write_shard(self, shard: int, maker: RowMaker, advance: Callable[[int], object]) -> int:
         note, statistics = ShardNote(), maker.statistics()
         rows = maker.rows(self.recordings_of(shard), note, statistics, advance)
-        self.dataset.write(shard, rows, maker.features(), note, statistics)
+        self.dataset.write(shard, rows, maker.features, note, statistics)
         return len(self.recordings_of(shard))
 
     def _counts_of_pool(self, shards: list[int], num_proc: int) -> Iterator[int]:
