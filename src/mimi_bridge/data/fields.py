@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .lines import MAX_QUOTED, Row, column_name, is_utf8
 from .settings import COLUMNS
-from .tables import MAX_QUOTED, Row, column_name, is_utf8
 from .tags import without_tags
 from .utterance import Utterance
 

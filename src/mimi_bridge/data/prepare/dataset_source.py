@@ -16,9 +16,10 @@ from ...audio.files import resample
 from ...audio.reading import Tell
 from ..entries import Entries
 from ..fields import DURATIONS, ENDS, STARTS, TOLERANCE, as_text, is_nothing, segment_of, utterance_with_text
+from ..lines import column_name
 from ..segments import read_file, refuse_longer
 from ..settings import COLUMNS
-from ..tables import ROWS_AT_ONCE, column_name
+from ..tables import ROWS_AT_ONCE
 from ..utterance import Utterance
 
 logger = logging.getLogger(__name__)

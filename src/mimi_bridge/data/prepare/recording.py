@@ -14,9 +14,9 @@ from ..alignment.check import NO_SCORE, check_alignment
 from ..alignment.files import given_alignment
 from ..alignment.tokens import token_spans
 from ..alignment.types import Aligner, Alignment
+from ..lines import is_utf8
 from ..manifest import Utterance
 from ..settings import GIVEN, Settings
-from ..tables import is_utf8
 from ..teachers.text import TextStates
 from .sources import Source
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ...audio.files import resample
 from ...audio.reading import Tell
+from ..lines import COMPRESSED
 from ..manifest import Listing, Utterance, list_recordings
 from ..segments import read_file, read_segment
-from ..tables import COMPRESSED, SUFFIXES
+from ..tables import SUFFIXES
 from .dataset_source import DatasetSource
 
 FILE_SUFFIXES = (".txt", COMPRESSED, *SUFFIXES)  # of what is meant to be a manifest, not a Hub's id
