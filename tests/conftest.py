@@ -1,5 +1,6 @@
 """What the tests share: tiny models with many different codes, a voiced sound, and real speech where there is some."""
 
+import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: a mark of transformers' own tests")
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # workers share the cores; idle threads of one slow the other
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # what has been imported stays; each `train()` of accelerate would search it for garbage
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ biases, norms and layer scales do not. What has the rate 0 is frozen: no gradien
 """
 
 import math
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -108,9 +109,12 @@ def frozen_by_hand(model: nn.Module, rates: dict[str, float]) -> list[str]:
 
 def set_frozen_modules_to_eval(model: nn.Module, rates: dict[str, float]) -> None:
     """Put the parts whose rate is 0 into eval mode, in which no codebook moves."""
-    for name, module in model.named_modules():
-        if any(rates[part] == 0 and f"{name}." in prefixes for part, prefixes in PARTS.items()):
-            module.eval()
+    for part, prefixes in PARTS.items():
+        if rates[part] == 0:
+            for prefix in prefixes:
+                module = attrgetter(prefix.removesuffix("."))(model)
+                if module is not None:  # as the half is that a model was loaded without
+                    module.eval()
 
 
 def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
