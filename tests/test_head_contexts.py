@@ -206,7 +206,7 @@ def test_losses_reach_the_layers_of_their_own_heads_alone(stirred, latents, loss
         assert reached == (set(parameters) if name in reaches else set())
 
 
-def test_the_way_out_of_new_layers_learns_from_the_first_step(tiny_model, latents):
+def test_the_output_projection_of_new_layers_learns_from_the_first_step(tiny_model, latents):
     model = with_layers(tiny_model).train()
     model.quantizer(latents).losses["commitment_content"].backward()
     assert model.quantizer.head_content.context.out.weight.grad.any()

@@ -256,7 +256,7 @@ def test_forward_computes_losses_in_inference_when_asked(tiny_model, voiced_audi
     assert set(output.losses) == {"commitment_content", "commitment_prosody", "commitment_acoustic"}
 
 
-def test_forward_computes_no_loss_when_told_to_return_none(tiny_model, voiced_audio):
+def test_forward_computes_no_loss_when_asked_to_return_none(tiny_model, voiced_audio):
     assert tiny_model(voiced_audio, return_loss=False, **teachers(num_frames=25)).loss is None
 
 
@@ -787,7 +787,7 @@ def test_audio_of_another_precision_than_the_weights_is_refused_with_what_to_do(
             method(torch.zeros(1, 1, 1920, dtype=dtype))
 
 
-def test_integer_audio_is_told_to_be_scaled(tiny_model):
+def test_integer_audio_is_asked_to_be_scaled(tiny_model):
     with pytest.raises(ValueError, match="got torch.int16; divide by the type's full scale"):
         tiny_model.encode(torch.zeros(1, 1, 1920, dtype=torch.int16))
 

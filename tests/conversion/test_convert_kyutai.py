@@ -682,7 +682,7 @@ def test_nothing_is_pushed_when_the_proof_fails(run_command, mimi_folder, output
     assert hub_calls == []
 
 
-def test_failing_upload_is_told_in_one_line_and_the_folder_stays(
+def test_failing_upload_is_named_in_one_line_and_the_folder_stays(
     run_command, mimi_folder, output, hub_calls, monkeypatch
 ):
     def upload_folder(*_, **__):
@@ -698,7 +698,7 @@ def test_failing_upload_is_told_in_one_line_and_the_folder_stays(
     assert {file.name for file in output.iterdir()} == RESULT_FILES
 
 
-def test_upload_without_network_is_told_in_one_line(unreachable_hub, converted):
+def test_upload_without_network_is_named_in_one_line(unreachable_hub, converted):
     with pytest.raises(
         ConversionError, match=r"is written and proven, but could not be uploaded to me/bridge: .*refused"
     ):

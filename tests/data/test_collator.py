@@ -171,7 +171,7 @@ def test_model_s_own_rate_and_frame_are_taken_from_its_config(tiny_config):
 
 
 @pytest.mark.parametrize("make", [audio_row, latents_row])
-def test_batch_asks_for_losses_where_the_collator_is_told_to(tiny_config, make):
+def test_batch_asks_for_losses_where_the_collator_is_asked_to(tiny_config, make):
     collator = MimiBridgeCollator.for_model(tiny_config, output_losses=True)
     assert collator([make(5)])["output_losses"] is True
     assert collator.without_crops()([make(5)])["output_losses"] is True

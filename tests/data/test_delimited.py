@@ -69,7 +69,7 @@ def test_line_of_ljspeech_that_is_of_no_use_is_named(ljspeech):
     assert listing.left_out[0][0] == "metadata.csv, line 3" and "it has 2 fields" in listing.left_out[0][1]
 
 
-def test_table_without_a_header_is_told_to_have_one(tmp_path):
+def test_table_without_a_header_is_asked_to_have_one(tmp_path):
     with pytest.raises(
         ValueError, match=r"must have a column of paths .* first line of a table must name its columns"
     ):

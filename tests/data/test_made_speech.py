@@ -38,7 +38,7 @@ def test_made_utterance_is_spoken_in_its_voice_and_the_paces_in_turn(monkeypatch
     assert spoken == [("fresh snow.", "en-us+m1", 16_000, PACES[number])]
 
 
-def test_made_utterance_can_be_heard():
+def test_made_utterance_is_audible():
     (utterance,) = made_utterances(1, 0)
     audio = load_utterance(utterance, 24_000)
     assert 1.0 < audio.shape[1] / 24_000 < 10.0 and audio.abs().max() > 0.1

@@ -198,6 +198,6 @@ def test_examples_are_of_many_speakers(spoken_utterances):
     assert evaluator._examples(spoken_utterances, 0) == set()
 
 
-def test_alignments_are_believed_as_far_as_the_user_says():
+def test_alignments_are_accepted_as_far_as_the_user_says():
     assert evaluator._aligner({}, None).min_score == -22
     assert evaluator._aligner({}, -30.0).min_score == -30

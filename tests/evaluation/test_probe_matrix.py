@@ -55,7 +55,7 @@ def test_code_that_determines_the_phone_tells_it_and_an_independent_one_is_at_ch
         assert guess["low"] - 0.03 <= chance <= guess["high"] + 0.03
 
 
-def test_speaker_is_told_where_it_is_and_nowhere_else(found):
+def test_speaker_is_predicted_where_it_is_and_nowhere_else(found):
     scores, about = found[0]["scores"], found[0]["attributes"]["speaker"]
     assert scores["acoustic"]["speaker"]["linear"]["mean"] == 1
     assert scores["content"]["speaker"]["linear"]["mean"] < 0.5

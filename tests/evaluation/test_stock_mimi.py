@@ -97,7 +97,7 @@ def test_probe_features_of_equal_codes_are_equal(fresh, speech):
     assert features["all"].shape == (11, 3 * 32)
 
 
-def test_delayed_content_is_read_where_it_says_what_is_heard(fresh, speech, monkeypatch):
+def test_delayed_content_is_read_where_it_says_what_is_spoken(fresh, speech, monkeypatch):
     systems = Systems(fresh)
     codes = systems.encode(speech[:, :48_000])
     plain = systems.probe_features(codes, None)

@@ -50,7 +50,7 @@ def test_timbre_is_measured_whatever_the_pitch_and_level():
     assert swap_numbers(Swap(content, other, quiet))["timbre_follows_voice"] > 0.6
 
 
-def test_voices_of_one_pitch_cannot_be_told_by_it():
+def test_voices_of_one_pitch_cannot_be_distinguished_by_it():
     same = voice(120, 0.5)
     assert "f0_follows_voice" not in swap_numbers(Swap(same, voice(121, 0.9), same))
 

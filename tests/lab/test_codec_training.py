@@ -469,7 +469,7 @@ def test_reconstruction_leaves_what_is_not_in_the_sound_as_it_was_given(begin, i
     assert all(given.weight.any() and torch.equal(ours.weight, given.weight) for ours, given in pairs)
 
 
-def test_codebooks_that_were_given_are_not_filled_anew(begin, initial, monkeypatch):
+def test_codebooks_that_were_given_are_not_filled_again(begin, initial, monkeypatch):
     filled = []
     monkeypatch.setattr(codec_training, "fill_from_data", lambda *arguments: filled.append(arguments))
     run(begin(("reconstruction", 1), ("codebooks", 1), initial=initial))
@@ -590,7 +590,7 @@ def test_sequences_are_decoded_from_as_many_codebooks_as_were_drawn(begin, phase
     assert all(torch.equal(number, wanted) for number, wanted in zip(given, drawn, strict=True))
 
 
-def test_number_of_codebooks_is_drawn_anew_each_step(begin):
+def test_number_of_codebooks_is_drawn_again_each_step(begin):
     training = begin(("codebooks", 1))
     training.batch_size = 50
     draws = []
@@ -617,7 +617,7 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth(begin):
     assert rates[-1] == pytest.approx(1e-4, rel=0.01)
 
 
-def test_learning_rate_goes_on_with_every_step_and_begins_anew_with_every_phase(begin):
+def test_learning_rate_goes_on_with_every_step_and_begins_again_with_every_phase(begin):
     training, rates = begin(("reconstruction", 2), ("adversarial", 1), learning_rate=1e-3), []
     for _ in training.run():
         rates.append(learning_rate(training))

@@ -493,7 +493,7 @@ class Counter:
         ]
 
 
-def test_teachers_features_lie_where_they_were_heard(make_taught):
+def test_teachers_features_lie_where_they_were_computed(make_taught):
     corpus = make_taught(400, teacher=Counter())
     assert corpus.feature_dim == 2
     numbers = np.arange(100)

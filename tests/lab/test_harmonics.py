@@ -29,7 +29,7 @@ def test_distance_is_the_mean_error_of_the_log():
     assert harmonic_distance(noise, 1.1 * noise, RATE).item() == pytest.approx(0.0953, rel=1e-3)
 
 
-def test_harmonics_elsewhere_are_heard_more_clearly_than_by_mel_bands():
+def test_harmonics_elsewhere_are_distinguished_more_clearly_than_by_mel_bands():
     harmonics, mel = (
         distance(tones(*BETWEEN), tones(*HARMONICS), RATE)
         for distance in (harmonic_distance, multi_scale_mel_distance)

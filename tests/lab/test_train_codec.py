@@ -137,7 +137,7 @@ def test_losses_are_drawn_in_their_phases_alone(finished, loss, phases):
     assert list(curve(finished.output, f"train/{loss}")) == steps
 
 
-def test_held_out_speakers_are_heard_every_so_many_steps_and_at_the_end(finished):
+def test_held_out_speakers_are_measured_every_so_many_steps_and_at_the_end(finished):
     distances = curve(finished.output, "held_out/mel")
     assert list(distances) == [SETTINGS["evaluate_every"], NUM_STEPS]
     for step in distances:

@@ -29,7 +29,7 @@ def test_every_begun_frame_has_a_vector(teacher, samples, frames):
     assert features.shape == (frames, teacher.dim) == (frames, 8)
 
 
-def test_recordings_share_windows_and_are_told_apart_again(teacher):
+def test_recordings_share_windows_and_are_separated_again(teacher):
     lengths = [300_000, 100, 200_000, 640_000]
     features = teacher.features([torch.randn(length) for length in lengths], RATE)
     assert [len(one) for one in features] == [-(-length // 1280) for length in lengths]

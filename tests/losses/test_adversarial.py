@@ -129,7 +129,7 @@ def test_discriminator_hears_audio_of_any_precision_in_float32(discriminator, no
     assert torch.equal(discriminator(other)[0], discriminator(other.float())[0])
 
 
-def test_discriminators_look_at_three_windows_unless_told():
+def test_discriminators_look_at_three_windows_by_default():
     assert [scale.window for scale in MultiScaleSpectrogramDiscriminator(2).scales] == list(WINDOWS)
     assert WINDOWS == (2048, 1024, 512)
 

@@ -67,7 +67,7 @@ def test_log_mel_has_a_row_for_each_channel_and_a_column_for_each_quarter_window
     assert log_mel(noise, RATE, 64, 5).shape == (4, 5, 400 // 16 + 1)
 
 
-def test_channels_that_would_cancel_are_heard_one_by_one():
+def test_channels_that_would_cancel_are_compared_one_by_one():
     tone = sine(1000, 400)
     picture = log_mel(torch.cat([tone, -tone], dim=1), RATE, 64, 5)
     torch.testing.assert_close(picture[0], picture[1])
@@ -118,7 +118,7 @@ def test_distance_is_the_mean_over_windows(noise):
     torch.testing.assert_close(both, torch.stack(each).mean())
 
 
-def test_distance_uses_the_six_published_windows_unless_told(noise):
+def test_distance_uses_the_six_published_windows_by_default(noise):
     published = {2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10, 64: 5}
     expected = multi_scale_mel_distance(noise, noise.flip(0), 24_000, published)
     torch.testing.assert_close(multi_scale_mel_distance(noise, noise.flip(0), 24_000), expected)

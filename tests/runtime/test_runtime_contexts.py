@@ -75,7 +75,7 @@ def test_rows_that_start_pause_and_end_at_random_get_what_they_get_alone(model, 
     check_rows_that_live_on_their_own(model, sound, seed)
 
 
-def test_a_row_that_is_reset_begins_anew_and_the_others_go_on(model, sound):
+def test_a_row_that_is_reset_begins_again_and_the_others_go_on(model, sound):
     first, second = sound[:2].split(NUM_FRAMES // 2 * FRAME, dim=-1)
     with model.stream(2) as stream:
         before = stream.encode(first)

@@ -61,7 +61,7 @@ def test_recorded_steps_give_what_a_stream_gives_and_are_recorded_once_each(mode
     assert recordings == [torch.device("cpu")] * 2
 
 
-def test_rows_pause_and_begin_anew_in_recorded_steps(model, sound, recordings):
+def test_rows_pause_and_begin_again_in_recorded_steps(model, sound, recordings):
     masks = list(torch.rand(30, 3, generator=torch.Generator().manual_seed(0)) < 0.7)
     with model.stream(3) as plain, model.recording_stream(3) as recorded:
         for _ in range(2):

@@ -171,7 +171,7 @@ def test_elu_of_half_precision_is_torch_s():
     assert torch.equal(elu(x), functional.elu(x))
 
 
-def test_elu_writes_where_it_is_told_to():
+def test_elu_writes_where_it_is_to():
     x, out = torch.randn(3, 5), torch.empty(6, 5)
     elu(x, out=out[2:5])
     assert torch.equal(out[2:5], elu(x))

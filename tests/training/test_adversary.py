@@ -101,7 +101,7 @@ def test_loudness_of_both_sounds_does_not_matter_and_that_of_one_does(adversary,
     assert abs(one - plain) > 1e-2
 
 
-def test_silence_is_judged_without_being_made_loud(adversary):
+def test_silence_is_scored_without_being_made_loud(adversary):
     silence, hiss = torch.zeros(1, 1, SAMPLES), torch.full((1, 1, SAMPLES), QUIETEST / 10)
     losses = adversary.losses(silence, silence, share=1.0)
     assert losses["adversarial"].isfinite() and losses["features"] == 0

@@ -83,7 +83,7 @@ def test_collapsed_codebook_is_named_with_its_step_head_and_perplexity(number, h
 
 
 @pytest.mark.parametrize("number, head", [(0, "content"), (1, "prosody"), (3, "acoustic")])
-def test_head_that_does_not_learn_is_not_judged(number, head):
+def test_head_that_does_not_learn_is_not_checked(number, head):
     learning = {name: levels for name, levels in ALL_LEVELS.items() if name != head}
     raise_if_collapsed(metrics_of({number: [64]}), learning, share=1e-6, step=9)
     with pytest.raises(HeadCollapsedError, match=rf"the {head} head"):

@@ -155,7 +155,7 @@ class _Dying(torch.utils.data.Dataset):
         return self._rows[index]
 
 
-def test_worker_that_dies_is_told_in_one_sentence(tmp_path):
+def test_worker_that_dies_is_named_in_one_sentence(tmp_path):
     write_shards(tmp_path / "data")
     rows = [next(open_stream(f"{tmp_path}/data").one_pass(0)) for _ in range(4)]
     trained = trainer_of(tmp_path / "run", _Dying(rows), dataloader_num_workers=1)

@@ -64,7 +64,7 @@ def test_plain_trainer_computes_metrics_of_recordings_that_differ_in_length_and_
         ]
 
 
-def test_plain_trainer_that_removes_columns_is_told_to_keep_them(plain_trainer, tmp_path):
+def test_plain_trainer_that_removes_columns_is_asked_to_keep_them(plain_trainer, tmp_path):
     dataset = Dataset.from_list([{"audio_path": "one.wav", "wavlm_features": [[0.0] * 20]}])
     plain_trainer.args.remove_unused_columns = True
     with pytest.raises(ValueError, match=r"holds neither audio.* set remove_unused_columns=False in its arguments"):

@@ -329,7 +329,7 @@ def test_no_teacher_at_all_is_refused():
         TrainingTeachers()
 
 
-def test_latents_cannot_be_heard(folders):
+def test_latents_have_no_audio_for_a_speech_teacher(folders):
     collate = TrainingTeachers(speech=folders["speech"]).collator(MimiBridgeCollator.for_model(_model().config))
     with pytest.raises(ValueError, match="row '7' holds latents, but the speech teacher needs audio"):
         collate([{"id": "7", "latents": torch.zeros(4, 16)}])

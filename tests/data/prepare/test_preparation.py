@@ -223,7 +223,7 @@ def test_recordings_score_and_features_do_not_depend_on_those_before(prepared, s
         np.testing.assert_allclose(row["wavlm_features"], alone["wavlm_features"], atol=4e-3, rtol=2e-3)
 
 
-def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_anew(settings, tmp_path, folder):
+def test_alignment_that_comes_with_a_recording_is_taken_unless_it_is_to_be_made_again(settings, tmp_path, folder):
     for name in ("0.wav", "0.txt"):
         (tmp_path / name).symlink_to(folder / "speaker0" / name)
     line = "{} 1 {} 0.2 {}\n".format

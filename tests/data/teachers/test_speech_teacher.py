@@ -251,7 +251,7 @@ def test_number_format_is_the_one_asked_for(large_folder, recordings):
         (torch.zeros(48_001), "recording 1 lasts 2.0 s, but max_seconds is 2"),
     ],
 )
-def test_recording_that_cannot_be_heard_is_an_error_that_names_it(large_folder, recording, message):
+def test_recording_that_the_model_cannot_take_is_an_error_that_names_it(large_folder, recording, message):
     with pytest.raises(ValueError, match=message):
         WavLMTeacher(large_folder, max_seconds=2).features([torch.zeros(48_000), recording], 24_000)
 

@@ -195,11 +195,11 @@ class CtcAligner:
         pieces = [torch.zeros(0, self._wildcard)]
         for first in range(0, num_frames, max(1, window)):
             last = min(first + window, num_frames)
-            heard_first, heard_last = max(0, first - self._context), min(last + self._context, num_frames)
-            crop = values[heard_first * self._stride : (heard_last - 1) * self._stride + self._reach]
+            wider_first, wider_last = max(0, first - self._context), min(last + self._context, num_frames)
+            crop = values[wider_first * self._stride : (wider_last - 1) * self._stride + self._reach]
             logits = self._model(crop[None].to(self._model.device, self._model.dtype)).logits[0]
-            assert len(logits) == heard_last - heard_first
-            kept = logits[first - heard_first : last - heard_first]
+            assert len(logits) == wider_last - wider_first
+            kept = logits[first - wider_first : last - wider_first]
             pieces.append(kept.float().log_softmax(dim=-1).cpu())
         return torch.cat(pieces)
 
