@@ -32,7 +32,7 @@ from transformers import PrinterCallback
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
 from codec_training.corpus import LABELS_PER_SECOND, UNKNOWN, SpeechCorpus
-from convert_kyutai import convert
+from converter import convert
 from mimi_bridge import (
     MimiBridgeCollator,
     MimiBridgeConfig,

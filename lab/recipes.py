@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
-from convert_kyutai import convert
+from converter import convert
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.audio.files import SPEECH_VARIABLE
 from mimi_bridge.data.collator import MimiBridgeCollator

@@ -1,5 +1,6 @@
 """What the converter's tests share: a tiny Mimi on disk, its conversion, a full-size Mimi, and the command."""
 
+import inspect
 import shutil
 import signal
 from dataclasses import dataclass
@@ -8,9 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from transformers import EncodecFeatureExtractor, MimiConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging as transformers_logging
 
 import convert_kyutai
+import converter
+from converter import convert
+from mimi_bridge import MimiBridgeModel
 from mimi_bridge.audio.files import save_audio
 from random_mimi import random_mimi
 from source import read_source
@@ -64,15 +69,25 @@ def speech_file(short_speech, tmp_path_factory):
 def converted(mimi_folder, speech_file, tmp_path_factory):
     """The tiny Mimi, converted with default options."""
     folder = tmp_path_factory.mktemp("converted") / "tiny-bridge"
-    return Converted(folder, convert_kyutai.convert(str(mimi_folder), folder, speech=str(speech_file)))
+    return Converted(folder, convert(str(mimi_folder), folder, speech=str(speech_file)))
 
 
 @pytest.fixture(scope="session")
 def converted_residual(mimi_folder, speech_file, tmp_path_factory):
     """The tiny Mimi, converted with λ = 1."""
     folder = tmp_path_factory.mktemp("converted") / "tiny-residual-bridge"
-    report = convert_kyutai.convert(str(mimi_folder), folder, residual_weight=1.0, speech=str(speech_file))
+    report = convert(str(mimi_folder), folder, residual_weight=1.0, speech=str(speech_file))
     return Converted(folder, report)
+
+
+@pytest.fixture(scope="session")
+def result_files():
+    """The names of a result's files: the model's, and those of the code that travels with it."""
+    modeling_file = inspect.getfile(MimiBridgeModel)
+    # What transformers finds by reading the file.
+    hub_files = [modeling_file, *get_relative_import_files(modeling_file)]
+    others = {"README.md", "config.json", "conversion_report.json", "model.safetensors", "preprocessor_config.json"}
+    return {Path(file).name for file in hub_files} | others
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +103,36 @@ def full_size_folder(full_size_mimi, tmp_path_factory):
     full_size_mimi.save_pretrained(folder)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Where a test lets the command write; its folder holds nothing else."""
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results" / "bridge"
+
+
+@pytest.fixture
+def old_model(output):
+    """A model folder that has the output's name already."""
+    output.mkdir()
+    (output / "config.json").write_text("{}")
+    (output / "notes.txt").write_text("precious")
+    return output
+
+
+@pytest.fixture
+def damage_transplant(monkeypatch):
+    """Let every transplant go wrong in one acoustic codebook."""
+
+    def damaged(*arguments, **options):
+        result = real(*arguments, **options)
+        codebook = result.model.quantizer.acoustic_residual.layers[3]._codebook
+        codebook.embed.copy_(codebook.embed.flip(1))
+        return result
+
+    real = converter.transplant
+    monkeypatch.setattr(converter, "transplant", damaged)
 
 
 @pytest.fixture

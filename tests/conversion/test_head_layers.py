@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-import convert_kyutai
 from conftest import Converted
+from converter import convert
 from mimi_bridge import MimiBridgeModel
 from transplant import transplant
 
@@ -16,7 +16,7 @@ def converted_layers(mimi_folder, speech_file, tmp_path_factory) -> Converted:
     """The tiny Mimi, converted with layers of both heads' own and a delay."""
     folder = tmp_path_factory.mktemp("converted") / "tiny-layers-bridge"
     options = {"content_layers": 2, "prosody_layers": 1, "content_delay": 4}
-    return Converted(folder, convert_kyutai.convert(str(mimi_folder), folder, speech=str(speech_file), **options))
+    return Converted(folder, convert(str(mimi_folder), folder, speech=str(speech_file), **options))
 
 
 def test_conversion_with_layers_is_proven_exact(converted_layers, converted):

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-import convert_kyutai
+from converter import convert
 from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
 
 
@@ -53,7 +53,7 @@ def native_file(loaders, full_size_folder, tmp_path):
 @pytest.fixture
 def bridge(native_file, speech_file, tmp_path):
     """The native file, converted and loaded."""
-    convert_kyutai.convert(str(native_file), tmp_path / "bridge", speech=str(speech_file))
+    convert(str(native_file), tmp_path / "bridge", speech=str(speech_file))
     yield AutoModel.from_pretrained(tmp_path / "bridge").eval()
     (tmp_path / "bridge" / "model.safetensors").unlink()  # 361 MB
 
