@@ -7,7 +7,6 @@ rows, which must not matter.
 """
 
 import argparse
-import io
 import json
 import os
 import resource
@@ -19,14 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
-from datasets import Dataset, disable_progress_bars, load_from_disk
+from datasets import disable_progress_bars, load_from_disk
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 from transformers.utils import logging as transformers_logging
 
+from many_rows import MAKERS, TEXT
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.audio.espeak import SENTENCES, synthesize
 from mimi_bridge.data.prepare import run as preparation
@@ -41,7 +40,7 @@ from tiny import TINY
 from tiny_teachers import write_tiny_qwen
 
 PARTS = ("disk", "memory", "step")
-TEXT, FILES_OF_FOLDER, STEPS_OF_STREAM = "Fresh snow fell.", 1000, 100
+STEPS_OF_STREAM = 100
 TOKENS = 4000  # so that a common word is one token, as it is one of Qwen's
 SPEECH = Path(os.environ.get("MIMI_BRIDGE_SPEECH", "../shared/data")) / "manifest.jsonl"
 SECONDS, BATCH, STEPS = 4.0, 2, 1  # of a recording; recordings; steps after the first
@@ -116,69 +115,6 @@ def print_memory(folder: Path, options: argparse.Namespace) -> None:
             shutil.rmtree(place)
         print(f"| {count} | {' | '.join(found)} |", flush=True)
     print()
-
-
-def _make_jsonl(folder: Path, count: int, spoken: Path) -> Path:
-    with open(folder / "list.jsonl", "w") as file:
-        file.writelines(f'{{"path": "{spoken}", "id": "recording {n}", "text": "{TEXT}"}}\n' for n in range(count))
-    return folder / "list.jsonl"
-
-
-def _make_csv(folder: Path, count: int, spoken: Path) -> Path:
-    with open(folder / "list.csv", "w") as file:
-        file.write("path,id,text\n")
-        file.writelines(f'{spoken},recording {n},"{TEXT}"\n' for n in range(count))
-    return folder / "list.csv"
-
-
-def _make_parquet(folder: Path, count: int, spoken: Path) -> Path:
-    _rows(count, spoken).to_parquet(folder / "list.parquet")
-    return folder / "list.parquet"
-
-
-def _make_dataset(folder: Path, count: int, spoken: Path) -> Path:
-    _rows(count, spoken).save_to_disk(folder / "saved")
-    return folder / "saved"
-
-
-def _make_folder(folder: Path, count: int, spoken: Path) -> Path:
-    for n in range(count):
-        speaker = folder / "speech" / f"{n // FILES_OF_FOLDER:06d}"
-        if n % FILES_OF_FOLDER == 0:  # no file may have too many names
-            speaker.mkdir(parents=True)
-            recording, text = speaker / f"{n}.wav", speaker / f"{n}.txt"
-            shutil.copy(spoken, recording)
-            text.write_text(TEXT)
-        else:
-            os.link(recording, speaker / f"{n}.wav")
-            os.link(text, speaker / f"{n}.txt")
-    return folder / "speech"
-
-
-def _make_stream(folder: Path, count: int, spoken: Path) -> Path:
-    silence = io.BytesIO()  # since a million of it have to lie on the disk
-    soundfile.write(silence, np.zeros(4800, np.int16), 24_000, format="FLAC")
-    audio = {"bytes": silence.getvalue(), "path": None}
-    for shard in range(10):
-        numbers = range(shard * count // 10, (shard + 1) * count // 10)
-        rows = {"id": [f"{n:08d}" for n in numbers], "audio": [audio] * len(numbers)}
-        Dataset.from_dict(rows).to_parquet(folder / f"{shard}.parquet")
-    return folder
-
-
-def _rows(count: int, spoken: Path) -> Dataset:
-    ids = [f"recording {n}" for n in range(count)]
-    return Dataset.from_dict({"path": [str(spoken)] * count, "id": ids, "text": [TEXT] * count})
-
-
-MAKERS = {  # of what is measured; of a list for prepare, by its form
-    "stream": _make_stream,
-    "jsonl": _make_jsonl,
-    "csv": _make_csv,
-    "parquet": _make_parquet,
-    "dataset": _make_dataset,
-    "folder": _make_folder,
-}
 
 
 def _peak_memory(what: str, where: str, text_teacher: str) -> float:
