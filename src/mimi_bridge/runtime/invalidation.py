@@ -9,7 +9,6 @@ from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mimi import modeling_mimi
@@ -35,16 +34,17 @@ class Unsupported(Exception):
 
 
 def check_half(half: Any) -> None:
-    """Refuse a half of Mimi that computes something else than Mimi's does, or whose tensors cannot be read or watched.
+    """Refuse a half of Mimi, or a head's transformer, that computes something else than Mimi's does.
 
     Users may register their own attention, under a new name or an old one: `AttentionInterface.register`.
 
     Raises:
         Unsupported: With the reason.
     """
-    check_attention(half.config)
-    check_weights(half)
     modules = list(half.modules())
+    for name, function in _attention_of(modules):
+        if name not in STOCK_ATTENTION or function is not STOCK_ATTENTION[name]:
+            raise Unsupported(f"its attention is not transformers' own but {name!r}")
     devices = {tensor.device for tensor in _tensors(half) if tensor.is_floating_point()}  # sizes stay on the CPU
     if len(devices) != 1 or len({each.dtype for each in half.parameters()}) != 1:
         raise Unsupported("its weights do not all have one type and one device")
@@ -52,13 +52,6 @@ def check_half(half: Any) -> None:
     foreign = sorted({type(each).__name__ for each in modules if type(each) not in KNOWN_MODULES | activations})
     if foreign:
         raise Unsupported(f"it holds modules that are not Mimi's own ({', '.join(foreign)})")
-
-
-def check_attention(config: PreTrainedConfig) -> None:
-    """Refuse an attention that the packed form does not compute; an `Unsupported` with its name."""
-    name = config._attn_implementation
-    if name not in STOCK_ATTENTION or ALL_ATTENTION_FUNCTIONS.get(name) is not STOCK_ATTENTION[name]:
-        raise Unsupported(f"its attention is not transformers' own but {name!r}")
 
 
 def check_weights(module: nn.Module) -> None:
@@ -103,8 +96,16 @@ class Snapshot:
             and not _has_hooks(self._modules)
         )
 
-    def _look(self) -> list[tuple[int, int]]:
-        return [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+    def _look(self) -> list[tuple[Any, Any]]:
+        tensors = [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+        return tensors + _attention_of(self._modules)  # may be set at any time, and is no part of the module
+
+
+def _attention_of(modules: list[nn.Module]) -> list[tuple[str, Any]]:
+    # By name, and what transformers has under it; most often one config for all.
+    configs = {id(each.config): each.config for each in modules if isinstance(each, modeling_mimi.MimiAttention)}
+    names = [config._attn_implementation for config in configs.values()]
+    return [(name, ALL_ATTENTION_FUNCTIONS.get(name)) for name in names]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

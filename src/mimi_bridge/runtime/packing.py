@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from .codec import DecoderRuntime, EncoderRuntime
-from .invalidation import Snapshot, Unsupported, check_attention, check_half, check_weights
+from .invalidation import Snapshot, Unsupported, check_half, check_weights
 from .layout import lay_out
 from .quantizer import PackedQuantizer
 
@@ -41,14 +41,9 @@ class PackedModel:
         Raises:
             Unsupported: If there is none, with the reason.
         """
-        for part in _with_attention(name, module):
-            check_attention(part.config)  # may be set at any time, and is no part of the module
-        kept = self._kept.get(name)
-        if kept is not None and not module.training and kept[0].is_current():
-            return kept[1]
         with self._lock:
-            stale, kept = kept, self._kept.get(name)
-            if kept is None or kept is stale or module.training or not kept[0].is_current():
+            kept = self._kept.get(name)
+            if kept is None or module.training or not kept[0].is_current():
                 self._kept.pop(name, None)  # first, or old and new weights would lie side by side
                 kept = self._kept[name] = self._pack(name, module)
             return kept[1]
@@ -71,17 +66,11 @@ class PackedModel:
         self._kept.clear()
 
     def _pack(self, name: str, module: Any) -> tuple[Snapshot, Packed]:
+        check_weights(module)
         if name == "quantizer":
-            check_weights(module)
-            for transformer in _with_attention(name, module):
-                check_half(transformer)
+            for head in module.heads.values():
+                if head.context is not None:
+                    check_half(head.context.transformer)
             return Snapshot(module), PackedQuantizer(module, self._exportable)
         check_half(module)
         return Snapshot(module), lay_out(name, module, self._exportable)
-
-
-def _with_attention(name: str, module: Any) -> list[Any]:
-    # The half itself, or the transformers of the quantizer's heads.
-    if name != "quantizer":
-        return [module]
-    return [head.context.transformer for head in module.heads.values() if head.context is not None]
