@@ -7,7 +7,8 @@ import textwrap
 import pytest
 import torch
 
-from mimi_bridge.runtime.export import STATE, DecodeStep, EncodeStep, export_decode_step, export_encode_step
+from mimi_bridge.runtime.export import STATE, ExportableStep, export_decode_step, export_encode_step
+from mimi_bridge.runtime.steps import DecodeStep, EncodeStep
 
 FRAME = 1920
 NUM_FRAMES = 20  # 40 steps: beyond the tiny model's window
@@ -59,18 +60,20 @@ def test_exported_steps_give_a_stream_s_numbers_in_another_process(tiny_model, a
     assert (result["audio"] - sound).abs().max() <= 3e-6 * max(1.0, float(sound.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["encode", "decode"])
 @torch.no_grad()
-def test_step_leaves_the_state_that_it_is_given_as_it_was(tiny_model, audio):
-    step = EncodeStep(tiny_model)
-    state = [
-        torch.rand_like(value) if value.is_floating_point() else value for value in step.half.new_state(2).values()
-    ]
+def test_step_leaves_the_state_that_it_is_given_as_it_was(tiny_model, audio, name):
+    quantizer = tiny_model.packed.require("quantizer", tiny_model.quantizer)
+    if name == "encode":
+        step = EncodeStep(tiny_model.packed.require("encoder", tiny_model.encoder), quantizer, 9)
+        given = audio[..., :FRAME]
+    else:
+        step = DecodeStep(tiny_model.packed.require("decoder", tiny_model.decoder), quantizer)
+        given = torch.zeros(2, 9, 1).long()
+    state = [torch.rand_like(value) if value.is_floating_point() else value for value in step.new_state(2).values()]
     before = [value.clone() for value in state]
-    step(audio[..., :FRAME], *state)
+    ExportableStep(step)(given, *state)
     assert all(torch.equal(value, other) for value, other in zip(state, before, strict=True))
-    latents_state = [value.clone() for value in DecodeStep(tiny_model).half.new_state(2).values()]
-    DecodeStep(tiny_model)(torch.zeros(2, 9, 1).long(), *latents_state)
-    assert all(value.eq(0).all() for value in latents_state)
 
 
 def test_program_of_the_first_codebooks_has_weights_of_its_own(tiny_model, audio):

@@ -70,9 +70,8 @@ def test_layers_in_pieces_give_what_they_give_at_once(kind, batch_size, num_step
     x, before = torch.randn(batch_size, num_steps * piece_steps, channels), torch.randn(batch_size, size)
     is_first, tails = torch.arange(batch_size) % 2 == 0, [before.clone(), before.clone()]
     expected = run(layers, x.clone(), tails[0], is_first)
-    result = torch.full_like(expected, torch.nan)
     torch.set_num_threads(num_threads)
-    WaveformLayers(layers, piece_steps)(x, tails[1], is_first, result)
+    result = WaveformLayers(layers, piece_steps, expected.shape[-1])(x, tails[1], is_first)
     assert torch.equal(result, expected)
     assert torch.equal(tails[1], tails[0])
 
@@ -84,9 +83,8 @@ def test_a_span_that_begins_before_all_that_the_layers_reach_back_to():
         x, before = torch.randn(1, 320, 1), torch.randn(1, size)
         tails = [before.clone(), before.clone()]
         expected = run(layers, x, tails[0], is_first)
-        result = torch.empty_like(expected)
         torch.set_num_threads(4)
-        WaveformLayers(layers, 80)(x, tails[1], is_first, result)
+        result = WaveformLayers(layers, 80, 16)(x, tails[1], is_first)
         torch.testing.assert_close(result, expected)
         assert torch.equal(tails[1], tails[0])
 
@@ -94,17 +92,16 @@ def test_a_span_that_begins_before_all_that_the_layers_reach_back_to():
 def test_a_piece_is_of_whole_frames_and_as_long_as_a_cache_holds(monkeypatch):
     monkeypatch.setattr(pieces, "MAX_NUMBERS", 2**19)
     wide, narrow = [convolution(1, 64, 7), residual(64)], [convolution(1, 16, 7), residual(16)]
-    assert (WaveformLayers(wide, 1920).piece_steps, WaveformLayers(narrow, 1920).piece_steps) == (4 * 1920, 17 * 1920)
-    assert WaveformLayers([convolution(4096, 8, 1)], 1920).piece_steps == 1920
+    assert WaveformLayers(wide, 1920, 64).piece_steps == 4 * 1920
+    assert WaveformLayers(narrow, 1920, 16).piece_steps == 17 * 1920
+    assert WaveformLayers([convolution(4096, 8, 1)], 1920, 8).piece_steps == 1920
     layers, _ = with_offsets(of_a_decoder())  # its input has a twentieth of the steps
-    assert WaveformLayers(layers, 96).piece_steps == pieces.MAX_NUMBERS // (16 * 20 * 96) * 96
+    assert WaveformLayers(layers, 96, 1).piece_steps == pieces.MAX_NUMBERS // (16 * 20 * 96) * 96
 
 
 def in_pieces(num_pieces: int = 8) -> torch.Tensor:
     layers, size = with_offsets(of_an_encoder())
-    result = torch.empty(1, 4 * num_pieces, 32)
-    WaveformLayers(layers, 80)(torch.randn(1, 80 * num_pieces, 1), torch.zeros(1, size), None, result)
-    return result
+    return WaveformLayers(layers, 80, 32)(torch.randn(1, 80 * num_pieces, 1), torch.zeros(1, size), None)
 
 
 def test_as_many_threads_as_before_are_those_of_whoever_called_and_of_new_ones():
@@ -126,10 +123,8 @@ def test_several_callers_at_once_get_their_own():
 
     def answer(sound):
         torch.set_num_threads(2)
-        result = torch.empty(1, 80, 32)
         with torch.no_grad():
-            WaveformLayers(layers, 80)(sound, torch.zeros(1, size), None, result)
-        return result
+            return WaveformLayers(layers, 80, 32)(sound, torch.zeros(1, size), None)
 
     with ThreadPoolExecutor(6) as callers:
         assert all(map(torch.equal, callers.map(answer, sounds), expected))
@@ -139,7 +134,7 @@ def test_an_error_in_a_thread_is_the_caller_s():
     torch.set_num_threads(2)
     layers, size = with_offsets(of_an_encoder())
     with pytest.raises(RuntimeError, match="shape|size|expand"):
-        WaveformLayers(layers, 80)(torch.randn(1, 800, 2), torch.zeros(1, size), None, torch.empty(1, 40, 32))
+        WaveformLayers(layers, 80, 32)(torch.randn(1, 800, 2), torch.zeros(1, size), None)
     assert in_pieces().isfinite().all()
 
 

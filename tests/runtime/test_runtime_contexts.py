@@ -14,6 +14,7 @@ from head_layers import stir, with_layers
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.runtime.export import export_decode_step, export_encode_step
 from mimi_bridge.runtime.quantizer import PackedHead
+from mimi_bridge.runtime.steps import StepRecorder
 from mimi_bridge.runtime.stream import PAD_CODE
 from ties import share_equal_but_for_ties
 
@@ -131,7 +132,7 @@ def test_recorded_steps_give_the_codes_of_plain_ones_where_rows_pause_and_begin_
     monkeypatch.setattr("mimi_bridge.runtime.steps.record", record)
     generator, found = torch.Generator().manual_seed(0), ([], [])
     with model.stream(4) as plain, model.stream(4) as recorded:
-        recorded._steps.records = True
+        recorded._recorder = StepRecorder()
         for number, chunk in enumerate(sound.split(FRAME, dim=-1)):
             is_active = torch.rand(4, generator=generator) < 0.8
             for codes, stream in zip(found, (plain, recorded), strict=True):

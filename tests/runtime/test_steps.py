@@ -28,7 +28,7 @@ def model(tiny_model):
 
     def stream(*arguments, **options):
         opened = type(tiny_model).stream(tiny_model, *arguments, **options)
-        opened._steps.records = True
+        opened._recorder = stream_steps.StepRecorder()
         return opened
 
     tiny_model.recording_stream = stream

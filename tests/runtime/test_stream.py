@@ -582,7 +582,7 @@ def test_a_call_that_is_broken_off_has_not_happened(model, sound, expected, monk
         raise KeyboardInterrupt
 
     for num_frames in (1, 30):
-        monkeypatch.setattr(PackedQuantizer, "encode_next", interrupted)
+        monkeypatch.setattr(PackedQuantizer, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             stream.encode(torch.randn(4, 1, num_frames * FRAME))
         monkeypatch.undo()

@@ -76,6 +76,10 @@ class Transformer:
         """Steps of a call that writes over no key that the call before still needed."""
         return self.num_slots - (self.window - 1)
 
+    def new_ring(self, batch_size: int) -> Tensor:
+        """Rings of all layers, of rows that begin: `(layers, batch, *ring_shape)`."""
+        return self.layers[0].attention_scale.new_zeros(len(self.layers), batch_size, *self.ring_shape)
+
     def __call__(self, x: Tensor, keys_values: Tensor, positions: Tensor, is_active: Tensor | None) -> Tensor:
         """Run all layers; `keys_values` is moved on in place, `positions` are not.
 

@@ -2,9 +2,8 @@
 
 A half is its layers in time-major layout; what it must remember between calls is a flat dict of tensors, its state, so
 that one call over a recording and many calls over its chunks compute the same thing. Hours run in constant memory,
-because a long recording *is* a stream. The layers at audio rate run a few frames at a time, which keeps what lies
-between them in a CPU's cache; the transformer and the layers near it run on many frames at once, which reads their
-weights once.
+because a long recording *is* a stream. The layers at audio rate run a few frames at a time (see `pieces`); the
+transformer and the layers near it run on many frames at once, which reads their weights once.
 
     state   tails       what the convolutions need of the call before, (batch, size)
             keys_values rings of the transformer's layers, (layers, batch, heads, slots, size)
@@ -13,16 +12,17 @@ weights once.
 Source: transformers `MimiEncoderModel` and `MimiDecoderModel`, whose numbers these are up to rounding.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from .attention import Transformer
+from .attention import SPARE_SLOTS, Transformer
 from .pieces import WaveformLayers
-from .time_major import Convolution, Layer, Upsampling, run
+from .time_major import Layer, run
 
 State = dict[str, Tensor]
 
@@ -43,33 +43,27 @@ def for_inference(function: Callable) -> Callable:
     return wrapped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodecRuntime:
-    """What encoder and decoder have in common.
+    """What encoder and decoder have in common: layers, the transformer, and layers again.
 
     Attributes:
-        waveform_layers: The layers that run in pieces.
-        latent_layers: The other SEANet layers.
+        before: Layers before the transformer, with those at audio rate as one of them.
         transformer: See `Transformer`.
-        resampling: Between the transformer's rate and the frame rate.
+        after: Layers after it.
         tails_size: Of all tails together.
         frame_size: Samples of a frame.
         channels: Of the audio.
-        hidden_size: Of the latents.
         steps_per_frame: Transformer steps of a frame.
-        waveform_ratio: Samples of a step where the two groups of SEANet layers meet.
     """
 
-    waveform_layers: WaveformLayers
-    latent_layers: Sequence[Layer]
+    before: Sequence[Layer | WaveformLayers]
     transformer: Transformer
-    resampling: Convolution | Upsampling
+    after: Sequence[Layer | WaveformLayers]
     tails_size: int
     frame_size: int
     channels: int
-    hidden_size: int
     steps_per_frame: int
-    waveform_ratio: int
 
     @property
     def like(self) -> Tensor:
@@ -79,49 +73,48 @@ class CodecRuntime:
     @for_inference
     def new_state(self, batch_size: int) -> State:
         """The state of streams that begin."""
-        like, transformer = self.like, self.transformer
         return {
-            "tails": like.new_zeros(batch_size, self.tails_size),
-            "keys_values": like.new_zeros(len(transformer.layers), batch_size, *transformer.ring_shape),
-            "positions": like.new_zeros(batch_size, dtype=torch.long),
-        }
-
-    def copied(self, state: State) -> State:
-        """A copy, for several calls in a row that may fail in the middle."""
-        return {name: value.clone() for name, value in state.items()}
-
-    def _begin(self, state: State | None, batch_size: int, num_frames: int) -> State:
-        """A state to work on, which leaves the given one as good as it was."""
-        if state is None:
-            return self.new_state(batch_size)
-        working = {**state, "tails": state["tails"].clone()}
-        if num_frames * self.steps_per_frame > self.transformer.steps_at_once:
-            working["keys_values"] = state["keys_values"].clone()
-        return working
-
-    def _end(self, state: State | None, working: State, num_frames: int, is_active: Tensor | None) -> State:
-        moved = working["positions"] + num_frames * self.steps_per_frame
-        if is_active is None or state is None:
-            return {**working, "positions": moved}
-        return {
-            **working,
-            "tails": torch.where(is_active[:, None], working["tails"], state["tails"]),
-            "positions": torch.where(is_active, moved, state["positions"]),
+            "tails": self.like.new_zeros(batch_size, self.tails_size),
+            "keys_values": self.transformer.new_ring(batch_size),
+            "positions": self.like.new_zeros(batch_size, dtype=torch.long),
         }
 
     def chunk_frames(self, batch_size: int) -> int:
         """Frames of a long recording at a time."""
         return max(1, min(CHUNK_FRAMES, MAX_FRAMES_AT_ONCE // batch_size))
 
+    def state_to_write(self, state: State, num_frames: int) -> State:
+        """The state for calls of so many frames together that may fail: then the given one is still as good as it was.
+
+        Rings alone are written in place; few frames fit beside their windows, so that nothing is lost.
+        """
+        if num_frames * self.steps_per_frame <= SPARE_SLOTS:
+            return state
+        return {name: value.clone() if name.endswith("keys_values") else value for name, value in state.items()}
+
+    def _run(self, state: State | None, x: Tensor, num_frames: int, is_active: Tensor | None) -> tuple[Tensor, State]:
+        state = self.new_state(len(x)) if state is None else state
+        tails, positions = state["tails"].clone(), state["positions"]
+        is_first = positions == 0
+        x = run(self.before, x, tails, is_first)
+        x = self.transformer(x, state["keys_values"], positions, is_active)
+        x = run(self.after, x, tails, is_first)
+        moved = positions + num_frames * self.steps_per_frame
+        if is_active is not None:
+            tails = torch.where(is_active[:, None], tails, state["tails"])
+            moved = torch.where(is_active, moved, positions)
+        return x, {**state, "tails": tails, "positions": moved}
+
 
 class EncoderRuntime(CodecRuntime):
     """Audio to latents."""
 
-    def in_chunks(self, audio: Tensor) -> Iterator[Tensor]:
+    def in_chunks(self, audio: Tensor, step: Callable | None = None) -> Iterator[Tensor]:
         """Latents of a recording of any length, some frames at a time; its last frame is filled up with silence.
 
         Args:
             audio: `(batch, channels, samples)`.
+            step: What gives something else than latents, called as this half is.
 
         Yields:
             `(batch, frames, hidden_size)`, as many chunks as it takes.
@@ -129,98 +122,29 @@ class EncoderRuntime(CodecRuntime):
         state = None
         for chunk in audio.split(self.chunk_frames(len(audio)) * self.frame_size, dim=-1):
             missing = -chunk.shape[-1] % self.frame_size
-            latents, state = self(state, torch.nn.functional.pad(chunk, (0, missing)) if missing else chunk)
-            yield latents
+            result, state = (step or self)(state, functional.pad(chunk, (0, missing)) if missing else chunk)
+            yield result
 
     @for_inference
     def __call__(self, state: State | None, audio: Tensor, is_active: Tensor | None = None) -> tuple[Tensor, State]:
         """Encode whole frames.
 
         Args:
-            state: Of the call before; None begins. It is used up: go on with the one that is returned.
+            state: Of the call before; None begins. Its rings are written to: go on with the one that is returned.
             audio: `(batch, channels, frames * frame_size)`.
             is_active: False on rows that pause: their state stays, their latents mean nothing, `(batch,)`.
 
         Returns:
             Latents `(batch, frames, hidden_size)`, and the new state.
         """
-        batch_size, _, num_samples = audio.shape
-        num_frames = num_samples // self.frame_size
-        working = self._begin(state, batch_size, num_frames)
-        tails, is_first = working["tails"], working["positions"] == 0
-        between = audio.new_empty(batch_size, num_samples // self.waveform_ratio, self.latent_channels)
-        self.waveform_layers(audio.transpose(1, 2), tails, is_first, between)
-        hidden = run(self.latent_layers, between, tails, is_first)
-        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
-        latents = self.resampling(hidden, tails, is_first)
-        return latents, self._end(state, working, num_frames, is_active)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels where the two groups of SEANet layers meet."""
-        return _in_channels(self.latent_layers[0])
+        return self._run(state, audio.transpose(1, 2), audio.shape[-1] // self.frame_size, is_active)
 
 
 class DecoderRuntime(CodecRuntime):
     """Latents to audio."""
 
     @for_inference
-    def from_chunks(self, chunks: Iterable[Tensor], batch_size: int, num_frames: int) -> Tensor:
-        """Audio of a recording of any length, from its latents some frames at a time.
-
-        Args:
-            chunks: `(batch, frames, hidden_size)` each.
-            batch_size: Rows.
-            num_frames: Of all chunks together.
-
-        Returns:
-            `(batch, channels, num_frames * frame_size)`.
-        """
-        audio = self.like.new_empty(batch_size, self.channels, num_frames * self.frame_size)
-        state, filled = None, 0
-        for latents in chunks:
-            end = filled + latents.shape[1] * self.frame_size
-            _, state = self(state, latents, out=audio[..., filled:end])
-            filled = end
-        return audio
-
-    @for_inference
-    def __call__(
-        self, state: State | None, latents: Tensor, is_active: Tensor | None = None, out: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Decode frames.
-
-        Args:
-            state: As in `EncoderRuntime`.
-            latents: `(batch, frames, hidden_size)`.
-            is_active: As in `EncoderRuntime`.
-            out: Where the audio goes, instead of new memory.
-
-        Returns:
-            Audio `(batch, channels, frames * frame_size)`, and the new state.
-        """
-        batch_size, num_frames, _ = latents.shape
-        working = self._begin(state, batch_size, num_frames)
-        tails, is_first = working["tails"], working["positions"] == 0
-        hidden = self.before_transformer(latents, tails, is_first)
-        hidden = self.transformer(hidden, working["keys_values"], working["positions"], is_active)
-        audio = self.after_transformer(hidden, tails, is_first, out)
-        return audio, self._end(state, working, num_frames, is_active)
-
-    def before_transformer(self, latents: Tensor, tails: Tensor, is_first: Tensor) -> Tensor:
-        """Latents at the transformer's rate, `(batch, steps, hidden_size)`; moves the tails on."""
-        return self.resampling(latents, tails, is_first)
-
-    def after_transformer(self, hidden: Tensor, tails: Tensor, is_first: Tensor, out: Tensor | None = None) -> Tensor:
-        """Audio, `(batch, channels, samples)`, from what the transformer gave; moves the tails on."""
-        between = run(self.latent_layers, hidden, tails, is_first)
-        if out is None:
-            out = hidden.new_empty(len(hidden), self.channels, between.shape[1] * self.waveform_ratio)
-        self.waveform_layers(between, tails, is_first, out.transpose(1, 2))
-        return out
-
-
-def _in_channels(layer: Layer) -> int:
-    while not isinstance(layer, Convolution | Upsampling):
-        layer = layer.convolutions[0]
-    return layer.in_channels
+    def __call__(self, state: State | None, latents: Tensor, is_active: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `EncoderRuntime`: latents `(batch, frames, hidden_size)` -> `(batch, channels, frames * frame_size)`."""
+        audio, state = self._run(state, latents, latents.shape[1], is_active)
+        return audio.transpose(1, 2), state

@@ -3,6 +3,7 @@
 It rearranges the convolutions and, where oneDNN's blocks are faster (see `linear`), the transformer's linear maps.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .attention import Transformer, TransformerLayer
 from .codec import DecoderRuntime, EncoderRuntime, for_inference
 from .invalidation import Unsupported
 from .linear import LinearMap
-from .pieces import WaveformLayers
+from .pieces import WaveformLayers, with_rates
 from .time_major import (
     Convolution,
     Layer,
@@ -41,65 +42,34 @@ def lay_out(name: str, module: Any, exportable: bool = False) -> EncoderRuntime 
     Raises:
         Unsupported: If it computes something that this layout does not.
     """
-    return _encoder(module, exportable) if name == "encoder" else _decoder(module, exportable)
-
-
-def _encoder(module: Any, exportable: bool) -> EncoderRuntime:
-    config = module.config
-    seanet = _seanet(module.encoder_seanet.layers, exportable)
-    if not isinstance(module.downsample, MimiConv1d):
-        raise Unsupported("it has no downsampling")
-    layers, tails_size = with_offsets([*seanet, _convolution(module.downsample, False, exportable)])
-    boundary, ratio = _boundary(layers[:-1], config.frame_size)
-    resampling = layers[-1]
-    assert isinstance(resampling, Convolution)
-    return EncoderRuntime(
-        waveform_layers=WaveformLayers(layers[:boundary], config.frame_size),
-        latent_layers=layers[boundary:-1],
-        transformer=lay_out_transformer(module.encoder_transformer, exportable),
-        resampling=resampling,
-        tails_size=tails_size,
-        waveform_ratio=ratio,
-        **_sizes(config),
-    )
-
-
-def _decoder(module: Any, exportable: bool) -> DecoderRuntime:
-    config = module.config
-    if not isinstance(module.upsample, MimiConvTranspose1d):
-        raise Unsupported("it has no upsampling")
-    layers, tails_size = with_offsets(
-        [_transposed(module.upsample, False, exportable), *_seanet(module.decoder_seanet.layers, exportable)]
-    )
-    boundary, ratio = _boundary(layers[:0:-1], config.frame_size)
-    resampling = layers[0]
-    assert not isinstance(resampling, Residual)
-    return DecoderRuntime(
-        waveform_layers=WaveformLayers(layers[len(layers) - boundary :], config.frame_size // ratio),
-        latent_layers=layers[1 : len(layers) - boundary],
-        transformer=lay_out_transformer(module.decoder_transformer, exportable),
-        resampling=resampling,
-        tails_size=tails_size,
-        waveform_ratio=ratio,
-        **_sizes(config),
-    )
-
-
-def _sizes(config) -> dict[str, int]:
-    ratio = 1
-    for each in config.upsampling_ratios:
-        ratio *= each
-    if (
-        ratio * config.latent_stride != config.frame_size
-        or config.frame_size != config.sampling_rate / config.frame_rate
+    config, is_encoder = module.config, name == "encoder"
+    if is_encoder:
+        modules = [*module.encoder_seanet.layers, module.downsample]
+    else:
+        modules = [module.upsample, *module.decoder_seanet.layers]
+    if None in modules:
+        raise Unsupported(f"it has no {'down' if is_encoder else 'up'}sampling")
+    if math.prod(config.upsampling_ratios) * config.latent_stride != config.frame_size or (
+        config.frame_size != config.sampling_rate / config.frame_rate
     ):
         raise Unsupported("its ratios do not make up a frame")
-    return {
+    layers, tails_size = with_offsets(_seanet(modules, exportable))
+    from_audio = layers[:-1] if is_encoder else layers[:0:-1]
+    count, ratio = _boundary(from_audio, config.frame_size)
+    half: dict[str, Any] = {
+        "transformer": lay_out_transformer(getattr(module, f"{name}_transformer"), exportable),
+        "tails_size": tails_size,
         "frame_size": config.frame_size,
         "channels": config.audio_channels,
-        "hidden_size": config.hidden_size,
         "steps_per_frame": config.latent_stride,
     }
+    if is_encoder:
+        channels = next(with_rates(layers[count:]))[0].in_channels
+        waveform = WaveformLayers(layers[:count], config.frame_size, channels)
+        return EncoderRuntime([waveform, *layers[count:-1]], after=layers[-1:], **half)
+    split = len(layers) - count
+    waveform = WaveformLayers(layers[split:], config.frame_size // ratio, config.audio_channels)
+    return DecoderRuntime(layers[:1], after=[*layers[1:split], waveform], **half)
 
 
 def _boundary(layers_from_audio: Sequence[Layer], frame_size: int) -> tuple[int, int]:

@@ -28,49 +28,51 @@ MAX_NUMBERS = 2**19  # between two layers, of a piece: 2 MiB in float32, what a 
 
 @dataclass(frozen=True)
 class WaveformLayers:
-    """The layers at audio rate, as `time_major.run` runs them; see above.
+    """The layers at audio rate as one layer, which `time_major.run` takes; see above.
 
     Attributes:
         layers: First to last.
         frame_steps: Steps of their input in a frame; pieces are whole frames.
+        out_channels: Channels of their output.
     """
 
     layers: Sequence[Layer]
     frame_steps: int
+    out_channels: int
+
+    @cached_property
+    def steps_out(self) -> Fraction:
+        """Steps of the output for one of the input."""
+        return math.prod(
+            (Fraction(each.upsampling, each.stride) for each, _ in with_rates(self.layers)), start=Fraction(1)
+        )
 
     @cached_property
     def piece_steps(self) -> int:
         """Steps of a piece."""
-        numbers = max((each.in_channels * rate for each, rate in _with_rates(self.layers)), default=1)  # of a step
+        numbers = max((each.in_channels * rate for each, rate in with_rates(self.layers)), default=1)  # of a step
         return max(1, int(MAX_NUMBERS / (numbers * self.frame_steps))) * self.frame_steps
 
     @cached_property
     def reached_steps(self) -> int:
         """Steps of the input that the layers reach back, filled up to what gives a whole step of the output."""
-        reached, end = Fraction(0), Fraction(1)
-        for each, rate in _with_rates(self.layers):
-            reached += each.tail_steps / rate
-            end = rate * Fraction(each.upsampling, each.stride)
-        return math.ceil(reached / end.denominator) * end.denominator
+        reached = sum(each.tail_steps / rate for each, rate in with_rates(self.layers))
+        return math.ceil(reached / self.steps_out.denominator) * self.steps_out.denominator
 
-    def __call__(self, x: Tensor, tails: Tensor, is_first: Tensor | None, out: Tensor) -> None:
-        """Run them; one frame, and elsewhere than on a CPU, at once.
+    def __call__(self, x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
+        """As `time_major.Convolution`, but the input's memory may be written over.
 
-        Args:
-            x: `(batch, steps, channels)`; its memory may be written over.
-            tails: See `time_major.Convolution`.
-            is_first: See `time_major.Convolution`.
-            out: Where the result goes, `(batch, steps of the output, channels)`; any strides.
+        One frame, and elsewhere than on a CPU all, are run at once.
         """
         in_pieces = x.device.type == "cpu" and (len(x) > 1 or x.shape[1] > self.frame_steps)
         if in_pieces and not torch.compiler.is_compiling():  # an exported program would repeat the layers for each
-            self._run_in_pieces(x, tails, is_first, out)
-        else:
-            out.copy_(run(self.layers, x, tails, is_first))
+            return self._run_in_pieces(x, tails, is_first)
+        return run(self.layers, x, tails, is_first)
 
-    def _run_in_pieces(self, x: Tensor, tails: Tensor, is_first: Tensor | None, out: Tensor) -> None:
+    def _run_in_pieces(self, x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
         # Row by row and a piece at a time, on as many threads as torch has.
-        num_threads, num_steps, steps_out = torch.get_num_threads(), x.shape[1], out.shape[1]
+        num_threads, num_steps = torch.get_num_threads(), x.shape[1]
+        out = x.new_empty(len(x), int(num_steps * self.steps_out), self.out_channels)
         spans_a_row = math.ceil(num_threads / len(x))
         span_steps = math.ceil(num_steps / self.frame_steps / spans_a_row) * self.frame_steps
 
@@ -81,13 +83,14 @@ class WaveformLayers:
                 x[rows, start:end].split(self.piece_steps, dim=1),
                 tails[rows] if end == num_steps else tails[rows].clone(),
                 is_first[rows] if is_first is not None and start <= self.reached_steps else None,
-                out[rows, start * steps_out // num_steps : end * steps_out // num_steps],
+                out[rows, int(start * self.steps_out) : int(end * self.steps_out)],
             )
 
         spans = [span(row, start) for row in range(len(x)) for start in range(0, num_steps, span_steps)]
         where = map if num_threads == 1 or len(spans) == 1 else _threads(num_threads).map
         for _ in where(self._run_span, *zip(*spans, strict=True)):
             pass
+        return out
 
     @torch.no_grad()  # in threads of their own, too
     def _run_span(
@@ -104,7 +107,7 @@ class WaveformLayers:
             is_first = None
 
 
-def _with_rates(layers: Sequence[Layer]) -> Iterator[tuple[Convolution | Upsampling, Fraction]]:
+def with_rates(layers: Sequence[Layer]) -> Iterator[tuple[Convolution | Upsampling, Fraction]]:
     """Convolutions in order, each with its input's steps for a step of the first one's."""
     rate = Fraction(1)
     for layer in layers:

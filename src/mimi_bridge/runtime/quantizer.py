@@ -3,13 +3,10 @@
 Of |x - e|² / 2 only |e|² / 2 - x·e depends on the entry, so a lookup is one matrix product and its least column. The
 equations are those of `CausalBridgeQuantizer`; so are the codes, except where rounding puts a vector as near to one
 entry as to another. On a CPU a frame's codes do not depend on the frames beside it (see `linear`), but for those
-before it where a head has layers of its own: what these remember between calls is a dict of tensors, as in `codec`.
-
-    state   content_keys_values, prosody_keys_values    rings of the head's layers, (layers, batch, heads, slots, size)
-            context_frames                              frames that each row has seen, (batch,)
+before it where a head has layers of its own: what these remember between calls are rings of keys and values, which
+lie beside the encoder's in a stream's state as `content_keys_values` and `prosody_keys_values`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -116,44 +113,39 @@ class PackedQuantizer:
         """λ."""
         return self._settings.residual_weight
 
-    def state_names(self, num_quantizers: int) -> Sequence[str]:
-        """Names of the state that encoding to the first so many codebooks needs, in order; none without contexts."""
-        names = [f"{name}_keys_values" for name in self._contexts(num_quantizers)]
-        return [*names, "context_frames"] if names else []
+    def new_rings(self, batch_size: int, num_quantizers: int) -> State:
+        """Rings of streams that begin, of the first so many codebooks' heads; none where no head has a context."""
+        contexts = self._contexts(num_quantizers).items()
+        return {f"{name}_keys_values": context.transformer.new_ring(batch_size) for name, context in contexts}
 
     @for_inference
-    def new_state(self, batch_size: int, num_quantizers: int) -> State:
-        """The state of streams that begin, of the first so many codebooks; empty where no head has a context."""
-        state, frames = {}, None
-        for name, context in self._contexts(num_quantizers).items():
-            transformer = context.transformer
-            like = transformer.layers[0].attention_scale
-            shape = len(transformer.layers), batch_size, *transformer.ring_shape
-            state[f"{name}_keys_values"] = like.new_zeros(shape)
-            frames = like.new_zeros(batch_size, dtype=torch.long)
-        return state if frames is None else {**state, "context_frames": frames}
-
-    def encode(self, latents: Tensor, num_quantizers: int) -> Tensor:
-        """Latents `(batch, frames, codec_dim)` of whole recordings -> `(batch, num_quantizers, frames)`."""
-        return self.encode_next(self.new_state(len(latents), num_quantizers), latents, num_quantizers)[0]
-
-    @for_inference
-    def encode_next(
-        self, state: State, latents: Tensor, num_quantizers: int, is_active: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """The first so many codes of the next frames, and the new state.
+    def encode(
+        self,
+        latents: Tensor,
+        num_quantizers: int,
+        rings: State | None = None,
+        num_seen: Tensor | None = None,
+        is_active: Tensor | None = None,
+    ) -> Tensor:
+        """The first so many codes of whole recordings, or of a stream's next frames.
 
         Args:
-            state: Of the call before, or `new_state`; whatever else it holds is handed on. It is used up.
             latents: `(batch, frames, codec_dim)`.
-            num_quantizers: Codebooks; those that the state is for.
-            is_active: False on rows that pause, `(batch,)`: their state stays, their codes mean nothing.
+            num_quantizers: Codebooks; those that the rings are for.
+            rings: Of the calls before, moved on in place; new ones, if left out.
+            num_seen: Frames that each row has seen before, `(batch,)`; none, if left out.
+            is_active: False on rows that pause, `(batch,)`: their rings stay, their codes mean nothing.
 
         Returns:
-            `(batch, num_quantizers, frames)`, int64, and the new state.
+            `(batch, num_quantizers, frames)`, int64.
         """
         latents = latents.to(self._content.dtype)
-        contexts, state = self._run_contexts(state, latents, num_quantizers, is_active)
+        rings = self.new_rings(len(latents), num_quantizers) if rings is None else rings
+        num_seen = latents.new_zeros(len(latents), dtype=torch.long) if num_seen is None else num_seen
+        contexts = {
+            name: context(latents, rings[f"{name}_keys_values"], num_seen, is_active)
+            for name, context in self._contexts(num_quantizers).items()
+        }
         codes = [self._content.encode(with_context(contexts, "content", latents))]
         if num_quantizers > 1:
             content = self._content.decode(codes[0])
@@ -161,7 +153,7 @@ class PackedQuantizer:
         if num_quantizers > 2:
             taken = self.residual_weight * (content + self._prosody.decode(codes[1]))
             codes.append(self._acoustic.encode(latents - taken, num_quantizers - 2))
-        return torch.cat(codes, dim=1), state
+        return torch.cat(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The first 1 to all codes, `(batch, codebooks, frames)`, in range -> `(batch, frames, codec_dim)`."""
@@ -175,18 +167,3 @@ class PackedQuantizer:
     def _contexts(self, num_quantizers: int) -> dict[str, PackedContext]:
         heads = list(self._heads.items())[:num_quantizers]
         return {name: head.context for name, head in heads if head.context is not None}
-
-    def _run_contexts(
-        self, state: State, latents: Tensor, num_quantizers: int, is_active: Tensor | None
-    ) -> tuple[dict[str, Tensor], State]:
-        results, num_frames = {}, latents.shape[1]
-        for name, context in self._contexts(num_quantizers).items():
-            ring = state[f"{name}_keys_values"]
-            if num_frames > context.transformer.steps_at_once:
-                ring = ring.clone()  # so that the given state stays as good as it was
-            results[name] = context(latents, ring, state["context_frames"], is_active)
-            state = {**state, f"{name}_keys_values": ring}
-        if results:
-            moved = state["context_frames"] + (num_frames if is_active is None else num_frames * is_active)
-            state = {**state, "context_frames": moved}
-        return results, state

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codec import DecoderRuntime, EncoderRuntime
+from .codec import DecoderRuntime, EncoderRuntime, for_inference
 from .invalidation import Unsupported
 from .quantizer import PackedQuantizer
+from .steps import DecodeStep, EncodeStep
 
 
 def packed_parts(model: Any, given: Tensor, *names: str) -> list[Any] | None:
@@ -60,13 +61,10 @@ def encode_recordings(
     Returns:
         `(batch, codebooks, frames)`, 0 on masked frames.
     """
+    step = EncodeStep(half, quantizer, num_quantizers)
 
     def codes_of(audio: Tensor) -> Tensor:
-        state, codes = quantizer.new_state(len(audio), num_quantizers), []
-        for latents in half.in_chunks(audio):
-            found, state = quantizer.encode_next(state, latents, num_quantizers)
-            codes.append(found)
-        return torch.cat(codes, dim=-1)
+        return torch.cat(list(half.in_chunks(audio, step)), dim=-1)
 
     if audio.device.type != "cpu":  # which would be waited for to say whether all are real
         return codes_of(audio).masked_fill(~audio_codes_mask[:, None], 0)
@@ -81,9 +79,14 @@ def encode_recordings(
     return torch.cat(padded)
 
 
-@torch.no_grad()
+@for_inference
 def decode_recordings(half: DecoderRuntime, quantizer: PackedQuantizer, audio_codes: Tensor) -> Tensor:
     """Audio of codes of any length: `(batch, codebooks, frames)` -> `(batch, channels, frames * frame_size)`."""
     batch_size, _, num_frames = audio_codes.shape
-    chunks = audio_codes.split(half.chunk_frames(batch_size), dim=-1)
-    return half.from_chunks((quantizer.decode(chunk) for chunk in chunks), batch_size, num_frames)
+    audio = half.like.new_empty(batch_size, half.channels, num_frames * half.frame_size)
+    step, state, start = DecodeStep(half, quantizer), None, 0
+    for codes in audio_codes.split(half.chunk_frames(batch_size), dim=-1):
+        end = start + codes.shape[-1] * half.frame_size
+        audio[..., start:end], state = step(state, codes)
+        start = end
+    return audio

@@ -1,14 +1,15 @@
-"""What a stream does with whole frames: encoder and quantizer, quantizer and decoder; on a GPU recorded, if asked for.
+"""Steps of a stream: whole frames and a state in, a result and the new state out; on a GPU recorded, if asked for.
+
+Encoder and quantizer, or quantizer and decoder, make a step, for recordings, streams and exported programs alike.
 
 A step of one frame is hundreds of small kernels, and a GPU waits longer for each than it works on it. A CUDA graph is
 such a step recorded once and then replayed by a single launch. What it reads and writes has one place in memory: its
-inputs and state are copied there where they are not there yet, and results from there. A recording is good for the
-weights, codebooks and rules that it was made with, and made again when one of them is another.
+inputs and state are copied there where they are not there yet, and results from there. A recording is good for steps
+that equal its own: of the same weights, codebooks and λ. Otherwise it is made again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,122 +17,101 @@ from torch import Tensor
 from .codec import DecoderRuntime, EncoderRuntime, State, for_inference
 from .quantizer import PackedQuantizer
 
-Step = Callable[..., tuple[Tensor, State]]
+PAD_CODE = -1  # in codes: this row has no such frame
 WARM_UP_RUNS = 3  # before a recording, so that libraries have chosen their kernels; as PyTorch's documentation does
 
 
-class StreamSteps:
-    """The two steps of one stream.
+@dataclass(frozen=True)
+class EncodeStep:
+    """Audio of whole frames to codes.
 
-    Args:
+    Attributes:
+        half: The encoder.
+        quantizer: The packed quantizer.
         num_quantizers: Codebooks to encode to.
-        records: Replay steps of one frame as CUDA graphs.
-        silent: The code of a row that has no frame.
     """
 
-    def __init__(self, num_quantizers: int, records: bool, silent: int):
-        self.num_quantizers, self.records, self.silent = num_quantizers, records, silent
-        self._recorded: dict[tuple[str, int], Recording] = {}
+    half: EncoderRuntime
+    quantizer: PackedQuantizer
+    num_quantizers: int
 
-    def encode(
-        self,
-        half: EncoderRuntime,
-        quantizer: PackedQuantizer,
-        state: State,
-        audio: Tensor,
-        is_active: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        """Codes of whole frames, `(batch, num_quantizers, frames)`, and the new state.
+    def new_state(self, batch_size: int) -> State:
+        """The state that begins streams: the encoder's, and the rings of heads with layers of their own."""
+        return self.half.new_state(batch_size) | self.quantizer.new_rings(batch_size, self.num_quantizers)
+
+    @for_inference
+    def __call__(self, state: State | None, audio: Tensor, is_active: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run it.
 
         Args:
-            half: The encoder.
-            quantizer: The packed quantizer.
-            state: See `codec`, with the quantizer's in it; it is used up.
+            state: Of the call before; None begins. Its rings are written to: go on with the one that is returned.
             audio: `(batch, channels, frames * frame_size)`.
-            is_active: False on rows that pause, `(batch,)`; None if there is none.
+            is_active: False on rows that pause, `(batch,)`: their state stays, their codes are `PAD_CODE`.
+
+        Returns:
+            Codes `(batch, num_quantizers, frames)`, and the new state.
         """
-
-        def step(state: State, audio: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
-            latents, state = half(state, audio, is_active)
-            codes, state = quantizer.encode_next(state, latents, self.num_quantizers, is_active)
-            return codes if is_active is None else codes.masked_fill(~is_active[:, None, None], self.silent), state
-
-        if not self.records or audio.shape[-1] != half.frame_size:
-            return step(state, audio, is_active)
-        return self._replay("encode", self.num_quantizers, step, (half, quantizer), state, audio, is_active)
-
-    def decode(
-        self,
-        half: DecoderRuntime,
-        quantizer: PackedQuantizer,
-        state: State,
-        codes: Tensor,
-        is_active: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        """Audio of frames, `(batch, channels, frames * frame_size)`, and the new state.
-
-        Args:
-            half: The decoder.
-            quantizer: The packed quantizer.
-            state: See `codec`; it is used up.
-            codes: `(batch, codebooks, frames)`, in range in active rows.
-            is_active: As in `encode`; other rows get silence.
-        """
-
-        def step(state: State, codes: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
-            if is_active is None:
-                return half(state, quantizer.decode(codes))
-            pauses = ~is_active[:, None, None]
-            audio, state = half(state, quantizer.decode(codes.masked_fill(pauses, 0)), is_active)
-            return audio.masked_fill(pauses, 0), state
-
-        if not self.records or codes.shape[-1] != 1:
-            return step(state, codes, is_active)
-        return self._replay("decode", codes.shape[1], step, (half, quantizer), state, codes, is_active)
-
-    def _replay(
-        self,
-        name: str,
-        num_codebooks: int,
-        step: Step,
-        made_of: tuple[Any, PackedQuantizer],
-        state: State,
-        given: Tensor,
-        is_active: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        if is_active is None:
-            is_active = given.new_ones(len(given), dtype=torch.bool)
-        half, quantizer = made_of
-        rules = quantizer.residual_weight, given.device
-        kept = self._recorded.get((name, num_codebooks))
-        if kept is None or kept.half is not half or kept.quantizer is not quantizer or kept.rules != rules:
-            kept = Recording(half, quantizer, rules, RecordedStep(step, state, (given, is_active)))
-            self._recorded[name, num_codebooks] = kept
-        return kept.step(state, given, is_active)
+        state = self.new_state(len(audio)) if state is None else state
+        latents, moved = self.half(state, audio, is_active)
+        num_seen = state["positions"] // self.half.steps_per_frame
+        codes = self.quantizer.encode(latents, self.num_quantizers, state, num_seen, is_active)
+        return codes if is_active is None else codes.masked_fill(~is_active[:, None, None], PAD_CODE), moved
 
 
 @dataclass(frozen=True)
-class Recording:
-    """A recorded step and what it was made with."""
+class DecodeStep:
+    """Codes of frames, from 1 to all codebooks, to audio; see `EncodeStep`."""
 
-    half: Any
+    half: DecoderRuntime
     quantizer: PackedQuantizer
-    rules: tuple
-    step: "RecordedStep"
+
+    def new_state(self, batch_size: int) -> State:
+        """The state that begins streams."""
+        return self.half.new_state(batch_size)
+
+    @for_inference
+    def __call__(self, state: State | None, codes: Tensor, is_active: Tensor | None = None) -> tuple[Tensor, State]:
+        """Codes `(batch, codebooks, frames)`, in range in active rows, to audio; other rows get silence."""
+        if is_active is None:
+            return self.half(state, self.quantizer.decode(codes))
+        pauses = ~is_active[:, None, None]
+        audio, state = self.half(state, self.quantizer.decode(codes.masked_fill(pauses, 0)), is_active)
+        return audio.masked_fill(pauses, 0), state
+
+
+Step = EncodeStep | DecodeStep
+
+
+class StepRecorder:
+    """The recordings of one stream's steps, by the shape of what they are given."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple, RecordedStep] = {}
+
+    def __call__(self, step: Step, state: State, given: Tensor, is_active: Tensor | None) -> tuple[Tensor, State]:
+        """As the step."""
+        is_active = given.new_ones(len(given), dtype=torch.bool) if is_active is None else is_active
+        key = type(step), given.shape
+        kept = self._kept.get(key)
+        if kept is None or kept.made_of != (step, step.quantizer.residual_weight):
+            kept = self._kept[key] = RecordedStep(step, state, given, is_active)
+        return kept(state, given, is_active)
 
 
 class RecordedStep:
     """A step whose inputs, state and result each have one place in memory.
 
     Args:
-        step: `(state, *inputs) -> (result, state)`, without host synchronisation.
+        step: Without host synchronisation.
         state: A state of the shapes that it will get.
-        inputs: Inputs of the shapes that it will get.
+        given: Audio or codes of the shape that it will get.
+        is_active: As in `EncodeStep`.
     """
 
     @for_inference
-    def __init__(self, step: Step, state: State, inputs: Sequence[Tensor]):
-        self._inputs = [torch.zeros_like(each) for each in inputs]
+    def __init__(self, step: Step, state: State, given: Tensor, is_active: Tensor):
+        self.made_of = step, step.quantizer.residual_weight
+        self._inputs = torch.zeros_like(given), torch.zeros_like(is_active)
         self._state = {name: torch.zeros_like(value) for name, value in state.items()}
 
         def run() -> Tensor:
@@ -139,7 +119,7 @@ class RecordedStep:
             self._take(after)
             return result
 
-        self._replay, self._result = record(run, inputs[0].device)
+        self._replay, self._result = record(run, given.device)
 
     @for_inference
     def __call__(self, state: State, *inputs: Tensor) -> tuple[Tensor, State]:

@@ -11,22 +11,33 @@ each row perhaps, run one after the other.
 Source: moshi `modules/streaming.py` for masks and resets by row; the layers are those of `codec`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from functools import wraps
+from itertools import groupby
 from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..frames import check_tensor, is_finite
 from .codec import CodecRuntime, EncoderRuntime, State, for_inference
 from .quantizer import PackedQuantizer
-from .steps import StreamSteps
+from .steps import PAD_CODE, DecodeStep, EncodeStep, Step, StepRecorder
+from .stream_inputs import (
+    Segment,
+    active_rows,
+    check_batch_size,
+    check_chunk,
+    check_codes,
+    check_device,
+    check_state,
+    row_numbers,
+    segments_of,
+    segments_of_codes,
+)
 
-PAD_CODE = -1  # in codes: this row has no such frame
 HALVES = ("encoder", "decoder")
-BEGUN = {"tails", "positions", "context_frames"}  # 0 where a row begins; by positions, old keys are out of sight
+BEGUN = {"tails", "positions"}  # 0 where a row begins; by positions, old keys are out of sight
 
 
 def one_at_a_time(method: Callable) -> Callable:
@@ -63,30 +74,24 @@ class MimiBridgeStream:
         cuda_graphs: bool = False,
         check_inputs: bool = True,
     ):
-        config = model.config
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, a whole number, got {batch_size!r}.")
+        check_batch_size(batch_size)
         self.batch_size, self.check_inputs = batch_size, check_inputs
         self.num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
         self._model = model
         self._lock = RLock()
-        self._frame_size, self._channels = config.frame_size, config.audio_channels
+        quantizer = model.packed.require("quantizer", model.quantizer)
         self._state: dict[str, State] = {}
-        quantizer: PackedQuantizer = model.packed.require("quantizer", model.quantizer)
         for name in HALVES:
             if getattr(model, name) is not None:
                 half = model.packed.require(name, getattr(model, name))
-                self._state[name] = half.new_state(batch_size)
-                self._like = half.like.new_empty(0)
-        if "encoder" in self._state:
-            self._state["encoder"] |= quantizer.new_state(batch_size, self.num_quantizers)
-        if cuda_graphs and self._like.device.type != "cuda":
+                self._state[name] = self._step(half, quantizer).new_state(batch_size)
+        if cuda_graphs and half.like.device.type != "cuda":
             raise ValueError(
-                f"cuda_graphs needs the model on a GPU, but it is on {self._like.device}; move it there, or leave "
+                f"cuda_graphs needs the model on a GPU, but it is on {half.like.device}; move it there, or leave "
                 "cuda_graphs out."
             )
-        self._steps = StreamSteps(self.num_quantizers, cuda_graphs, PAD_CODE)
-        self._waiting = self._like.new_zeros(batch_size, self._channels, self._frame_size)
+        self._recorder = StepRecorder() if cuda_graphs else None
+        self._waiting = half.like.new_zeros(batch_size, half.channels, half.frame_size)
         self._num_waiting = [0] * batch_size
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,25 +131,9 @@ class MimiBridgeStream:
             ValueError: If the chunk does not fit the stream, or holds NaN or infinity, which names the row.
         """
         half = self._half("encoder")
-        active = self._active_rows(exec_mask)
-        self._check_chunk(chunk, active)
-        num_samples = chunk.shape[-1]
-        lengths = [self._num_waiting[row] + num_samples if row in active else 0 for row in range(self.batch_size)]
-        counts = [length // self._frame_size for length in lengths]
-        if len(active) == self.batch_size and len(set(lengths)) == 1:  # no loop over rows, each a few small kernels
-            return self._encode_all_alike(half, chunk, counts)
-        audio = chunk.new_zeros(self.batch_size, self._channels, max(lengths))
-        for row in active:
-            start = self._num_waiting[row]
-            audio[row, :, :start] = self._waiting[row, :, :start]
-            audio[row, :, start : lengths[row]] = chunk[row]
-        codes, state = self._encode_frames(half, audio, counts)
-        for row in active:
-            rest = audio[row, :, counts[row] * self._frame_size : lengths[row]]
-            self._waiting[row, :, : rest.shape[-1]] = rest
-            self._num_waiting[row] = rest.shape[-1]
-        self._state["encoder"] = state
-        return codes
+        is_active = active_rows(exec_mask, self.batch_size)
+        check_chunk(chunk, self._waiting, is_active, self.check_inputs)
+        return self._encode(half, chunk, is_active)
 
     @one_at_a_time
     def flush(self, exec_mask: Tensor | None = None) -> Tensor:
@@ -157,15 +146,7 @@ class MimiBridgeStream:
             `(batch, num_quantizers, 1)`, `PAD_CODE` in rows where nothing waited; no frame if there is none anywhere.
         """
         half = self._half("encoder")
-        active = self._active_rows(exec_mask)
-        counts = [int(row in active and self._num_waiting[row] > 0) for row in range(self.batch_size)]
-        audio = torch.zeros_like(self._waiting)
-        for row in active:
-            audio[row, :, : self._num_waiting[row]] = self._waiting[row, :, : self._num_waiting[row]]
-        codes, self._state["encoder"] = self._encode_frames(half, audio, counts)
-        for row in active:
-            self._num_waiting[row] = 0
-        return codes
+        return self._encode(half, self._waiting[..., :0], active_rows(exec_mask, self.batch_size), is_end=True)
 
     @one_at_a_time
     def decode(self, audio_codes: Tensor, exec_mask: Tensor | None = None) -> Tensor:
@@ -183,18 +164,13 @@ class MimiBridgeStream:
             ValueError: If the codes do not fit the stream or the model; the message names the row.
         """
         half = self._half("decoder")
-        active = self._active_rows(exec_mask)
-        self._check_codes(audio_codes)
-        num_frames = audio_codes.shape[-1]
-        audio = self._waiting.new_zeros(self.batch_size, self._channels, num_frames * self._frame_size)
-        segments = self._segments_of(audio_codes, active, half.chunk_frames(self.batch_size))
-        state, quantizer = self._ready(half, self._state["decoder"], segments), self._quantizer()
-        for start, end, is_active in segments:
-            codes = audio_codes[..., start:end].to(self.device)
-            is_active = None if is_active is None else is_active.to(self.device)
-            decoded, state = self._steps.decode(half, quantizer, state, codes, is_active)
-            audio[..., start * self._frame_size : end * self._frame_size] = decoded
-        self._state["decoder"] = state
+        is_active = active_rows(exec_mask, self.batch_size)
+        check_codes(audio_codes, self.batch_size, self._model.quantizer.num_quantizers)
+        size = self._model.config.codebook_size if self.check_inputs else None
+        segments = segments_of_codes(audio_codes, is_active, half.chunk_frames(self.batch_size), size)
+        audio = self._waiting.new_zeros(*self._waiting.shape[:2], audio_codes.shape[-1] * half.frame_size)
+        for start, end, found in self._run("decoder", half, audio_codes, 1, segments):
+            audio[..., start * half.frame_size : end * half.frame_size] = found
         return audio
 
     @one_at_a_time
@@ -208,24 +184,12 @@ class MimiBridgeStream:
             ValueError: If there is no such row.
         """
         self._check_open()
-        rows = list(range(self.batch_size)) if rows is None else rows
-        if isinstance(rows, Tensor):
-            check_tensor(rows, "rows")
-            rows = rows.tolist()
-        if not isinstance(rows, list | tuple | range) or any(type(row) is not int for row in rows):
-            raise ValueError(
-                f"rows must be a list of numbers from 0 to {self.batch_size - 1}, got {rows!r}; a mask of rows to "
-                "reset becomes one by mask.nonzero()[:, 0]."
-            )
-        wrong = [row for row in rows if not 0 <= row < self.batch_size]
-        if wrong:
-            raise ValueError(f"rows must be 0 to {self.batch_size - 1} in this stream, got {wrong[0]}.")
-        rows = list(rows)
+        numbers = row_numbers(rows, self.batch_size)
         for state in self._state.values():
             for name in BEGUN & state.keys():
                 state[name] = state[name].clone()
-                state[name][rows] = 0
-        for row in rows:
+                state[name][numbers] = 0
+        for row in numbers:
             self._num_waiting[row] = 0
 
     @one_at_a_time
@@ -248,19 +212,7 @@ class MimiBridgeStream:
             ValueError: If it is no such state; then this stream stays as it was.
             TypeError: If it holds something else than tensors.
         """
-        expected = self.state_dict()
-        if not isinstance(state, Mapping):
-            raise ValueError(f"the state must be a dict, as state_dict() gives it, got {type(state).__name__}.")
-        wrong = sorted(expected.keys() ^ state.keys())
-        if wrong:
-            raise ValueError(f"the state must hold {sorted(expected)}, but {wrong} are missing or too many.")
-        for key, value in expected.items():
-            check_tensor(state[key], f"{key} of the state", "pass what state_dict() gave")
-            if state[key].shape != value.shape or state[key].dtype != value.dtype:
-                raise ValueError(
-                    f"{key} of the state must be {value.dtype} of shape {tuple(value.shape)}, got {state[key].dtype} "
-                    f"of shape {tuple(state[key].shape)}; is it of another model or batch size?"
-                )
+        check_state(state, self.state_dict())
         moved = {key: value.to(self.device, copy=True) for key, value in state.items()}
         for name in self._state:
             self._state[name] = {key: moved[f"{name}.{key}"] for key in self._state[name]}
@@ -274,36 +226,61 @@ class MimiBridgeStream:
             ValueError: If it is no device, or one that is not available; then this stream stays as it was.
         """
         self._check_open()
-        _check_device(device)
+        check_device(device)
         for name, state in self._state.items():
             self._state[name] = {key: value.to(device) for key, value in state.items()}
         self._waiting = self._waiting.to(device)
         return self
 
-    def _encode_all_alike(self, half: EncoderRuntime, chunk: Tensor, counts: list[int]) -> Tensor:
-        # As `encode`, where as many samples wait in every row, and none pauses.
-        audio = torch.cat([self._waiting[..., : self._num_waiting[0]], chunk], dim=-1)
-        codes, self._state["encoder"] = self._encode_frames(half, audio, counts)
-        rest = audio[..., counts[0] * self._frame_size :]
-        self._waiting[..., : rest.shape[-1]] = rest
-        self._num_waiting = [rest.shape[-1]] * self.batch_size
+    def _encode(self, half: EncoderRuntime, chunk: Tensor, is_active: list[bool], is_end: bool = False) -> Tensor:
+        # Codes of what waits and of the chunk behind it; what fills no frame waits, or is filled up at the end.
+        size, num_samples = half.frame_size, chunk.shape[-1]
+        lengths = [(waiting + num_samples) * runs for waiting, runs in zip(self._num_waiting, is_active, strict=True)]
+        counts = [-(-length // size) if is_end else length // size for length in lengths]
+        num_frames, alike = max(counts), self._rows_alike(is_active)
+        audio = chunk.new_zeros(*chunk.shape[:2], max(*lengths, num_frames * size))
+        for rows, waiting in alike:
+            audio[rows, :, :waiting] = self._waiting[rows, :, :waiting]
+            audio[rows, :, waiting : waiting + num_samples] = chunk[rows]
+        segments = segments_of(torch.arange(num_frames) < torch.tensor(counts)[:, None], half.chunk_frames(len(chunk)))
+        codes = torch.full((self.batch_size, self.num_quantizers, num_frames), PAD_CODE, device=self.device)
+        for start, end, found in self._run("encoder", half, audio, size, segments):
+            codes[..., start:end] = found
+        for rows, _ in alike:
+            rest = audio[rows, :, counts[rows.start] * size : lengths[rows.start]]
+            self._waiting[rows, :, : rest.shape[-1]] = rest
+            self._num_waiting[rows] = [rest.shape[-1]] * len(rest)
         return codes
 
-    def _encode_frames(self, half: EncoderRuntime, audio: Tensor, counts: list[int]) -> tuple[Tensor, State]:
-        frames = torch.arange(max(counts))
-        segments = _segments(frames < torch.tensor(counts)[:, None], half.chunk_frames(self.batch_size))
-        codes = torch.full((self.batch_size, self.num_quantizers, max(counts)), PAD_CODE, device=self.device)
-        state, quantizer = self._ready(half, self._state["encoder"], segments), self._quantizer()
-        for start, end, is_active in segments:
-            piece = audio[..., start * self._frame_size : end * self._frame_size]
-            is_active = None if is_active is None else is_active.to(self.device)
-            found, state = self._steps.encode(half, quantizer, state, piece, is_active)
-            codes[..., start:end] = found
-        return codes, state
+    def _rows_alike(self, is_active: list[bool]) -> list[tuple[slice, int]]:
+        # Neighbours that run and of which as much waits, and how much: copied at once, since each copy is a kernel.
+        alike = []
+        key = list(zip(is_active, self._num_waiting, strict=True)).__getitem__
+        for (runs, waiting), group in groupby(range(self.batch_size), key):
+            rows = list(group)
+            if runs:
+                alike.append((slice(rows[0], rows[-1] + 1), waiting))
+        return alike
 
-    def _ready(self, half: CodecRuntime, state: State, segments: list) -> State:
-        """A state that may be used up: more than one call in a row would write over keys of the one we hold."""
-        return half.copied(state) if len(segments) > 1 else state
+    def _run(
+        self, name: str, half: CodecRuntime, given: Tensor, frame_size: int, segments: list[Segment]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        # Results of segments, with their first frame and last + 1; the state is another once all are through.
+        step = self._step(half, self._model.packed.require("quantizer", self._model.quantizer))
+        state = half.state_to_write(self._state[name], sum(end - start for start, end, _ in segments))
+        for start, end, is_active in segments:
+            piece = given[..., start * frame_size : end * frame_size].to(self.device)
+            is_active = None if is_active is None else is_active.to(self.device)
+            if self._recorder is not None and end - start == 1:
+                found, state = self._recorder(step, state, piece, is_active)
+            else:
+                found, state = step(state, piece, is_active)
+            yield start, end, found
+        self._state[name] = state
+
+    def _step(self, half: Any, quantizer: PackedQuantizer) -> Step:
+        is_encoder = isinstance(half, EncoderRuntime)
+        return EncodeStep(half, quantizer, self.num_quantizers) if is_encoder else DecodeStep(half, quantizer)
 
     def _check_open(self) -> None:
         if self._model is None:
@@ -320,95 +297,3 @@ class MimiBridgeStream:
                 f"{half.like.dtype} on {half.like.device}; move the stream with stream.to(device), or open another."
             )
         return half
-
-    def _quantizer(self) -> PackedQuantizer:
-        return self._model.packed.require("quantizer", self._model.quantizer)
-
-    def _active_rows(self, exec_mask: Tensor | None) -> list[int]:
-        if exec_mask is None:
-            return list(range(self.batch_size))
-        check_tensor(exec_mask, "exec_mask")
-        if exec_mask.dtype != torch.bool or exec_mask.shape != (self.batch_size,):
-            raise ValueError(
-                f"exec_mask must be bool with one value for each of the {self.batch_size} rows, got {exec_mask.dtype} "
-                f"of shape {tuple(exec_mask.shape)}."
-            )
-        return exec_mask.nonzero()[:, 0].tolist()
-
-    def _check_chunk(self, chunk: Tensor, active: list[int]) -> None:
-        check_tensor(chunk, "a chunk")
-        if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, self._channels):
-            raise ValueError(
-                f"a chunk must be ({self.batch_size}, {self._channels}, samples) in this stream, got "
-                f"{tuple(chunk.shape)}; rows that have nothing to say pause by exec_mask."
-            )
-        if chunk.dtype != self._waiting.dtype or chunk.device != self.device:
-            raise ValueError(
-                f"a chunk must be {self._waiting.dtype} on {self.device}, as the model, got {chunk.dtype} on "
-                f"{chunk.device}; convert it first."
-            )
-        if self.check_inputs and not is_finite(chunk):
-            broken = [row for row in active if not is_finite(chunk[row])]
-            if broken:
-                raise ValueError(
-                    f"row {broken[0]} of the chunk holds NaN or infinity; repair it, or let the row pause."
-                )
-
-    def _check_codes(self, codes: Tensor) -> None:
-        total = self._model.quantizer.num_quantizers
-        check_tensor(codes, "audio_codes", "pass what encode returned")
-        if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"audio_codes must be integers, got {codes.dtype}; pass what encode returned.")
-        if codes.ndim != 3 or len(codes) != self.batch_size or not 1 <= codes.shape[1] <= total:
-            raise ValueError(
-                f"audio_codes must be ({self.batch_size}, 1 to {total} codebooks, frames) in this stream, got "
-                f"{tuple(codes.shape)}."
-            )
-
-    def _segments_of(self, codes: Tensor, active: list[int], max_frames: int) -> list[tuple[int, int, Tensor | None]]:
-        if not self.check_inputs and codes.shape[-1] == 1 and codes.device.type != "cpu":
-            rows = (codes[..., 0] != PAD_CODE).any(dim=1)  # stays on the device, which is not waited for
-            is_active = [row in active for row in range(self.batch_size)]
-            return [(0, 1, rows if all(is_active) else rows & torch.tensor(is_active).to(rows.device))]
-        codes = codes.cpu()
-        has_frame = torch.zeros(self.batch_size, codes.shape[-1], dtype=torch.bool)
-        has_frame[active] = (codes[active] != PAD_CODE).any(dim=1)
-        if self.check_inputs:
-            self._check_range(codes, has_frame)
-        return _segments(has_frame, max_frames)
-
-    def _check_range(self, codes: Tensor, has_frame: Tensor) -> None:
-        size = self._model.config.codebook_size
-        wrong = ((codes < 0) | (codes >= size)) & has_frame[:, None]
-        if bool(wrong.any()):
-            row, codebook, frame = (int(index) for index in wrong.nonzero()[0])
-            raise ValueError(
-                f"audio_codes must lie in [0, {size}), or be {PAD_CODE} in all codebooks where a row has no frame; "
-                f"row {row} holds {int(codes[row, codebook, frame])} in codebook {codebook}."
-            )
-
-
-def _check_device(device: torch.device | str) -> None:
-    try:
-        is_meta = torch.empty(0, device=torch.device(device)).is_meta
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device must be one that is available, as the model's is, got {device!r} ({reason})."
-        ) from error
-    if is_meta:
-        raise ValueError("a stream cannot be on the meta device, which holds no numbers; move it where the model is.")
-
-
-def _segments(has_frame: Tensor, max_frames: int) -> list[tuple[int, int, Tensor | None]]:
-    """Runs of frames that the same rows have: first, last + 1, and the rows, `(batch,)`, or None if all have them."""
-    segments: list[tuple[int, int, Tensor | None]] = []
-    start, num_frames = 0, has_frame.shape[1]
-    while start < num_frames:
-        rows, end = has_frame[:, start], start + 1
-        while end < min(num_frames, start + max_frames) and torch.equal(has_frame[:, end], rows):
-            end += 1
-        if bool(rows.any()):
-            segments.append((start, end, None if bool(rows.all()) else rows))
-        start = end
-    return segments

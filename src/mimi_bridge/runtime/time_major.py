@@ -24,7 +24,7 @@ Source: the layers are transformers' `models/mimi/modeling_mimi.py`; streaming b
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -250,7 +250,7 @@ def with_offsets(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
     return placed, size
 
 
-def run(layers: Sequence[Layer], x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
+def run(layers: Sequence[Callable[..., Tensor]], x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
     """Layers one after the other; see `Convolution`."""
     for layer in layers:
         x = layer(x, tails, is_first)
