@@ -65,17 +65,7 @@ def export_encode_step(
 def export_decode_step(
     model: MimiBridgeModel, batch_size: int = 1, num_quantizers: int | None = None, num_frames: int = 1
 ) -> tuple[ExportedProgram, dict[str, Tensor]]:
-    """The program of a `DecodeStep`, and the state that begins its streams.
-
-    Args:
-        model: On the device and in the precision that the program is for.
-        batch_size: Rows, fixed in the program.
-        num_quantizers: Codebooks that it gets, fixed in the program; all, if left out.
-        num_frames: Frames of a call, fixed in the program.
-
-    Raises:
-        ValueError: If the model cannot stream, or weights of it are offloaded.
-    """
+    """As `export_encode_step`, of a `DecodeStep`, which gets `num_quantizers` codebooks: all, if left out."""
     half, quantizer = _packed_copy(model, "decoder")
     num_quantizers = model.quantizer.check_num_quantizers(num_quantizers)
     return _export(DecodeStep(half, quantizer), half.like.new_zeros(batch_size, num_quantizers, num_frames).long())

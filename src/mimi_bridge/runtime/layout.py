@@ -42,11 +42,8 @@ def lay_out(name: str, module: Any, exportable: bool = False) -> EncoderRuntime 
     Raises:
         Unsupported: If it computes something that this layout does not.
     """
-    config, is_encoder = module.config, name == "encoder"
-    if is_encoder:
-        modules = [*module.encoder_seanet.layers, module.downsample]
-    else:
-        modules = [module.upsample, *module.decoder_seanet.layers]
+    config, is_encoder, seanet = module.config, name == "encoder", getattr(module, f"{name}_seanet").layers
+    modules = [*seanet, module.downsample] if is_encoder else [module.upsample, *seanet]
     if None in modules:
         raise Unsupported(f"it has no {'down' if is_encoder else 'up'}sampling")
     if math.prod(config.upsampling_ratios) * config.latent_stride != config.frame_size or (

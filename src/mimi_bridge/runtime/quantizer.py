@@ -29,14 +29,6 @@ class PackedContext:
     transformer: Transformer
     out: LinearMap
 
-    @classmethod
-    def of(cls, context: Any, exportable: bool) -> "PackedContext":
-        """The packed form of a `HeadContext`; `exportable` as in `LinearMap.of`."""
-        return cls(
-            lay_out_transformer(context.transformer, exportable),
-            LinearMap.of(context.out.weight, exportable=exportable),
-        )
-
     def __call__(self, latents: Tensor, keys_values: Tensor, frames: Tensor, is_active: Tensor | None) -> Tensor:
         """What is added to what the head quantizes; moves `keys_values` on in place, as `Transformer` does."""
         hidden = self.transformer(latents, keys_values, frames, is_active)
@@ -64,13 +56,16 @@ class PackedHead:
     @classmethod
     def of(cls, head: Any, exportable: bool) -> "PackedHead":
         """The packed form of a `QuantizerHead`; `exportable` as in `LinearMap.of`."""
-        codebooks = [codebook.detach().float() for codebook in head.codebooks]
+        codebooks, context = [codebook.detach().float() for codebook in head.codebooks], None
+        if head.context is not None:
+            out = LinearMap.of(head.context.out.weight, exportable=exportable)
+            context = PackedContext(lay_out_transformer(head.context.transformer, exportable), out)
         return cls(
             LinearMap.of(head.project_in.weight[:, :, 0], exportable=exportable),
             [LinearMap.of(-codebook, codebook.square().sum(dim=-1) / 2, exportable) for codebook in codebooks],
             codebooks,
             LinearMap.of(head.project_out.weight[:, :, 0], exportable=exportable),
-            None if head.context is None else PackedContext.of(head.context, exportable),
+            context,
         )
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:

@@ -26,6 +26,7 @@ Source: the layers are transformers' `models/mimi/modeling_mimi.py`; streaming b
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -128,21 +129,13 @@ class Upsampling:
     weight: Tensor
     bias: Tensor | None = None
     offset: int = 0
+    tail_steps: ClassVar[int] = 1
+    stride: ClassVar[int] = 1
 
     @property
     def in_channels(self) -> int:
         """Channels of the input, and of the output."""
         return self.weight.shape[-1]
-
-    @property
-    def tail_steps(self) -> int:
-        """Steps that a call must remember for the next."""
-        return 1
-
-    @property
-    def stride(self) -> int:
-        """Input steps from one window to the next."""
-        return 1
 
     @property
     def upsampling(self) -> int:
@@ -214,13 +207,8 @@ def convolution_parts(
 ) -> list[LinearMap]:
     """The maps of a `Convolution`: on a CPU taken apart, where that saves a copy of the windows.
 
-    Args:
-        weight: `(out, kernel * in_channels)`.
-        bias: `(out,)`, or None.
-        in_channels: See `Convolution`.
-        stride: See `Convolution`.
-        dilation: See `Convolution`.
-        exportable: One map whose weight is as given, which any device takes and a program can be exported of.
+    The weight is `(out, kernel * in_channels)`, the bias `(out,)` or None; the rest is as in `Convolution`.
+    `exportable` makes one map whose weight is as given, of which a program can be exported.
     """
     columns = stride * in_channels
     is_whole = weight.shape[1] % columns != 0 or (stride > 1 and dilation > 1)
@@ -230,24 +218,18 @@ def convolution_parts(
     return [LinearMap.of(first.contiguous(), bias), *(LinearMap.of(each.contiguous()) for each in others)]
 
 
-def with_offsets(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
-    """Give every layer its place among the tails; returns the layers and the size of all tails together."""
-    size = 0
-
-    def place(convolution):
-        nonlocal size
-        placed = replace(convolution, offset=size)
-        size += convolution.tail_steps * convolution.in_channels
-        return placed
-
-    placed: list[Layer] = []
+def with_offsets(layers: Sequence[Layer], offset: int = 0) -> tuple[list[Any], int]:
+    """Give each convolution its place among the tails; returns the layers and where the last one's tail ends."""
+    placed: list[Any] = []
     for layer in layers:
         if isinstance(layer, Residual):
-            inner = [place(convolution) for convolution in layer.convolutions]
-            placed.append(Residual(inner, layer.shortcut and place(layer.shortcut)))
+            inner, offset = with_offsets(layer.convolutions, offset)
+            shortcut, offset = with_offsets([] if layer.shortcut is None else [layer.shortcut], offset)
+            placed.append(replace(layer, convolutions=inner, shortcut=shortcut[0] if shortcut else None))
         else:
-            placed.append(place(layer))
-    return placed, size
+            placed.append(replace(layer, offset=offset))
+            offset += layer.tail_steps * layer.in_channels
+    return placed, offset
 
 
 def run(layers: Sequence[Callable[..., Tensor]], x: Tensor, tails: Tensor, is_first: Tensor | None) -> Tensor:
