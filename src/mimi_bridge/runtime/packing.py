@@ -41,12 +41,14 @@ class PackedModel:
         Raises:
             Unsupported: If there is none, with the reason.
         """
-        with self._lock:
-            kept = self._kept.get(name)
-            if kept is None or module.training or not kept[0].is_current():
-                self._kept.pop(name, None)  # first, or old and new weights would lie side by side
-                kept = self._kept[name] = self._pack(name, module)
-            return kept[1]
+        kept = self._current(name, module)  # without the lock, which a forked process would find taken for ever
+        if kept is None:
+            with self._lock:
+                kept = self._current(name, module)  # another thread may have packed it meanwhile
+                if kept is None:
+                    self._kept.pop(name, None)  # first, or old and new weights would lie side by side
+                    kept = self._kept[name] = self._pack(name, module)
+        return kept[1]
 
     def require(self, name: str, module: Any) -> Any:
         """As `get`, for what has no other way.
@@ -64,6 +66,10 @@ class PackedModel:
     def clear(self) -> None:
         """Let go of all packed weights."""
         self._kept.clear()
+
+    def _current(self, name: str, module: Any) -> tuple[Snapshot, Packed] | None:
+        kept = self._kept.get(name)
+        return kept if kept is not None and not module.training and kept[0].is_current() else None
 
     def _pack(self, name: str, module: Any) -> tuple[Snapshot, Packed]:
         check_weights(module)
