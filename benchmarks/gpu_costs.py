@@ -12,19 +12,9 @@ from gpu_inputs import voice
 from gpu_lab import Lab, tf32
 from mimi_bridge import MimiBridgeConfig
 from peers import FRAME, PEERS, Peer, in_common, write_weights
+from tiny import TINY
 
-SMALL = {  # for --quick
-    "hidden_size": 64,
-    "num_filters": 4,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "intermediate_size": 128,
-    "codebook_size": 64,
-    "codebook_dim": 32,
-    "vector_quantization_hidden_dimension": 32,
-    "upsample_groups": 64,
-}
+SMALL = {**TINY, "sliding_window": 250, "layer_scale_initial_scale": 0.01}  # for --quick
 FRAME_MS = 80.0
 
 

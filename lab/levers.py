@@ -118,7 +118,8 @@ def main() -> None:
         left = [name for name in LEVERS if name not in known]
         run_each(run, [name for name in left if name not in GOES_ON], arguments, work, line_of)
         for name in GOES_ON:  # in their order
-            run_each(run, [name] if name in left else [], arguments, work, line_of)
+            if name in left:
+                run_each(run, [name], arguments, work, line_of)
         known = already_found(arguments)
     text = f"{described}\n{table([known[name] for name in LEVERS if name in known])}"
     print(text)

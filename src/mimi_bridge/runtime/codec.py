@@ -30,6 +30,11 @@ CHUNK_FRAMES = 125  # frames of a long recording at a time: 10 s
 MAX_FRAMES_AT_ONCE = 1000  # of all rows together
 
 
+def with_own_rings(state: State) -> State:
+    """The state with its rings copied: a call writes to them in place, and to nothing else."""
+    return {name: value.clone() if name.endswith("keys_values") else value for name, value in state.items()}
+
+
 def for_inference(function: Callable) -> Callable:
     """Run without gradients, on normal tensors: a stream may go on outside of the inference mode it was used in."""
 
@@ -90,7 +95,7 @@ class CodecRuntime:
         """
         if num_frames * self.steps_per_frame <= SPARE_SLOTS:
             return state
-        return {name: value.clone() if name.endswith("keys_values") else value for name, value in state.items()}
+        return with_own_rings(state)
 
     def _run(self, state: State | None, x: Tensor, num_frames: int, is_active: Tensor | None) -> tuple[Tensor, State]:
         state = self.new_state(len(x)) if state is None else state

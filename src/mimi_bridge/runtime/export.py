@@ -14,7 +14,7 @@ from torch.export import ExportedProgram, export
 
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..offloading import is_hooked
-from .codec import State
+from .codec import State, with_own_rings
 from .packing import PackedModel
 from .quantizer import PackedQuantizer
 from .steps import DecodeStep, EncodeStep, Step
@@ -23,7 +23,7 @@ STATE = (
     "tails",
     "keys_values",
     "positions",
-)  # in a step's arguments and results; see `EncodeStep.new_state`
+)  # the order in a step's arguments and results; see `EncodeStep.new_state`
 
 
 class ExportableStep(nn.Module):
@@ -35,11 +35,7 @@ class ExportableStep(nn.Module):
 
     def forward(self, given: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Encode or decode whole frames; the given state stays as it is."""
-        owned = {
-            name: value.clone() if name.endswith("keys_values") else value
-            for name, value in zip(self.names, state, strict=True)
-        }
-        result, moved = self.step(owned, given)
+        result, moved = self.step(with_own_rings(dict(zip(self.names, state, strict=True))), given)
         return result, *(moved[name] for name in self.names)
 
 

@@ -109,12 +109,10 @@ def frozen_by_hand(model: nn.Module, rates: dict[str, float]) -> list[str]:
 
 def set_frozen_modules_to_eval(model: nn.Module, rates: dict[str, float]) -> None:
     """Put the parts whose rate is 0 into eval mode, in which no codebook moves."""
-    for part, prefixes in PARTS.items():
-        if rates[part] == 0:
-            for prefix in prefixes:
-                module = attrgetter(prefix.removesuffix("."))(model)
-                if module is not None:  # as the half is that a model was loaded without
-                    module.eval()
+    frozen = [prefix.removesuffix(".") for part, prefixes in PARTS.items() if rates[part] == 0 for prefix in prefixes]
+    for module in (attrgetter(name)(model) for name in frozen):
+        if module is not None:  # as the half is that a model was loaded without
+            module.eval()
 
 
 def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> list[dict[str, Any]]:
