@@ -110,6 +110,7 @@ def parse_arguments() -> argparse.Namespace:
         "--discriminator-share", type=float, default=0.5, help="of the crops that the discriminator sees"
     )
     parser.add_argument("--discriminator-seconds", type=float, default=0.48, help="of each crop that it sees")
+    parser.add_argument("--discriminator-band", type=float, default=0.5, help="share of the frequencies that it sees")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
     parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
     parser.add_argument("--only-corpus", action="store_true", help="write OUTPUT/corpus, which takes no GPU, and stop")
@@ -148,6 +149,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         initial=initial,
         discriminator_share=arguments.discriminator_share,
         discriminator_seconds=arguments.discriminator_seconds,
+        discriminator_band=arguments.discriminator_band,
         num_workers=arguments.workers,
     )
     if arguments.auxiliary:

@@ -23,7 +23,7 @@ from mimi_bridge.data.segments import load_recording, spans_in_segment
 SILENCE = "SIL"
 LABELS_PER_SECOND = 100
 UNKNOWN = -1
-SPEAKER_BALANCE = 0.8  # speakers are drawn by this power of their minutes: 1 by minutes, 0 all alike
+SPEAKER_BALANCE = 0.5  # speakers are drawn by this power of their minutes: 1 by minutes, 0 all alike
 SPEEDS = (0.85, 1.18)  # half of the crops are played slower or faster, which changes the voice
 GAINS_DB = (-15.0, 3.0)
 TAUGHT_TOGETHER = 64  # recordings of one call of a teacher
@@ -49,6 +49,11 @@ class CropBatch:
     voiced: Tensor
     features: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The attributes that are not None, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
     def pin_memory(self) -> "CropBatch":
         """The same in memory that a GPU copies from without a wait; `torch.utils.data.DataLoader` calls it."""
         return self._each(Tensor.pin_memory)
@@ -58,8 +63,7 @@ class CropBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "CropBatch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
+        return replace(self, **{name: change(value) for name, value in self.tensors().items()})
 
 
 def given_phones(utterance: Utterance, audio: Tensor, sampling_rate: int) -> list[Span] | None:

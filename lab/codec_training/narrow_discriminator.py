@@ -1,7 +1,7 @@
-"""A discriminator that is cheap enough for a CPU: of samples folded by several periods, and of the lower spectrum.
+"""A discriminator that is cheap enough for a CPU: of samples folded by several periods, and of spectra.
 
-Samples one period apart show whether speech is periodic; spectra up to 6 kHz show its harmonics. Every layer is
-strided, so that the whole costs less than one decoding. Scores and features have the form of
+Samples one period apart show whether speech is periodic; spectra show its harmonics, by default up to 6 kHz. Every
+layer is strided, so that the whole costs less than one decoding. Scores and features have the form of
 `MultiScaleSpectrogramDiscriminator`'s, so its losses apply.
 
 Source: Kong et al. 2020 (arXiv:2010.05646), section 2.3: periods; Defossez et al. 2022 (arXiv:2210.13438), section
@@ -18,7 +18,7 @@ from mimi_bridge.losses.reconstruction import hann_window
 
 PERIODS = (2, 3, 5, 7, 11)  # samples
 WINDOWS = (2048, 512)  # samples
-HIGHEST_SHARE = 0.5  # of the frequencies: up to 6 kHz at 24 kHz
+BAND = 0.5  # share of the frequencies: up to 6 kHz at 24 kHz
 
 
 class NarrowDiscriminator(nn.Module):
@@ -28,11 +28,18 @@ class NarrowDiscriminator(nn.Module):
         num_filters: Channels of the first layer; they double twice.
         periods: In samples.
         windows: In samples.
+        band: Share of the frequencies, from the lowest, that the spectra show.
     """
 
-    def __init__(self, num_filters: int, periods: tuple[int, ...] = PERIODS, windows: tuple[int, ...] = WINDOWS):
+    def __init__(
+        self,
+        num_filters: int,
+        periods: tuple[int, ...] = PERIODS,
+        windows: tuple[int, ...] = WINDOWS,
+        band: float = BAND,
+    ):
         super().__init__()
-        self.periods, self.windows = periods, windows
+        self.periods, self.windows, self.band = periods, windows, band
         self.by_period = nn.ModuleList(_Stack(1, num_filters, (5, 1), (3, 1)) for _ in periods)
         self.by_window = nn.ModuleList(_Stack(2, num_filters, (3, 5), (1, 2)) for _ in windows)
 
@@ -40,7 +47,8 @@ class NarrowDiscriminator(nn.Module):
         """Scores, high for real audio, and features of each stack, for audio `(batch, 1, samples)`."""
         pairs = [(stack, _folded(audio, period)) for stack, period in zip(self.by_period, self.periods, strict=True)]
         pairs += [
-            (stack, _spectrum(audio, window)) for stack, window in zip(self.by_window, self.windows, strict=True)
+            (stack, _spectrum(audio, window, self.band))
+            for stack, window in zip(self.by_window, self.windows, strict=True)
         ]
         return [stack(seen) for stack, seen in pairs]
 
@@ -68,11 +76,11 @@ def _folded(audio: Tensor, period: int) -> Tensor:
     return audio[..., : audio.shape[-1] // period * period].unflatten(-1, (-1, period))
 
 
-def _spectrum(audio: Tensor, window: int) -> Tensor:
-    # Real and imaginary parts, `(batch, 2, hops, bins)`.
+def _spectrum(audio: Tensor, window: int, share: float) -> Tensor:
+    # Real and imaginary parts of the lower share of the frequencies, `(batch, 2, hops, bins)`.
     hann = hann_window(window, audio.device)
     spectrum = torch.stft(
         audio[:, 0].float(), window, window // 4, window=hann, pad_mode="constant", return_complex=True
     )
-    band = spectrum[:, : round(HIGHEST_SHARE * (window // 2))] * (4 / hann.sum().sqrt())
+    band = spectrum[:, : round(share * (window // 2))] * (4 / hann.sum().sqrt())
     return torch.view_as_real(band).permute(0, 3, 2, 1).contiguous()

@@ -3,7 +3,7 @@
 First the codec learns to reproduce speech without codebooks. Then its codebooks are initialized from data and trained
 with it, the first of them also to predict phones or a teacher's features. Last, it is trained against a discriminator.
 In every phase, pitch is predicted from the latents. A step depends on its number and the weights alone, so that a run
-is resumable at any step.
+is resumable at any step. A GPU records a step once and replays it (see `recorded_step`).
 
 Source: Moshi technical report (arXiv:2410.00037), section 3.3; Defossez et al. 2022 (arXiv:2210.13438).
 """
@@ -32,8 +32,9 @@ from mimi_bridge.training.codebooks import fill_from_data, project_to_principal_
 from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
 from .corpus import CropBatch, SpeechCorpus
 from .harmonics import harmonic_distance
-from .narrow_discriminator import NarrowDiscriminator
+from .narrow_discriminator import BAND, NarrowDiscriminator
 from .pitch_target import PitchReader
+from .recorded_step import RecordedStep
 
 BETAS = (0.8, 0.99)
 DISCRIMINATOR_LEARNING_RATE = 3e-4
@@ -85,6 +86,7 @@ class CodecTraining:
         initial: A codec to start from, with its codebooks, instead of random weights.
         discriminator_share: Of the sequences of a step that the discriminator sees.
         discriminator_seconds: Length of the excerpt of each that it sees.
+        discriminator_band: Share of the frequencies that its spectra show.
         num_workers: Processes that cut crops ahead of the steps; 0 cuts them in the training loop.
     """
 
@@ -101,6 +103,7 @@ class CodecTraining:
         initial: MimiModel | None = None,
         discriminator_share: float = DISCRIMINATOR_SHARE,
         discriminator_seconds: float = DISCRIMINATOR_SECONDS,
+        discriminator_band: float = BAND,
         num_workers: int = 0,
     ):
         torch.manual_seed(seed)  # every process starts from the same weights
@@ -119,9 +122,11 @@ class CodecTraining:
             self.model.load_mimi(initial, self._frames_per_step)
         self.model.to(accelerator.device)
         self.pitch_reader = PitchReader(config.hidden_size).to(accelerator.device)
-        self.discriminator = NarrowDiscriminator(discriminator_filters).to(accelerator.device)
+        self.discriminator = NarrowDiscriminator(discriminator_filters, band=discriminator_band).to(accelerator.device)
         self.phase_number = self.phase_step = self.step = 0
-        self.head_start_steps = HEAD_START_STEPS
+        self.head_start_steps, self._hears_discriminator = HEAD_START_STEPS, False
+        can_record = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        self._gradient_step = RecordedStep(self._take_gradient_step, can_record)
         self._begin_phase()
 
     @property
@@ -158,7 +163,6 @@ class CodecTraining:
             "pitch_reader": self.pitch_reader.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
         }
 
@@ -171,8 +175,11 @@ class CodecTraining:
         self.discriminator.load_state_dict(state["discriminator"])
         self._begin_phase(fill=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        for optimizer in (self.optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):  # loaded to the CPU, as the file was
+                    group["lr"] = group["lr"].to(self.accelerator.device)
 
     def auxiliary(self) -> dict:
         """The networks that train the codec and are not part of it: discriminator, pitch and label readouts."""
@@ -195,19 +202,29 @@ class CodecTraining:
             projection.requires_grad_(phase.name != "reconstruction")  # decoded audio does not depend on it yet
         learning = [*model.parameters(), *self.pitch_reader.parameters()]
         self.parameters = [parameter for parameter in learning if parameter.requires_grad]
-        fused = self.accelerator.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=phase.learning_rate, betas=BETAS, fused=fused)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
-        self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=DISCRIMINATOR_LEARNING_RATE, betas=BETAS, fused=fused
+        self.optimizer = self._new_optimizer(self.parameters, phase.learning_rate)
+        self.discriminator_optimizer = self._new_optimizer(
+            list(self.discriminator.parameters()), DISCRIMINATOR_LEARNING_RATE
         )
+        self._gradient_step.forget()
         if fill and phase.name != "reconstruction" and not self.has_codebooks:
             self._fill_codebooks()
 
-    def _learning_rate_share(self, step: int) -> float:
-        warmup = min(1.0, (step + 1) / WARMUP_STEPS)
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, step / max(1, self.phase.num_steps))))).item()
-        return warmup * (0.1 + 0.9 * cosine)
+    def _new_optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
+        # On a GPU its step can be recorded, and its learning rate, a tensor, still be changed.
+        on_gpu = self.accelerator.device.type == "cuda"
+        rate = torch.tensor(learning_rate, device=self.accelerator.device) if on_gpu else learning_rate
+        return torch.optim.AdamW(parameters, lr=rate, betas=BETAS, fused=on_gpu, capturable=on_gpu)
+
+    def _set_learning_rate(self) -> None:
+        warmup = min(1.0, (self.phase_step + 1) / WARMUP_STEPS)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.phase_step / self.phase.num_steps)))
+        rate = self.phase.learning_rate * warmup * (0.1 + 0.9 * cosine)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _loader(self) -> DataLoader:
         # The batches of all remaining steps.
@@ -237,24 +254,37 @@ class CodecTraining:
         return self.model.encoder(audio).latents.transpose(1, 2).flatten(0, 1)
 
     def _train_step(self, batch: CropBatch) -> dict[str, Tensor]:
-        audio = batch.audio
         self.model.train()
+        self._set_learning_rate()
+        self._hears_discriminator = self.phase_step >= self.head_start_steps
         quantizes = self.phase.name != "reconstruction"
-        output = self.model(audio, self._draw_num_acoustic() if quantizes else None)
+        inputs = batch.tensors() | {"excerpt": self._draw_excerpt()}
+        if quantizes:
+            inputs["num_acoustic"] = self._draw_num_acoustic()
+        losses = self._gradient_step(inputs, key=(self.phase_number, self._hears_discriminator))
+        latents = losses.pop("latents")
+        if quantizes and self.step % REVIVE_EVERY == 0:
+            gathered = self.accelerator.gather(latents.flatten(0, 1))
+            for head in (self.model.semantic, self.model.acoustic):
+                revive_unused(head, gathered, self._generator())
+        return losses
+
+    def _take_gradient_step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Losses, and the latents; the host only launches it.
+        inputs = dict(inputs)
+        excerpt, num_acoustic = inputs.pop("excerpt"), inputs.pop("num_acoustic", None)
+        batch = CropBatch(**inputs)
+        output = self.model(batch.audio, num_acoustic)
         side_losses, side = self._side_losses(output, batch)
         if self.phase.name == "adversarial":
-            losses, gradient = self._adversarial_losses(output.audio, audio)
+            losses, gradient = self._adversarial_losses(output.audio, batch.audio, excerpt)
             torch.autograd.backward([output.audio, side], [gradient, None])
         else:
-            losses = self._distances(output.audio, audio)
+            losses = self._distances(output.audio, batch.audio)
             (_weighted(losses) + side).backward()
-        if quantizes and self.step % REVIVE_EVERY == 0:
-            latents = self.accelerator.gather(output.latents.detach().flatten(0, 1))
-            for head in (self.model.semantic, self.model.acoustic):
-                revive_unused(head, latents, self._generator())
         self._update(self.optimizer, self.parameters)
-        self.schedule.step()
-        return {name: loss.detach() for name, loss in (losses | side_losses).items()}
+        outputs = losses | side_losses | {"latents": output.latents}
+        return {name: value.detach() for name, value in outputs.items()}
 
     def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
         # The losses that do not depend on the decoded audio, by name, and their weighted sum.
@@ -276,22 +306,20 @@ class CodecTraining:
             side = side + COMMITMENT_WEIGHT * output.commitment
         return losses, side
 
-    def _adversarial_losses(self, decoded: Tensor, audio: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _adversarial_losses(self, decoded: Tensor, audio: Tensor, excerpt: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
         leaf = decoded.detach().requires_grad_()
-        length = round(self.discriminator_seconds * self.corpus.sampling_rate)
-        first = int(torch.randint(max(1, audio.shape[-1] - length + 1), (), generator=self._generator()))
         rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=MIN_RMS)
         rows = math.ceil(self.discriminator_share * len(audio))
         with parametrize.cached():  # one computation of the weights for both
-            real, fake = (self.discriminator((x / rms)[:rows, :, first : first + length]) for x in (audio, leaf))
+            real, fake = (self.discriminator((x / rms)[:rows].index_select(-1, excerpt)) for x in (audio, leaf))
         losses = self._distances(leaf, audio)
         balanced = {
             "distance": _weighted(losses),
             "adversarial": adversarial_loss(fake),
             "features": feature_matching_loss(real, fake),
         }
-        weighted = {"distance": balanced["distance"]} if self.phase_step < self.head_start_steps else balanced
+        weighted = balanced if self._hears_discriminator else {"distance": balanced["distance"]}
         gradient = balanced_gradient(weighted, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
         losses |= {name: balanced[name] for name in ("adversarial", "features")}
         losses["discriminator"] = discriminator_loss(real, fake)
@@ -307,6 +335,13 @@ class CodecTraining:
             "harmonics": lambda: harmonic_distance(decoded, audio, rate),
         }
         return {name: distances[name]() for name in DISTANCE_WEIGHTS}
+
+    def _draw_excerpt(self) -> Tensor:
+        # The samples of each crop that the discriminator sees, counted from its beginning.
+        num_samples = self.num_frames * self.model.config.frame_size
+        length = min(num_samples, round(self.discriminator_seconds * self.corpus.sampling_rate))
+        first = torch.randint(num_samples - length + 1, (), generator=self._generator())
+        return (first + torch.arange(length)).to(self.accelerator.device)
 
     def _draw_num_acoustic(self) -> Tensor:
         all_of_them = self.model.config.num_quantizers - 1

@@ -6,11 +6,15 @@ have run before it is.
 
 from collections.abc import Iterator
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import MimiConfig, MimiModel
 
+from codec_training.corpus import CropBatch
+from codec_training.run import CodecTraining, Phase
 from helpers.pretend_device import DEVICE, FLOAT64, IS_POSSIBLE, PretendDevice, PretendTensor, pretend_device
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel, MimiBridgeTrainer, MimiBridgeTrainingArguments, distillation
 from mimi_bridge.evaluation.code_statistics import codebook_usage
@@ -139,6 +143,26 @@ def test_backward_waits_never_and_gives_the_cpus_gradients(here, there, device):
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert_close(gradient, expected[name])
+
+
+def test_step_of_a_codecs_training_waits_for_nothing_that_a_recording_forbids(device):
+    corpus = SimpleNamespace(feature_dim=0, labels=["SIL", "AA"], has_pitch=True, sampling_rate=24_000)
+    accelerator = SimpleNamespace(device=torch.device(DEVICE), num_processes=1, process_index=0)
+    config = MimiConfig(**TINY, num_quantizers=4)
+    phases, codec = [Phase("adversarial", 2, 1e-3)], MimiModel(config)
+    training = CodecTraining(config, corpus, phases, 2, 4, 2, 0, accelerator, initial=codec)
+    shares = torch.full((2, 4, 2), 0.5)
+    known = torch.ones(2, 4)
+    crops = CropBatch(batch()["input_values"][..., : 4 * 1920], shares, known.bool(), 7 * known, known)
+    inputs = crops.tensors() | {"excerpt": torch.arange(1920), "num_acoustic": torch.tensor([3, -1])}
+    inputs = {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
+    training.model.train()
+    device.waits.clear()
+
+    training._take_gradient_step(inputs)
+
+    # Transformers asks whether positions are packed, except while a GPU records.
+    assert device.waits.total() == 2 * OF_TRANSFORMERS, device.waits
 
 
 def test_training_moves_codebooks_on_the_device(here, there, device):

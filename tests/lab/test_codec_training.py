@@ -606,10 +606,9 @@ def learning_rate(training: CodecTraining) -> float:
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth(begin):
     training, rates = begin(("reconstruction", 400), learning_rate=1e-3), []
-    for _ in range(400):
+    for training.phase_step in range(400):
+        training._set_learning_rate()
         rates.append(learning_rate(training))
-        training.optimizer.step()  # without gradients nothing moves
-        training.schedule.step()
     assert rates[0] == pytest.approx(1e-3 / WARMUP_STEPS)
     assert all(later > earlier for earlier, later in pairwise(rates[:WARMUP_STEPS]))
     assert max(rates) > 0.8e-3
@@ -622,7 +621,7 @@ def test_learning_rate_goes_on_with_every_step_and_begins_again_with_every_phase
     for _ in training.run():
         rates.append(learning_rate(training))
     first = 1e-3 / WARMUP_STEPS
-    assert rates == pytest.approx([2 * first * 0.55, 3 * first * 0.1, 2 * first * 0.1])
+    assert rates == pytest.approx([first, 2 * first * 0.55, first])
 
 
 def train_in_process(rank: int, port: int, folder: Path) -> None:

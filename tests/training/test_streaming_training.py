@@ -1,6 +1,7 @@
 """Training on rows that are streamed: one order each time, by one process and by two, stopped and gone on with."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_trainer import arguments, assert_same, audio_model, audio_rows, silenc
 
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.streaming import StreamedRows, open_stream
-from mimi_bridge.training import MimiBridgeTrainer
+from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, stream_loader
 from two_processes import run_in_two_processes
 
 QUICK = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 6, "mel_weight": 0.0}
@@ -90,6 +91,13 @@ def test_iterable_data_set_of_datasets_is_streamed(tmp_path, shards):
     assert isinstance(trained.train_dataset, StreamedRows)
     trained.train()
     assert trained.state.global_step == 6
+
+
+def test_rows_in_a_list_need_no_datasets(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr(stream_loader, "is_datasets_available", lambda: False)
+    rows = [{"input_values": [0.1] * 1920}]
+    assert stream_loader.streamed(rows, MimiBridgeTrainingArguments(str(tmp_path))) is rows
 
 
 def test_stream_without_max_steps_is_refused(shards, tmp_path):

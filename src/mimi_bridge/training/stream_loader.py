@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
+from transformers.utils import is_datasets_available
 
 from ..data.streaming import StreamedRows
 from .arguments import MimiBridgeTrainingArguments
@@ -13,10 +14,11 @@ from .arguments import MimiBridgeTrainingArguments
 
 def streamed(dataset: Any, args: MimiBridgeTrainingArguments) -> Any:
     """This process's share of a stream, made of a `datasets.IterableDataset` if it is one; anything else as it is."""
-    from datasets import IterableDataset
+    if is_datasets_available():
+        from datasets import IterableDataset
 
-    if isinstance(dataset, IterableDataset):
-        dataset = StreamedRows(dataset, seed=args.data_seed if args.data_seed is not None else args.seed)
+        if isinstance(dataset, IterableDataset):
+            dataset = StreamedRows(dataset, seed=args.data_seed if args.data_seed is not None else args.seed)
     if not isinstance(dataset, StreamedRows):
         return dataset
     return dataset.of_process(args.process_index, args.world_size)
