@@ -201,3 +201,14 @@ def test_examples_are_of_many_speakers(spoken_utterances):
 def test_alignments_are_accepted_as_far_as_the_user_says():
     assert evaluator._aligner({}, None).min_score == -22
     assert evaluator._aligner({}, -30.0).min_score == -30
+
+
+def test_listeners_hear_swaps_that_are_all_that_was_chosen(tiny_model, spoken_utterances, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluator, "_aligner", lambda *arguments: None)
+    deaf = Metric(lambda decoded, original: 0.25, "words", False)
+    result = evaluate(
+        tiny_model, spoken_utterances[:3], tmp_path, only=["swaps"], num_swaps=1, listeners={"word_error": deaf}
+    )
+    (swap,) = result["swaps"]
+    assert swap["numbers"]["word_error"] == 0.25
+    assert "word_error" in result["not_run"]  # of whole recordings

@@ -108,7 +108,9 @@ def evaluate(
             coded = result["entries"]
             result |= (
                 run_or_record_failure(
-                    not_run, "swaps", lambda: swapped_heads(evaluator, coded, folder, num_swaps, not_run)
+                    not_run,
+                    "swaps",
+                    lambda: swapped_heads(evaluator, listeners or {}, coded, folder, num_swaps, not_run),
                 )
                 or {}
             )

@@ -1,7 +1,7 @@
 """Results over all recordings, from the lines of the log: reconstruction, probes, swaps, examples."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -13,6 +13,7 @@ from ..audio.files import save_audio
 from ..audio.sound import Sound
 from .intervals import mean_with_interval
 from .labels import FrameLabels
+from .metrics import Metric
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
 from .swaps import Swap, chosen_pairs, listener_numbers, swap_numbers, swap_summary
@@ -68,7 +69,12 @@ def probed_heads(
 
 
 def swapped_heads(
-    evaluator: RecordingEvaluator, entries: list[dict], folder: Path, count: int, not_run: dict[str, str]
+    evaluator: RecordingEvaluator,
+    listeners: Mapping[str, Metric],
+    entries: list[dict],
+    folder: Path,
+    count: int,
+    not_run: dict[str, str],
 ) -> dict:
     """Swap the heads of pairs of recordings and write the audio; a swap that fails is named in `not_run`."""
 
@@ -83,13 +89,20 @@ def swapped_heads(
     transcripts = [entry["text"] for entry in spoken if entry["text"]]
     swaps = []
     for content, voice in pairs:
-        swap = partial(_swap, evaluator, spoken[content], spoken[voice], folder, transcripts)
+        swap = partial(_swap, evaluator, listeners, spoken[content], spoken[voice], folder, transcripts)
         found = run_or_record_failure(not_run, "swaps", swap)
         swaps += [found] if found else []
     return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
 
 
-def _swap(evaluator: RecordingEvaluator, content: dict, voice: dict, folder: Path, transcripts: list[str]) -> dict:
+def _swap(
+    evaluator: RecordingEvaluator,
+    listeners: Mapping[str, Metric],
+    content: dict,
+    voice: dict,
+    folder: Path,
+    transcripts: list[str],
+) -> dict:
     systems, rate = evaluator.systems, evaluator.systems.model.config.sampling_rate
     name = f"bridge_{systems.total}"
     ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
@@ -100,7 +113,7 @@ def _swap(evaluator: RecordingEvaluator, content: dict, voice: dict, folder: Pat
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
     save_audio(folder / path, audio[2], rate)
     swap = Swap(*sounds)
-    numbers = swap_numbers(swap, evaluator.aligner, transcripts) | listener_numbers(evaluator.metrics, swap)
+    numbers = swap_numbers(swap, evaluator.aligner, transcripts) | listener_numbers(listeners, swap)
     return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
 
 
