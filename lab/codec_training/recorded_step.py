@@ -27,7 +27,7 @@ class RecordedStep:
         self.forget()
 
     def forget(self) -> None:
-        """Record anew: tensors that are not inputs, such as an optimizer's, are no longer those recorded."""
+        """Record again: tensors that are not inputs, such as an optimizer's, are no longer those recorded."""
         self._key: Hashable = None
         self._num_eager = 0
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -92,14 +92,14 @@ def test_recorded_step_gives_what_calls_give(adder, graphs):
     assert [graph.replays for graph in graphs] == [7 - EAGER_STEPS]
 
 
-def test_another_key_is_recorded_anew(adder, graphs):
+def test_another_key_is_recorded_again(adder, graphs):
     adder, recorded = adder
     called(recorded, range(1, 6))
     assert called(recorded, range(6, 12), key=1) == [21, 28, 36, 45, 55, 66]
     assert [graph.replays for graph in graphs] == [5 - EAGER_STEPS, 6 - EAGER_STEPS]
 
 
-def test_forgotten_step_is_recorded_anew(adder, graphs):
+def test_forgotten_step_is_recorded_again(adder, graphs):
     adder, recorded = adder
     called(recorded, range(1, 6))
     recorded.forget()
