@@ -29,6 +29,9 @@ class NarrowDiscriminator(nn.Module):
         periods: In samples.
         windows: In samples.
         band: Share of the frequencies, from the lowest, that the spectra show.
+
+    Raises:
+        ValueError: If `band` is no share above 0.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class NarrowDiscriminator(nn.Module):
         band: float = BAND,
     ):
         super().__init__()
+        if not 0 < band <= 1:
+            raise ValueError(f"band must be above 0 and at most 1, got {band}.")
         self.periods, self.windows, self.band = periods, windows, band
         self.by_period = nn.ModuleList(_Stack(1, num_filters, (5, 1), (3, 1)) for _ in periods)
         self.by_window = nn.ModuleList(_Stack(2, num_filters, (3, 5), (1, 2)) for _ in windows)

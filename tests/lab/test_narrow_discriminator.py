@@ -1,5 +1,6 @@
 """The discriminator that a CPU can afford."""
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,3 +54,22 @@ def test_it_has_fewer_multiplications_than_the_one_of_every_frequency():
         return counter.get_total_flops()
 
     assert multiplications(NarrowDiscriminator(8)) < 0.6 * multiplications(MultiScaleSpectrogramDiscriminator(8))
+
+
+@pytest.mark.parametrize("band", [0.0, -0.5, 1.5])
+def test_band_that_is_no_share_of_the_frequencies_is_refused(band):
+    with pytest.raises(ValueError, match=f"band must be above 0 and at most 1, got {band}"):
+        NarrowDiscriminator(2, band=band)
+
+
+def test_full_band_hears_what_the_lower_half_does_not():
+    tone = torch.sin(2 * torch.pi * 9000 * torch.arange(4800) / 24_000)[None, None]
+    silence = torch.zeros_like(tone)
+    heard = {}
+    for band in (0.5, 1.0):
+        torch.manual_seed(0)
+        spectral = NarrowDiscriminator(2, periods=(), band=band).eval()
+        with torch.no_grad():
+            scores = [spectral(audio)[0][0] for audio in (tone, silence)]
+        heard[band] = (scores[0] - scores[1]).abs().max().item()
+    assert heard[1.0] > 100 * heard[0.5]
