@@ -65,11 +65,11 @@ def test_band_that_is_no_share_of_the_frequencies_is_refused(band):
 def test_full_band_hears_what_the_lower_half_does_not():
     tone = torch.sin(2 * torch.pi * 9000 * torch.arange(4800) / 24_000)[None, None]
     silence = torch.zeros_like(tone)
-    heard = {}
+    differences = {}
     for band in (0.5, 1.0):
         torch.manual_seed(0)
         spectral = NarrowDiscriminator(2, periods=(), band=band).eval()
         with torch.no_grad():
             scores = [spectral(audio)[0][0] for audio in (tone, silence)]
-        heard[band] = (scores[0] - scores[1]).abs().max().item()
-    assert heard[1.0] > 100 * heard[0.5]
+        differences[band] = (scores[0] - scores[1]).abs().max().item()
+    assert differences[1.0] > 100 * differences[0.5]
