@@ -124,7 +124,7 @@ class CodecTraining:
         self.pitch_reader = PitchReader(config.hidden_size).to(accelerator.device)
         self.discriminator = NarrowDiscriminator(discriminator_filters, band=discriminator_band).to(accelerator.device)
         self.phase_number = self.phase_step = self.step = 0
-        self.head_start_steps, self._hears_discriminator = HEAD_START_STEPS, False
+        self.head_start_steps = HEAD_START_STEPS
         can_record = accelerator.device.type == "cuda" and accelerator.num_processes == 1
         self._gradient_step = RecordedStep(self._take_gradient_step, can_record)
         self._begin_phase()
@@ -137,6 +137,10 @@ class CodecTraining:
     def phase(self) -> Phase:
         """The current one."""
         return self.phases[self.phase_number]
+
+    @property
+    def _hears_discriminator(self) -> bool:
+        return self.phase_step >= self.head_start_steps
 
     def run(self) -> Iterator[dict[str, Tensor]]:
         """Train to the end of the last phase; yields each step's losses, scalars on the device, after the step."""
@@ -256,7 +260,6 @@ class CodecTraining:
     def _train_step(self, batch: CropBatch) -> dict[str, Tensor]:
         self.model.train()
         self._set_learning_rate()
-        self._hears_discriminator = self.phase_step >= self.head_start_steps
         quantizes = self.phase.name != "reconstruction"
         inputs = batch.tensors() | {"excerpt": self._draw_excerpt()}
         if quantizes:
