@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from transformers import MimiModel
 
-from codec_training import run as codec_training
 from codec_training.corpus import SpeechCorpus
+from codec_training.losses import LossWeights
 from codec_training.run import CodecTraining, Phase
 from mimi_bridge import small_codec
 from mimi_bridge.audio.sound import Sound
@@ -55,21 +55,23 @@ def main() -> None:
     parser.add_argument("--head-start", type=int, default=0, help="steps of the discriminator before its losses count")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    codec_training.HEAD_START_STEPS = arguments.head_start
     held_out = SpeechCorpus(arguments.corpus / "held_out")
     print("| recipe | steps | log F0, correlation | voicing error | voiced share | mel |\n|---|---|---|---|---|---|")
     given = MimiModel.from_pretrained(arguments.initial).eval()
     _print("none", 0, given, held_out, arguments.recordings)
     for name, recipe in RECIPES.items():
-        training = _train(recipe, SpeechCorpus(arguments.corpus / "train"), given, 60 * arguments.minutes)
+        corpus = SpeechCorpus(arguments.corpus / "train")
+        training = _train(recipe, corpus, given, 60 * arguments.minutes, arguments.head_start)
         _print(name, training.step, training.model.to_mimi(), held_out, arguments.recordings)
 
 
-def _train(recipe: Recipe, corpus: SpeechCorpus, given: MimiModel, seconds: float) -> CodecTraining:
-    codec_training.DISTANCE_WEIGHTS, codec_training.PITCH_WEIGHT = recipe.distances, recipe.pitch
+def _train(recipe: Recipe, corpus: SpeechCorpus, given: MimiModel, seconds: float, head_start: int) -> CodecTraining:
+    weights = LossWeights(recipe.distances, pitch=recipe.pitch)
     phases = [Phase(recipe.phase, UNENDING, LEARNING_RATE)]
     sizes = (BATCH_SIZE, CROP_FRAMES, FILTERS)
-    training = CodecTraining(given.config, corpus, phases, *sizes, 0, Accelerator(cpu=True), initial=given)
+    accelerator = Accelerator(cpu=True)
+    training = CodecTraining(given.config, corpus, phases, *sizes, 0, accelerator, initial=given, weights=weights)
+    training.head_start_steps = head_start
     if recipe.only_decoder:
         training.model.encoder.requires_grad_(False)
         training.parameters = [parameter for parameter in training.parameters if parameter.requires_grad]

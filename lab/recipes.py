@@ -12,16 +12,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from fnmatch import fnmatch
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
@@ -40,6 +36,8 @@ from mimi_bridge.training.recipes import RECIPES, model_with
 from mimi_bridge.weights import SMALL_CODEC
 from phone_teacher import train_phone_teacher
 from recipe_data import Split, ceilings, row_of
+from recipe_figures import draw, probe_table, quality_table
+from variants import IN_THE_BACKGROUND, quiet, run_each, write_between_marks
 
 LISTENED = 16  # held-out recordings that are decoded during training
 MEASURED = 45  # held-out recordings that are evaluated
@@ -61,14 +59,6 @@ TRAINED: dict[str, dict] = {  # by name, the differences from the first
     "recipe content, no text teacher": RECIPES["content"].arguments | {"qwen_weight": 0.0},
 }
 CHANGED = {name: RECIPES["content"].config for name in TRAINED if name.startswith("recipe content")}  # of the model
-HEADS = ("content", "prosody", "acoustic")
-IN_THE_BACKGROUND: dict[str, Any] = {  # of a training: no files, no reports, no bar
-    "save_strategy": "no",
-    "report_to": [],
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "dataloader_pin_memory": False,
-}
 
 
 def main() -> None:
@@ -83,26 +73,10 @@ def main() -> None:
     tables = f"{described}\n{quality_table(found)}\n{probe_table(found)}"
     print(tables)
     if arguments.output:
-        write_between_marks(arguments.output, tables)
+        write_between_marks(arguments.output, tables, MARKS)
     history = next((result["history"] for result in found if result["name"] == next(iter(TRAINED))), None)
     if arguments.picture and history:
         draw(history, arguments.picture)
-
-
-def run_each(
-    run: Callable[[tuple[str, argparse.Namespace, Path]], dict[str, Any]],
-    names: Iterable[str],
-    arguments: argparse.Namespace,
-    work: Path,
-    describe: Callable[[dict[str, Any]], str],
-) -> list[dict[str, Any]]:
-    """Run the names that `--only` chooses, `--jobs` at once; says what each gave as soon as it is there."""
-    found = []
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
-        for result in pool.map(run, [(name, arguments, work) for name in names if chosen(name, arguments.only)]):
-            found.append(result)
-            print(f"{describe(result)} {result['seconds']:.0f} CPU s", file=sys.stderr, flush=True)
-    return found
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -123,13 +97,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.speech is None:
         sys.exit(f"recipes: give a folder of speech by --speech or {SPEECH_VARIABLE}.")
     return arguments
-
-
-def quiet() -> None:
-    """No messages of transformers; one thread."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)
 
 
 def prepare(arguments: argparse.Namespace, work: Path) -> str:
@@ -238,96 +205,6 @@ def listener(model: MimiBridgeModel, data: dict) -> Callable[[], float]:
         return total / frames
 
     return listen
-
-
-def quality_table(found: list[dict]) -> str:
-    """Distances to the teachers, reconstruction, and codebook usage."""
-    lines = [
-        "| recipe | text teacher, constant | speech teacher, constant | mel at 0, 25, 50, 100 % | mel | STOI | codes "
-        "in use c / p / a |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in found:
-        evaluation, teachers = result["evaluation"], result.get("teachers")
-        whole = evaluation["reconstruction"]["all"]
-        ours = whole[max((name for name in whole if name.startswith("bridge")), key=lambda n: int(n.split("_")[1]))]
-        columns = [_distance(teachers, "qwen"), _distance(teachers, "wavlm")]
-        columns += [", ".join(f"{mel:.3f}" for mel in result["mels"]) if "mels" in result else "-"]
-        columns += [f"{ours[metric]['mean']:.3f}" for metric in ("mel", "stoi")]
-        columns += [" / ".join(f"{100 * _usage(evaluation, head):.0f} %" for head in HEADS)]
-        lines.append(f"| {result['name']} | {' | '.join(columns)} |")
-    return "\n".join(lines) + "\n"
-
-
-def probe_table(found: list[dict]) -> str:
-    """Scores of a small network on each head's codes alone."""
-    attributes = found[0]["evaluation"]["probes"]["attributes"]
-    wanted = [name for name in ("phone", "speaker", "pitch") if name in attributes]
-    titles = [f"{name}: {head}" for name in wanted for head in HEADS]
-    lines = [f"| recipe | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for result in found:
-        probes = result["evaluation"]["probes"]
-        cells = [_probe(probes["scores"].get(head, {}).get(name)) for name in wanted for head in HEADS]
-        lines.append(f"| {result['name']} | {' | '.join(cells)} |")
-    chances = [f"{_probe(None, attributes[name]['chance'])}" for name in wanted for _ in HEADS]
-    lines.append(f"| *chance* | {' | '.join(chances)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _probe(score: dict | None, value: float | None = None) -> str:
-    if score is not None:
-        value = score["mlp"]["mean"]
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _distance(teachers: dict | None, name: str) -> str:
-    if teachers is None:
-        return "-"
-    loss, constant = teachers[f"eval_loss_{name}"], teachers[f"eval_baseline_{name}"]
-    return f"{loss:.3f} ({100 * (loss / constant - 1):+.2f} %), {constant:.3f}"
-
-
-def _usage(evaluation: dict, head: str) -> float:
-    rows = [row for row in evaluation["codes"]["bridge"] if row["head"] == head]
-    return sum(row["used"] for row in rows) / sum(row["size"] for row in rows)
-
-
-def chosen(name: str, patterns: list[str] | None) -> bool:
-    """Whether one of the patterns, if there are any, fits."""
-    return patterns is None or any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def write_between_marks(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
-    """Replace the text between the two marks of a file."""
-    before, first, rest = path.read_text(encoding="utf-8").partition(marks[0])
-    _, last, after = rest.partition(marks[1])
-    if not (first and last):
-        raise ValueError(f"{path} must hold the lines {marks[0]} and {marks[1]}.")
-    path.write_text(f"{before}{first}\n\n{text}\n{last}{after}", encoding="utf-8")
-
-
-def draw(history: list[dict], path: Path) -> None:
-    """The curves of a run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = [entry for entry in history if "loss_qwen" in entry]
-    panels = {
-        "language model": ["loss_qwen", "baseline_qwen"],
-        "speech model": ["loss_wavlm", "baseline_wavlm"],
-        "usage": ["usage_content", "usage_prosody", "usage_acoustic"],
-        "λ and distance from Mimi's latents": ["residual_weight", "loss_latents"],
-    }
-    figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.2), layout="constrained")
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
-            axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=name)
-        axis.set(title=title, xlabel="step")
-        axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

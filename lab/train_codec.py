@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from codec_training.corpus import SpeechCorpus, Teacher, given_phones, unknown_pitch, write_corpus
+from codec_training.losses import LossWeights
 from codec_training.run import CodecTraining, Phase
 from codec_training.whisper_teacher import WhisperTeacher
 from mimi_bridge.audio.files import SPEECH_VARIABLE, save_audio
@@ -112,6 +113,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--discriminator-seconds", type=float, default=0.48, help="of each crop that it sees")
     parser.add_argument("--discriminator-band", type=float, default=0.5, help="share of the frequencies that it sees")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the adversarial steps, at their start")
+    parser.add_argument("--label-weight", type=float, default=0.4, help="of the phones, read from the first codebook")
+    parser.add_argument("--pitch-weight", type=float, default=0.5, help="of pitch and voicing, read from the latents")
     parser.add_argument("--workers", type=int, default=0, help="processes that cut crops ahead of the steps")
     parser.add_argument("--only-corpus", action="store_true", help="write OUTPUT/corpus, which takes no GPU, and stop")
     parser.add_argument("--minutes", type=float, help="stop this long after the start and write the codec")
@@ -151,6 +154,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator) -> None:
         discriminator_seconds=arguments.discriminator_seconds,
         discriminator_band=arguments.discriminator_band,
         num_workers=arguments.workers,
+        weights=LossWeights(labels=arguments.label_weight, pitch=arguments.pitch_weight),
     )
     if arguments.auxiliary:
         training.load_auxiliary(torch.load(arguments.auxiliary, map_location="cpu", weights_only=True))

@@ -1,19 +1,21 @@
 """A training step that a GPU records once and replays, so that its thousands of launches cost the host nothing.
 
-Source: PyTorch's notes on CUDA graphs, "whole-network capture".
+Source: PyTorch's notes on CUDA semantics, "CUDA Graphs", whole-network capture.
 """
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
-import torch
 from torch import Tensor
+
+from mimi_bridge.runtime.cuda_graphs import capture, on_a_side_stream
 
 EAGER_STEPS = 3  # before a recording: libraries choose their algorithms, and what is made once is made
 
 Tensors = dict[str, Tensor]
 
 
-class RecordedStep:
+class RecordedGradientStep:
     """Calls a function of tensors; on a GPU, after some calls, by replaying what the device did in one of them.
 
     Args:
@@ -30,7 +32,7 @@ class RecordedStep:
         """Record again: tensors that are not inputs, such as an optimizer's, are no longer those recorded."""
         self._key: Hashable = None
         self._num_eager = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] | None = None
         self._inputs: Tensors = {}
         self._outputs: Tensors = {}
 
@@ -46,27 +48,14 @@ class RecordedStep:
         if key != self._key:
             self.forget()
             self._key = key
+        device = next(iter(inputs.values())).device
         if self._num_eager < EAGER_STEPS:
             self._num_eager += 1
-            return self._on_a_stream_of_its_own(inputs)
-        graph = self._graph = self._graph or self._record(inputs)
+            return on_a_side_stream(partial(self._step, inputs), device)
+        if self._replay is None:
+            self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+            self._replay, self._outputs = capture(partial(self._step, self._inputs), device)
         for name, tensor in inputs.items():
             self._inputs[name].copy_(tensor, non_blocking=True)
-        graph.replay()
+        self._replay()
         return {name: tensor.clone() for name, tensor in self._outputs.items()}
-
-    def _on_a_stream_of_its_own(self, inputs: Tensors) -> Tensors:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            outputs = self._step(inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return outputs
-
-    def _record(self, inputs: Tensors) -> torch.cuda.CUDAGraph:
-        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        graph = torch.cuda.CUDAGraph()
-        # Another thread pins the next batches' memory, which a recording of this thread does not concern.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._outputs = self._step(self._inputs)
-        return graph

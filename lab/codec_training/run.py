@@ -1,4 +1,4 @@
-"""The training loop of a codec from random weights: its phases, its losses and its checkpoint.
+"""The training loop of a codec from random weights: its phases and its checkpoint.
 
 First the codec learns to reproduce speech without codebooks. Then its codebooks are initialized from data and trained
 with it, the first of them also to predict phones or a teacher's features. Last, it is trained against a discriminator.
@@ -19,31 +19,19 @@ from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, Dataset
 from transformers import MimiConfig, MimiModel
 
-from mimi_bridge.distillation import masked_cosine_distance
-from mimi_bridge.losses.adversarial import (
-    adversarial_loss,
-    balanced_gradient,
-    discriminator_loss,
-    feature_matching_loss,
-)
-from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
+from mimi_bridge.losses.adversarial import discriminator_loss
 from mimi_bridge.training.codebooks import fill_from_data, project_to_principal_directions, revive_unused
 
-from .codec import UNQUANTIZED, CodecOutput, TrainableMimi
+from .codec import UNQUANTIZED, TrainableMimi
 from .corpus import CropBatch, SpeechCorpus
-from .harmonics import harmonic_distance
+from .losses import LossWeights, audio_distances, balanced_losses, latents_losses
 from .narrow_discriminator import BAND, NarrowDiscriminator
 from .pitch_target import PitchReader
-from .recorded_step import RecordedStep
+from .recorded_step import RecordedGradientStep
 
 BETAS = (0.8, 0.99)
 DISCRIMINATOR_LEARNING_RATE = 3e-4
 WARMUP_STEPS = 100
-DISTANCE_WEIGHTS = {"mel": 1.0, "harmonics": 1.0}
-LABEL_WEIGHT = 0.4
-TEACHER_WEIGHT = 1.0
-PITCH_WEIGHT = 0.5
-COMMITMENT_WEIGHT = 0.25
 UNQUANTIZED_SHARE = 0.25  # of the sequences, while codebooks learn
 DROPOUT_SHARE = 0.25  # of the others: decoded from fewer acoustic codebooks
 REVIVE_EVERY = 10
@@ -53,7 +41,6 @@ DISCRIMINATOR_SHARE = 0.5  # of the sequences of a step: the discriminator sees 
 DISCRIMINATOR_SECONDS = 0.48
 MIN_RMS = 1e-3  # the discriminator's inputs are normalized to one level, but silence is not amplified
 HEAD_START_STEPS = 300  # of the discriminator, before its losses count
-ADVERSARIAL_WEIGHTS = {"distance": 2.0, "adversarial": 1.0, "features": 2.0}
 
 
 @dataclass(frozen=True)
@@ -88,6 +75,7 @@ class CodecTraining:
         discriminator_seconds: Length of the excerpt of each that it sees.
         discriminator_band: Share of the frequencies that its spectra show.
         num_workers: Processes that cut crops ahead of the steps; 0 cuts them in the training loop.
+        weights: Of the losses.
     """
 
     def __init__(
@@ -105,6 +93,7 @@ class CodecTraining:
         discriminator_seconds: float = DISCRIMINATOR_SECONDS,
         discriminator_band: float = BAND,
         num_workers: int = 0,
+        weights: LossWeights | None = None,
     ):
         torch.manual_seed(seed)  # every process starts from the same weights
         self.corpus, self.phases, self.seed, self.accelerator = corpus, phases, seed, accelerator
@@ -114,6 +103,7 @@ class CodecTraining:
             discriminator_seconds,
             num_workers,
         )
+        self.weights = weights or LossWeights()
         self.has_codebooks = initial is not None
         self.batches = _Batches(corpus, batch_size, num_frames, config.frame_size, seed, accelerator.process_index)
         decay = max(0.99, 1 - self._frames_per_step / (FRAMES_REMEMBERED * config.codebook_size))
@@ -126,7 +116,7 @@ class CodecTraining:
         self.phase_number = self.phase_step = self.step = 0
         self.head_start_steps = HEAD_START_STEPS
         can_record = accelerator.device.type == "cuda" and accelerator.num_processes == 1
-        self._gradient_step = RecordedStep(self._take_gradient_step, can_record)
+        self._gradient_step = RecordedGradientStep(self._take_gradient_step, can_record)
         self._begin_phase()
 
     @property
@@ -278,36 +268,17 @@ class CodecTraining:
         excerpt, num_acoustic = inputs.pop("excerpt"), inputs.pop("num_acoustic", None)
         batch = CropBatch(**inputs)
         output = self.model(batch.audio, num_acoustic)
-        side_losses, side = self._side_losses(output, batch)
+        pitch_reader = self.pitch_reader if self.corpus.has_pitch else None
+        side_losses, side = latents_losses(output, batch, pitch_reader, self.weights)
         if self.phase.name == "adversarial":
             losses, gradient = self._adversarial_losses(output.audio, batch.audio, excerpt)
             torch.autograd.backward([output.audio, side], [gradient, None])
         else:
-            losses = self._distances(output.audio, batch.audio)
-            (_weighted(losses) + side).backward()
+            losses = audio_distances(output.audio, batch.audio, self.corpus.sampling_rate, self.weights)
+            (self.weights.of_distances(losses) + side).backward()
         self._update(self.optimizer, self.parameters)
         outputs = losses | side_losses | {"latents": output.latents}
         return {name: value.detach() for name, value in outputs.items()}
-
-    def _side_losses(self, output: CodecOutput, batch: CropBatch) -> tuple[dict[str, Tensor], Tensor]:
-        # The losses that do not depend on the decoded audio, by name, and their weighted sum.
-        losses, side = {}, output.latents.sum() * 0.0
-        if batch.features is not None:
-            losses["teacher"] = masked_cosine_distance(output.readout, batch.features, torch.ones_like(batch.labelled))
-            side = side + TEACHER_WEIGHT * losses["teacher"]
-        else:
-            cross_entropy = nn.functional.cross_entropy(
-                output.readout.transpose(1, 2), batch.label_shares.transpose(1, 2), reduction="none"
-            )
-            losses["labels"] = (cross_entropy * batch.labelled).sum() / batch.labelled.sum().clamp(min=1)
-            side = side + LABEL_WEIGHT * losses["labels"]
-        if self.corpus.has_pitch:
-            losses["pitch"] = self.pitch_reader.loss(output.latents, batch.pitch, batch.voiced)
-            side = side + PITCH_WEIGHT * losses["pitch"]
-        if output.commitment is not None:
-            losses["commitment"] = output.commitment
-            side = side + COMMITMENT_WEIGHT * output.commitment
-        return losses, side
 
     def _adversarial_losses(self, decoded: Tensor, audio: Tensor, excerpt: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         # Losses, and their gradient at the decoded audio; the discriminator takes its own step.
@@ -316,28 +287,15 @@ class CodecTraining:
         rows = math.ceil(self.discriminator_share * len(audio))
         with parametrize.cached():  # one computation of the weights for both
             real, fake = (self.discriminator((x / rms)[:rows].index_select(-1, excerpt)) for x in (audio, leaf))
-        losses = self._distances(leaf, audio)
-        balanced = {
-            "distance": _weighted(losses),
-            "adversarial": adversarial_loss(fake),
-            "features": feature_matching_loss(real, fake),
-        }
-        weighted = balanced if self._hears_discriminator else {"distance": balanced["distance"]}
-        gradient = balanced_gradient(weighted, ADVERSARIAL_WEIGHTS, leaf, scale_of="distance")
-        losses |= {name: balanced[name] for name in ("adversarial", "features")}
+        losses = audio_distances(leaf, audio, self.corpus.sampling_rate, self.weights)
+        distance = self.weights.of_distances(losses)
+        adversarial, gradient = balanced_losses(real, fake, distance, leaf, self._hears_discriminator)
+        losses |= adversarial
         losses["discriminator"] = discriminator_loss(real, fake)
         parameters = list(self.discriminator.parameters())
         losses["discriminator"].backward(inputs=parameters)
         self._update(self.discriminator_optimizer, parameters)
         return losses, gradient
-
-    def _distances(self, decoded: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        rate = self.corpus.sampling_rate
-        distances = {
-            "mel": lambda: multi_scale_mel_distance(decoded, audio, rate),
-            "harmonics": lambda: harmonic_distance(decoded, audio, rate),
-        }
-        return {name: distances[name]() for name in DISTANCE_WEIGHTS}
 
     def _draw_excerpt(self) -> Tensor:
         # The samples of each crop that the discriminator sees, counted from its beginning.
@@ -388,7 +346,3 @@ class _Batches(Dataset):
         # Number 0 of a step trains; further ones fill codebooks.
         seed = (self.seed, step, number, self.process_index + 1)
         return self.corpus.crops(self.batch_size, self.num_frames, self.frame_size, seed)
-
-
-def _weighted(distances: dict[str, Tensor]) -> Tensor:
-    return torch.stack([DISTANCE_WEIGHTS[name] * distance for name, distance in distances.items()]).sum()

@@ -24,9 +24,9 @@ from transformers import MimiConfig, MimiModel
 from codec_training import run as codec_training
 from codec_training.codec import UNQUANTIZED, CodecOutput
 from codec_training.corpus import CropBatch, SpeechCorpus, write_corpus
+from codec_training.losses import DISTANCES
 from codec_training.run import (
     DISCRIMINATOR_SHARE,
-    DISTANCE_WEIGHTS,
     DROPOUT_SHARE,
     FRAMES_PER_ENTRY,
     REVIVE_EVERY,
@@ -173,7 +173,7 @@ def test_adversarial_phase_trains_everything(begin):
 )
 def test_step_gives_the_losses_of_its_phase_beside_the_distances(begin, phase, names):
     (losses,) = run(begin((phase, 1)))
-    assert set(losses) == names | set(DISTANCE_WEIGHTS)
+    assert set(losses) == names | set(DISTANCES)
     assert all(math.isfinite(loss) for loss in losses.values())
 
 

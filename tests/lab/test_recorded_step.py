@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec_training.recorded_step import EAGER_STEPS, RecordedStep
+from codec_training.recorded_step import EAGER_STEPS, RecordedGradientStep
 
 
 class PlayedGraph:
@@ -49,14 +49,15 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[PlayedGraph]:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     return made
 
 
 @pytest.fixture
-def adder(graphs, monkeypatch) -> tuple[Adder, RecordedStep]:
+def adder(graphs, monkeypatch) -> tuple[Adder, RecordedGradientStep]:
     adder = Adder()
-    recorded = RecordedStep(adder, records=True)
+    recorded = RecordedGradientStep(adder, records=True)
 
     @contextmanager
     def graph(made: PlayedGraph, capture_error_mode: str) -> Iterator[None]:
@@ -74,14 +75,14 @@ def adder(graphs, monkeypatch) -> tuple[Adder, RecordedStep]:
     return adder, recorded
 
 
-def called(recorded: RecordedStep, values: range, key: object = 0) -> list[float]:
+def called(recorded: RecordedGradientStep, values: range, key: object = 0) -> list[float]:
     outputs = [recorded({"value": torch.tensor(float(value))}, key)["sum"] for value in values]
     return [output.item() for output in outputs]  # read after all: no replay may overwrite an earlier answer
 
 
 def test_step_is_called_each_time_where_nothing_is_recorded():
     adder = Adder()
-    assert called(RecordedStep(adder, records=False), range(1, 8)) == [1, 3, 6, 10, 15, 21, 28]
+    assert called(RecordedGradientStep(adder, records=False), range(1, 8)) == [1, 3, 6, 10, 15, 21, 28]
     assert adder.calls == 7
 
 

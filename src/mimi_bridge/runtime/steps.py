@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .codec import DecoderRuntime, EncoderRuntime, State, for_inference
+from .cuda_graphs import capture, on_a_side_stream
 from .quantizer import PackedQuantizer
 
 PAD_CODE = -1  # in codes: this row has no such frame
@@ -137,18 +138,7 @@ class RecordedStep:
 
 
 def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
-    """Record a function as a CUDA graph; returns how to replay it, and where its result will be.
-
-    Source: PyTorch's notes on CUDA semantics, "CUDA Graphs": warm up on another stream, then capture.
-    """
-    with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_RUNS):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
-            result = run()
-    return graph.replay, result
+    """Record a function as a CUDA graph; returns how to replay it, and where its result will be."""
+    for _ in range(WARM_UP_RUNS):
+        on_a_side_stream(run, device)
+    return capture(run, device)
