@@ -485,6 +485,11 @@ def test_phones_of_another_alphabet_are_refused_after_an_epoch(tmp_path):
         ({"speaker_reversal_weight": math.nan}, "speaker_reversal_weight must be at least 0, got nan"),
         ({"readout_learning_rate": 0.0}, r"readout_learning_rate must be more than 0, got 0\.0"),
         ({"acoustic_dropout": 1.0}, r"acoustic_dropout must lie in \[0, 1\), got 1\.0"),
+        ({"acoustic_shift": 1.0}, r"acoustic_shift must lie in \[0, 1\), got 1\.0"),
+        (
+            {"acoustic_dropout": 0.5, "acoustic_shift": 0.5},
+            "acoustic_dropout and acoustic_shift must be less than 1 together, got 0.5 and 0.5",
+        ),
         ({"acoustic_dropout": -0.1}, r"acoustic_dropout must lie in \[0, 1\), got -0\.1"),
     ],
 )

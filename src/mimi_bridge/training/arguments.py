@@ -67,6 +67,8 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             reversed on its way to the content head; needs `speaker`.
         acoustic_dropout: Share of recordings that are decoded without their acoustic codes in training; needs audio
             and the decoder.
+        acoustic_shift: Share of recordings, others, that are decoded with the acoustic codes of another moment of
+            themselves in training, at least a quarter of the crop away; needs audio and the decoder.
         readout_learning_rate: Of the maps that read phones, features, prosody and speakers.
         residual_weight_end: λ at the end. Left out, 1; the model's own where neither the encoder nor a head learns, so
             that codes stay what they are.
@@ -105,6 +107,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     prosody_weight: float = field(default=0.0, metadata={"help": "pitch, level and voicing from prosody"})
     speaker_reversal_weight: float = field(default=0.0, metadata={"help": "speaker from content, reversed"})
     acoustic_dropout: float = field(default=0.0, metadata={"help": "share decoded without acoustic codes"})
+    acoustic_shift: float = field(default=0.0, metadata={"help": "share decoded with those of another moment"})
     readout_learning_rate: float = field(default=1e-3, metadata={"help": "of what reads phones, prosody, speakers"})
     residual_weight_end: float | None = field(default=None, metadata={"help": "lambda at the end"})
     residual_weight_warmup_ratio: float = field(
@@ -140,10 +143,16 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-        if not 0 <= self.acoustic_dropout < 1:
+        for name in ("acoustic_dropout", "acoustic_shift"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must lie in [0, 1), got {getattr(self, name)}; with 1 no acoustic code would be decoded "
+                    "at its own time."
+                )
+        if self.acoustic_dropout + self.acoustic_shift >= 1:
             raise ValueError(
-                f"acoustic_dropout must lie in [0, 1), got {self.acoustic_dropout}; with 1 no acoustic code would be "
-                "decoded at all."
+                f"acoustic_dropout and acoustic_shift must be less than 1 together, got {self.acoustic_dropout} and "
+                f"{self.acoustic_shift}; some recordings must be decoded with their own acoustic codes."
             )
         if not 0 < self.readout_learning_rate < math.inf:
             raise ValueError(f"readout_learning_rate must be more than 0, got {self.readout_learning_rate}.")

@@ -15,7 +15,7 @@ from ..frames import silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
-from .acoustic_dropout import choose_rows, decoded_without_acoustic, restore_quantized
+from .acoustic_dropout import choose_changes, decoded_with, restore_quantized
 from .adversary import Adversary
 from .arguments import MimiBridgeTrainingArguments
 from .options import refuse_losses_of_audio, weights_of
@@ -146,11 +146,12 @@ class Objective(TrainerCallback):
             self.adversary.load_state_dict(state["adversary"])
 
     def _run(self, model: nn.Module, inputs: dict[str, Any], step: int) -> MimiBridgeOutput:
-        share = self._args.acoustic_dropout if model.training else 0.0
-        if not share:
+        args = self._args
+        if not model.training or not (args.acoustic_dropout or args.acoustic_shift):
             return model(**inputs)
-        rows = choose_rows(inputs["input_values"], share, self._args.seed, step)
-        with decoded_without_acoustic(self._model, rows):
+        audio = inputs["input_values"]
+        changes = choose_changes(audio, args.acoustic_dropout, args.acoustic_shift, args.seed, step)
+        with decoded_with(self._model, changes):
             outputs: MimiBridgeOutput = model(**inputs)
         restore_quantized(outputs)
         return outputs

@@ -16,6 +16,8 @@ from .optimizer import CODEC
 from .readout_columns import loss_weights
 
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
+ACOUSTIC_CHANGES = ("acoustic_dropout", "acoustic_shift")
+OF_AUDIO = ("mel_weight", "adversarial_weight", *ACOUSTIC_CHANGES)
 OWN_CALLBACKS = (CodebookUpdates, CropsOfEpoch, ResidualWeightSchedule)
 
 
@@ -116,17 +118,18 @@ def check_model(args: MimiBridgeTrainingArguments, model: nn.Module) -> None:
     Raises:
         ValueError: If a loss of audio needs a decoder that is not there, or codebooks are in half precision.
     """
-    for name in ("mel_weight", "adversarial_weight", "acoustic_dropout"):
+    for name in OF_AUDIO:
         if getattr(args, name) and getattr(model, "decoder", None) is None:
             raise ValueError(
                 f"{name}={getattr(args, name)} needs the decoder, but the model was loaded without it; load it whole, "
                 f"or set {name} to 0."
             )
-    if args.acoustic_dropout and args.mel_weight == 0 and args.adversarial_weight == 0:
-        raise ValueError(
-            f"acoustic_dropout={args.acoustic_dropout} needs a loss of the decoded audio, but mel_weight and "
-            "adversarial_weight are 0; give one of them a weight, or leave acoustic_dropout out."
-        )
+    for name in ACOUSTIC_CHANGES:
+        if getattr(args, name) and args.mel_weight == 0 and args.adversarial_weight == 0:
+            raise ValueError(
+                f"{name}={getattr(args, name)} needs a loss of the decoded audio, but mel_weight and "
+                f"adversarial_weight are 0; give one of them a weight, or leave {name} out."
+            )
     for half in CODEC:
         rate = (args.head_learning_rates or {}).get(half, 0)  # type: ignore[union-attr]  # parsed by now
         if rate and getattr(model, half, None) is None:
@@ -149,8 +152,7 @@ def refuse_losses_of_audio(args: MimiBridgeTrainingArguments, training: bool) ->
     Raises:
         ValueError: Naming the argument.
     """
-    of_training = ("mel_weight", "adversarial_weight", "acoustic_dropout")
-    for name in of_training if training else ("mel_weight",):
+    for name in OF_AUDIO if training else ("mel_weight",):
         weight = getattr(args, name)
         if weight:
             raise ValueError(
