@@ -8,6 +8,7 @@ its name: a folder with that name is whole and proven. What fails leaves nothing
 """
 
 import argparse
+import io
 import signal
 import sys
 import traceback
@@ -30,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no λ is no reason to fail
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run clears up, too
     report = None
     try:

@@ -11,15 +11,18 @@ while training, from the Hub, parquet files or tars. Several processes:
 """
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 
-from datasets import load_from_disk
-from transformers import AutoFeatureExtractor, AutoModel, HfArgumentParser
+from datasets import Dataset, load_from_disk
+from transformers import AutoFeatureExtractor, HfArgumentParser
 
-import mimi_bridge  # noqa: F401  makes AutoModel know the model
+from mimi_bridge.cli.loading import load_model
 from mimi_bridge.data.collator import MimiBridgeCollator
+from mimi_bridge.data.settings import DTYPES
 from mimi_bridge.data.streaming import open_stream
 from mimi_bridge.data.teachers.statistics import stored_statistics
+from mimi_bridge.data.undecoded import undecoded
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments, TrainingTeachers
 from mimi_bridge.training.checkpoints import newest_checkpoint
 from mimi_bridge.training.guards import HeadCollapsedError
@@ -52,6 +55,44 @@ class DataArguments:
         default=None, metadata={"help": "what the speech model hears on each side of a crop; default: all"}
     )
     traceback: bool = field(default=False, metadata={"help": "of an error, show where it was raised"})
+
+
+OF_STREAMS = ("train_config", "train_split", "shuffle_buffer")
+OF_TEACHERS = {
+    "text_teacher": ("text_layer", "final_norm"),
+    "speech_teacher": ("speech_layer", "teacher_context_seconds"),
+}
+
+
+def check_arguments(data: DataArguments, args: MimiBridgeTrainingArguments) -> None:
+    """Refuse arguments that nothing would read.
+
+    Raises:
+        ValueError: Naming the argument, and what it is of.
+    """
+    defaults = {one.name: one.default for one in fields(DataArguments)}
+
+    def refuse(names: Iterable[str], owner: str) -> None:
+        for name in names:
+            if getattr(data, name) != defaults[name]:
+                raise ValueError(f"--{name} {getattr(data, name)} is read with {owner} alone; give that, or leave it.")
+
+    if data.streaming and args.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps, since a stream has no end; give the number of steps.")
+    if not data.streaming:
+        refuse(OF_STREAMS, "--streaming")
+    for teacher, names in OF_TEACHERS.items():
+        if getattr(data, teacher) is None:
+            refuse(names, f"--{teacher}")
+    if data.text_teacher is None and data.speech_teacher is None:
+        refuse(["teacher_dtype"], "--text_teacher or --speech_teacher")
+    if data.teacher_dtype not in DTYPES:
+        raise ValueError(f"--teacher_dtype must be one of {', '.join(DTYPES)}, got {data.teacher_dtype!r}.")
+
+
+def rows_of(folder: str) -> Dataset:
+    """A data set on disk, its audio as it is stored."""
+    return undecoded(load_from_disk(folder)).with_format("numpy")
 
 
 def checkpoint_of(args: MimiBridgeTrainingArguments) -> str | None:
@@ -89,16 +130,15 @@ def main() -> None:
     recipe = recipe_named(parser.parse_args().recipe)
     parser.set_defaults(**recipe.arguments)  # what is given on the command line wins
     data, args = parser.parse_args_into_dataclasses()
-    if data.streaming and args.max_steps <= 0:
-        raise ValueError("--streaming needs --max_steps, since a stream has no end; give the number of steps.")
+    check_arguments(data, args)
     given = {name: getattr(data, name) for name in CONFIG_CHANGES if getattr(data, name) is not None}
-    model = model_with(AutoModel.from_pretrained(data.model), recipe.config | given, args.seed)
+    model = model_with(load_model(data.model), recipe.config | given, args.seed)
     train_dataset = (
         open_stream(data.train_dataset, data.train_config, data.train_split, args.seed, data.shuffle_buffer)
         if data.streaming
-        else load_from_disk(data.train_dataset).with_format("numpy")
+        else rows_of(data.train_dataset)
     )
-    eval_dataset = load_from_disk(data.eval_dataset).with_format("numpy") if data.eval_dataset else None
+    eval_dataset = rows_of(data.eval_dataset) if data.eval_dataset else None
     checkpoint = checkpoint_of(args)
     in_loop = {"qwen": data.text_teacher, "wavlm": data.speech_teacher}
     stored = stored_statistics(data.train_dataset)
@@ -122,7 +162,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, ArithmeticError, HeadCollapsedError) as error:
+    except (OSError, ValueError, ArithmeticError, ImportError, HeadCollapsedError) as error:
         if "--traceback" in sys.argv:
             raise
         sys.exit(f"finetune: {error}")

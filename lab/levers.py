@@ -41,6 +41,7 @@ HELD_OUT = ("LJ", "jenny", "libri-*[05]")  # as the small codec's
 DELAYED = "phones, 2 layers"  # the levers that differ by the delay alone
 UNTRAINED = "converted, untrained"
 HEADS_ALONE = "phones and prosody, 2 layers of prosody"
+LONGER = "the same, 3,000 steps"
 WITH_ENCODER = "the same, then the encoder, too"
 
 
@@ -79,6 +80,7 @@ LEVERS = {  # by name
     **{f"{DELAYED}, delay {delay}": Lever(PHONES, LAYERS | {"content_delay": delay}) for delay in (1, 2, 4, 8)},
     "phones and prosody, 2 + 2 layers, delay 2": Lever(BOTH, LAYERS | PROSODY | {"content_delay": 2}),
     HEADS_ALONE: Lever(BOTH, PROSODY),
+    LONGER: Lever(BOTH | {"max_steps": 3000}, PROSODY),
     "the same, speaker reversed": Lever(BOTH | {"speaker_reversal_weight": 0.3}, PROSODY),
     "the same, five times the weight": Lever({"phone_weight": 5.0, "prosody_weight": 5.0}, PROSODY),
     WITH_ENCODER: Lever(ENCODER, goes_on=HEADS_ALONE),
@@ -88,6 +90,7 @@ LEVERS = {  # by name
         | {"phone_weight": 2.0, "prosody_weight": 2.0},
         goes_on=WITH_ENCODER,
     ),
+    "3,000 steps, then the encoder, too": Lever(ENCODER, goes_on=LONGER),
     "the same, then encoder and decoder, too": Lever(CODEC, goes_on=HEADS_ALONE),
     "and acoustic dropout 0.5": Lever(CODEC | {"acoustic_dropout": 0.5}, goes_on=HEADS_ALONE),
     "and acoustic shift 0.5": Lever(CODEC | {"acoustic_shift": 0.5}, goes_on=HEADS_ALONE),

@@ -1,6 +1,7 @@
 """The command `mimi-bridge evaluate`."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -100,3 +101,44 @@ def test_page_that_cannot_be_written_names_the_package(tmp_path, model_folder, r
     assert main([*arguments, "--max-recordings", "1"]) == 0
     assert "no page: it needs the package jinja2; run pip install" in capsys.readouterr().err
     assert (output / "evaluation.json").is_file() and not (output / "report.html").exists()
+
+
+def test_what_was_decoded_before_is_no_recording(tmp_path, model_folder, recordings, capsys):
+    output = f"{recordings}/evaluation"
+    arguments = ["evaluate", model_folder, recordings, "-o", output, "--only", "mel", "--examples", "2"]
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert json.loads((tmp_path / "speech/evaluation/evaluation.json").read_text())["num_recordings"] == 3
+
+
+@pytest.mark.parametrize("change", ["speaker", "audio", "residual_weight"])
+def test_what_has_changed_is_measured_again(tmp_path, model_folder, recordings, capsys, change):
+    model, manifest = tmp_path / "model", tmp_path / "manifest.jsonl"
+    shutil.copytree(model_folder, model)
+    lines = [{"path": f"speech/ann/{number}.wav", "speaker": "ann"} for number in range(2)]
+
+    def measured() -> str:
+        manifest.write_text("\n".join(map(json.dumps, lines)))
+        arguments = [str(model), str(manifest), "-o", str(tmp_path / "out"), "--only", "mel", "--examples", "0"]
+        assert main(["evaluate", *arguments]) == 0
+        return capsys.readouterr().err + (tmp_path / "out" / "recordings.jsonl").read_text()
+
+    first = measured()
+    assert measured().count("are measured already") == 1
+    if change == "speaker":
+        lines[0]["speaker"] = "bob"
+    elif change == "audio":
+        shutil.copy(f"{recordings}/bob/2.wav", f"{recordings}/ann/1.wav")
+    else:
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"residual_weight": 0.123}))
+    again = measured()
+    assert "are measured already" not in again and again != first
+
+
+def test_nothing_that_can_be_read_is_an_error(tmp_path, model_folder, capsys):
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "a.wav").write_bytes(b"no sound")
+    arguments = ["evaluate", model_folder, str(tmp_path / "speech"), "-o", str(tmp_path / "out"), "--only", "mel"]
+    assert main(arguments) == 1
+    assert "none of the recordings of" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What can go wrong with a model's folder and its device is said in one sentence."""
 
 import pytest
+import torch
 
 from mimi_bridge.cli.loading import load_model
 
@@ -21,3 +22,8 @@ def test_device_that_is_not_there_is_refused(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="--device nonsense is not available here"):
         load_model(str(tmp_path), "nonsense")
+
+
+def test_weights_in_half_precision_are_computed_with_in_full(tiny_model, tmp_path):
+    tiny_model.bfloat16().save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).dtype == torch.float32

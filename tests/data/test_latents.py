@@ -47,6 +47,9 @@ def run(data, *more):
 def test_cache_holds_the_encoders_latents_and_the_originals_quantized_ones(data, speech, fresh_model, capsys):
     assert run(data, "--dtype", "float32") == 0
     assert "3 recordings, 26 frames" in capsys.readouterr().out
+    assert (
+        not [*data.speech.glob("cache-*")] and sorted(path.name for path in data.cached.parent.glob(".cached*")) == []
+    )
     for row, length in zip(load_from_disk(data.cached).with_format("numpy"), LENGTHS, strict=True):
         with torch.inference_mode():
             expected = fresh_model(speech[:, None, :length])

@@ -48,3 +48,10 @@ def test_recording_is_read_where_an_utterance_has_one(voiced_audio, tmp_path):
     save_audio(tmp_path / "one.wav", voiced_audio[0], 24_000)
     read = load_utterance(Utterance("ann/one", tmp_path / "one.wav", "ann", "fresh snow."), 24_000)
     torch.testing.assert_close(read, voiced_audio[0], atol=1e-4, rtol=0)
+
+
+def test_recording_is_read_whatever_its_id(tmp_path):
+    tone = 0.1 * torch.ones(1, 800)
+    save_audio(tmp_path / "a.wav", tone, 16_000)
+    utterance = Utterance("made/00001", tmp_path / "a.wav", "espeak/en-us+m1", "fresh snow.")
+    assert load_utterance(utterance, 16_000).shape == tone.shape

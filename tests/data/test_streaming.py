@@ -203,3 +203,38 @@ def test_folder_without_files_of_a_data_set_is_refused(tmp_path):
 def test_buffer_of_nothing_is_refused(parquet):
     with pytest.raises(ValueError, match="buffer_size must be at least 1, got 0"):
         open_stream(parquet, buffer_size=0)
+
+
+def test_reader_whose_shard_is_damaged_reads_others_in_the_next_passes(tmp_path, caplog):
+    folder = write_parquet(tmp_path, num_shards=2)
+    damaged = folder / "part-1.parquet"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    for process in (0, 1):
+        rows = iter(open_stream(str(folder)).of_process(process, 2).read_by(COLLATE))
+        assert {next(rows)["id"] for _ in range(9)} == {"0-0", "0-1", "0-2"}
+    assert "part-1.parquet" in caplog.text
+
+
+def test_worker_without_a_row_of_its_own_leaves_them_to_the_others(tmp_path):
+    folder = write_parquet(tmp_path, num_shards=1, per_shard=2)
+    rows = open_stream(str(folder)).read_by(COLLATE)
+    batches = iter(DataLoader(rows, batch_size=1, num_workers=3, collate_fn=COLLATE))
+    assert len([next(batches) for _ in range(8)]) == 8
+
+
+def test_row_whose_audio_cannot_be_fetched_is_named_and_left_out(tmp_path, caplog):
+    here, gone = {"bytes": flac(0), "path": None}, {"bytes": None, "path": f"file://{tmp_path}/gone.flac"}
+    held = {"bytes": Value("binary"), "path": Value("string")}
+    features = Features({"id": Value("string"), "audio": held})
+    rows = [{"id": "gone", "audio": gone}, {"id": "here", "audio": here}]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
+    stream = open_stream(str(tmp_path)).read_by(COLLATE)
+    assert [row["id"] for row in stream.one_pass(0)] == ["here"]
+    assert "left out: FileNotFoundError" in caplog.text
+
+
+@pytest.mark.parametrize(("option", "value"), [("config", "clean"), ("split", "validation")])
+def test_what_files_on_this_machine_have_none_of_is_refused(tmp_path, option, value):
+    folder = write_parquet(tmp_path, num_shards=1)
+    with pytest.raises(ValueError, match=f"{option}='{value}' is of a data set on the Hub, but .* leave it out"):
+        open_stream(str(folder), **{option: value})

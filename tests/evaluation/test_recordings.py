@@ -141,3 +141,10 @@ def test_log_of_other_settings_starts_again(tmp_path):
     log.add({"id": "one"})
     assert ResultsLog(tmp_path / "log.jsonl", {"model": "b"}).open() == 0
     assert ResultsLog(tmp_path / "log.jsonl", {"model": "a"}).open() == 0
+
+
+def test_examples_of_ids_that_are_alike_are_files_of_their_own(evaluator, spoken_utterances, tmp_path):
+    names = ("s/1_x.wav", "s_1/x.wav", "é" * 250)
+    entries = [evaluator.measure(replace(spoken_utterances[0], id=name), tmp_path / "audio") for name in names]
+    paths = [path for entry in entries for path in entry["example"]["audio"].values()]
+    assert len(paths) == len({*paths}) and all((tmp_path / path).is_file() for path in paths)

@@ -1,5 +1,6 @@
 """The example that people copy, as they run it: on audio and on latents, stopped and gone on with, and gone wrong."""
 
+import io
 import json
 import runpy
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Audio, Dataset, load_from_disk
 from transformers import AutoModel, EncodecFeatureExtractor
 
 import finetune
@@ -203,3 +204,36 @@ def test_example_with_teachers_in_the_loop_does_what_it_does_on_prepared_feature
     run(monkeypatch, *streamed)
     state = json.loads((tmp_path / "c" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["log_history"][0]["loss_wavlm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--train_split", "validation"], "--train_split validation is read with --streaming alone"),
+        (["--text_layer", 3], "--text_layer 3 is read with --text_teacher alone"),
+        (["--teacher_dtype", "bfloat16"], "--teacher_dtype bfloat16 is read with --text_teacher or --speech_teacher"),
+        (["--speech_teacher", "wavlm", "--teacher_dtype", "half"], "--teacher_dtype must be one of auto, float32"),
+    ],
+)
+def test_arguments_that_nothing_would_read_are_refused(data, monkeypatch, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(monkeypatch, "--model", data / "model", "--train_dataset", data / "data", "--output_dir", "x", *options)
+
+
+def test_audio_column_of_a_data_set_is_read_as_it_is_stored(data, monkeypatch):
+    rows = [
+        {"id": row["id"], "audio": {"bytes": wav_of(row["audio"]["array"]), "path": None}}
+        for row in load_from_disk(data / "data").with_format("numpy")
+    ]
+    held = Dataset.from_list(rows).cast_column("audio", Audio(decode=False)).cast_column("audio", Audio())
+    held.save_to_disk(data / "held")
+    without = ["--qwen_weight", 0, "--wavlm_weight", 0]
+    given = ["--model", data / "model", "--train_dataset", data / "held", "--output_dir", data / "run", *without]
+    run(monkeypatch, *given)
+    assert (data / "run/model.safetensors").is_file()
+
+
+def wav_of(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 24_000, format="WAV")
+    return file.getvalue()

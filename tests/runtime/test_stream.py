@@ -587,3 +587,13 @@ def test_a_call_that_is_broken_off_has_not_happened(model, sound, expected, monk
             stream.encode(torch.randn(4, 1, num_frames * FRAME))
         monkeypatch.undo()
     assert torch.equal(stream.encode(sound[..., 20 * FRAME :]), expected[0][..., 20:])
+
+
+@pytest.mark.parametrize("waiting", [-1, FRAME])
+def test_state_in_which_a_whole_frame_waits_is_refused_and_harms_no_row(begun, waiting):
+    stream, is_unharmed = begun
+    state = stream.state_dict()
+    state["num_waiting"] = torch.full_like(state["num_waiting"], waiting)
+    with pytest.raises(ValueError, match=rf"num_waiting of the state must lie in \[0, {FRAME}\)"):
+        stream.load_state_dict(state)
+    assert is_unharmed()

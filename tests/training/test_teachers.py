@@ -193,6 +193,15 @@ def test_longest_stretch_that_the_speech_model_hears_is_bounded(folders, rows):
     assert in_loop.add(batch)["wavlm_features"].shape == (8, 10, 16)
 
 
+def test_recording_that_is_longer_than_the_speech_model_takes_is_evaluated_without_it(folders, rows, caplog):
+    in_loop = TrainingTeachers(speech=folders["speech"], max_seconds=1.2)
+    batch = in_loop.add(in_loop.collator(MimiBridgeCollator.for_model(_model().config))(rows))
+    longer = [len(row["input_values"]) > 1.2 * 24_000 for row in rows]
+    assert True in longer and False in longer
+    assert batch["wavlm_mask"].any(dim=1).tolist() == [not is_longer for is_longer in longer]
+    assert caplog.text.count("trains without the speech teacher: it takes 1.2 s at most") == sum(longer)
+
+
 def test_rows_of_which_a_teacher_makes_no_number_lose_that_teacher_and_are_named(folders, rows, caplog, monkeypatch):
     in_loop = TrainingTeachers(**folders)
     batch = in_loop.collator(MimiBridgeCollator.for_model(_model().config))(rows[:3])

@@ -465,8 +465,9 @@ def without_teachers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in ("id", "latents", "target_latents")} for row in rows]
 
 
-def test_step_without_a_teacher_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no frame of step 1 has a teacher: .*set qwen_weight=0 and wavlm_weight=0"):
+def test_data_without_a_teacher_is_refused(tmp_path):
+    sentence = r"no frame of the first \d+ steps has a teacher: .*set qwen_weight=0 and wavlm_weight=0"
+    with pytest.raises(ValueError, match=sentence):
         train(tmp_path, latents_model(), without_teachers(latents_rows()))
 
 

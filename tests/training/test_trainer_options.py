@@ -30,6 +30,7 @@ from test_trainer import (
 from torch import Tensor, nn
 
 from mimi_bridge import MimiBridgeModel
+from mimi_bridge.data.streaming import StreamedRows
 from mimi_bridge.data.teachers.statistics import RunningStatistics
 from mimi_bridge.training import MimiBridgeTrainer, MimiBridgeTrainingArguments
 from mimi_bridge.training.checkpoints import STATE_NAME
@@ -516,3 +517,18 @@ def test_teachers_are_not_needed_for_statistics_where_their_losses_have_no_weigh
     rows = without_teachers(latents_rows())
     train(tmp_path, model, rows, qwen_weight=0.0, wavlm_weight=0.0, head_learning_rates={"content": 0, "bridges": 0})
     assert not model.quantizer.proj_qwen.mean.any()
+
+
+def endless() -> StreamedRows:
+    rows = [{"id": row["id"], "latents": row["latents"].tolist()} for row in latents_rows(2)]
+    return StreamedRows(Dataset.from_list(rows).to_iterable_dataset())
+
+
+def test_stream_to_evaluate_on_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="eval_dataset is a stream, which has no end"):
+        trainer_of(tmp_path, latents_model(), latents_rows(), eval_dataset=endless())
+
+
+def test_stream_is_not_grouped_by_length(tmp_path):
+    with pytest.raises(ValueError, match="needs the length of every row, and train_dataset is read row by row"):
+        trainer_of(tmp_path, latents_model(), endless(), train_sampling_strategy="group_by_length")

@@ -81,7 +81,9 @@ def _encode(options: argparse.Namespace) -> None:
             report = encode_folder(
                 extractor, source, output, context, batch_size=options.batch_size, overwrite=options.overwrite
             )
-        _print(report, output, "recordings")
+        # A data set that is finished is not written to any more; a folder is.
+        remedy = "give another --output" if options.dataset else "give the same command again"
+        _print(report, output, "recordings", remedy)
         return
     if options.dataset:
         raise ValueError(f"--dataset is of a folder of recordings; {source} is none.")
@@ -105,7 +107,7 @@ def _decode(options: argparse.Namespace) -> None:
         model = load_model(options.model, context.device)
         suffix = f".{(options.format or DEFAULT_FORMAT).removeprefix('.')}"
         report = decode_folder(model, source, output, context, suffix=suffix, overwrite=options.overwrite)
-        _print(report, output, "codes files")
+        _print(report, output, "codes files", "give the same command again")
         return
     if options.format is not None:
         raise ValueError(f"--format is of a folder of codes files; the format of {output} is that of its name.")
@@ -120,7 +122,7 @@ def _decode(options: argparse.Namespace) -> None:
     print(f"{output}: {audio.shape[-1] / codes.sampling_rate:.2f} s at {codes.sampling_rate} Hz")
 
 
-def _print(report: FolderReport | None, output: Path, what: str) -> None:
+def _print(report: FolderReport | None, output: Path, what: str, remedy: str) -> None:
     if report is None:  # not the first process
         return
     for title, pairs in {"left out": report.failed, "kept": report.remarks}.items():
@@ -133,7 +135,7 @@ def _print(report: FolderReport | None, output: Path, what: str) -> None:
     if report.failed:
         raise ValueError(
             f"{len(report.failed)} of the {what} were left out; {output / REPORT} names each with its reason; repair "
-            "them and give the same command again."
+            f"them and {remedy}."
         )
 
 

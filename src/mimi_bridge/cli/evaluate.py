@@ -92,7 +92,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     before = read_evaluation(Path(options.before) / RESULT_FILE) if options.before else None
     output = folder_to_write(options.output, source=options.data)
     listing = list_recordings(options.data)
-    utterances = listing.utterances
+    results = output.resolve()  # earlier ones may lie below the data: sounds that were decoded are no recordings
+    utterances = [u for u in listing.utterances if results not in u.path.resolve().parents]
     if options.speakers:
         utterances = [u for u in utterances if any(fnmatch(u.speaker, pattern) for pattern in options.speakers)]
         if not utterances:
@@ -128,6 +129,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         for entry in result[key]:
             print(f"{title}: {entry['id']}: {entry[what]}", file=sys.stderr)
     print(markdown_tables(result))
+    if result["num_recordings"] == 0:
+        raise ValueError(f"none of the recordings of {options.data} can be read; see above.")
     print(f"\n{output / RESULT_FILE}")
     try:
         report = importlib.import_module("mimi_bridge.evaluation.report.page")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
@@ -40,7 +41,7 @@ def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:
             "conversion/convert_kyutai.py."
         )
     try:
-        model = AutoModel.from_pretrained(name).eval()
+        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()  # what commands read is
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise

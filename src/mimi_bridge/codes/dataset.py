@@ -107,6 +107,7 @@ def _finish(dataset: ShardedDataset, folder: Path, left_out: list[tuple[str, str
     total = dataset.total()
     failed = sorted([*left_out, *map(tuple, total.dropped)])
     if total.num_rows == 0:
+        dataset.discard()
         raise ValueError(f"none of the {len(failed)} recordings of {folder} can be read; the first: {failed[0][1]}")
     found = {"done": total.num_rows, "kept": 0, "seconds": total.seconds, "failed": failed, "remarks": total.remarks}
     dataset.finish(found)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .collator import MimiBridgeCollator
 from .row_audio import AUDIO_KEYS
+from .undecoded import undecoded
 
 logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 16
@@ -108,10 +109,12 @@ def cache_latents(
         return {"latents": latents, "target_latents": targets}
 
     audio_columns = [name for name in dataset.column_names if name in AUDIO_KEYS]
-    dataset = _undecoded(dataset)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    dataset = undecoded(dataset)
+    partial, computed = (output.with_name(f".{output.name}.{part}") for part in ("partial", "computed"))
+    for earlier in (partial, computed):
+        shutil.rmtree(earlier, ignore_errors=True)
     try:
+        computed.mkdir(parents=True)
         cached = dataset.map(
             add,
             with_indices=True,
@@ -120,6 +123,7 @@ def cache_latents(
             remove_columns=audio_columns,
             keep_in_memory=False,
             load_from_cache_file=False,
+            cache_file_name=str(computed / "latents.arrow"),  # not beside the source, which may be read-only
             desc="latents",
         )
         names = cached["id"] if "id" in cached.column_names else None
@@ -130,18 +134,10 @@ def cache_latents(
             raise ValueError(f"none of the {len(bad)} rows has audio that can be read; the first: {bad[0]}")
         if bad:
             cached = cached.select([number for number in range(len(cached)) if number not in bad])
+        num_frames = sum(len(row) for row in cached.with_format("numpy")["latents"])
         cached.save_to_disk(partial)
         os.replace(partial, output)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return sum(len(row) for row in cached.with_format("numpy")["latents"])
-
-
-def _undecoded(dataset: Any) -> Any:
-    # Audio as the bytes or the path that it is: `datasets` would ask for another package to decode it.
-    from datasets import Audio
-
-    for name, kind in dataset.features.items():
-        if isinstance(kind, Audio):
-            dataset = dataset.cast_column(name, Audio(decode=False))
-    return dataset
+        for left in (partial, computed):
+            shutil.rmtree(left, ignore_errors=True)
+    return num_frames

@@ -25,6 +25,7 @@ VARIANTS = (
 )
 PACES = (140, 165, 190)  # words a minute
 PREFIX = "made/"  # of the id of such an utterance
+NO_PATH = Path("made")  # a recording's path has a suffix
 
 
 def made_utterances(count: int, seed: int) -> list[Utterance]:
@@ -35,7 +36,7 @@ def made_utterances(count: int, seed: int) -> list[Utterance]:
     return [
         Utterance(
             id=f"{PREFIX}{number:05d}",
-            path=Path("made"),
+            path=NO_PATH,
             speaker=f"espeak/{voices[number % len(voices)]}",
             text=" ".join(draw.sample(words, draw.randint(6, 12))) + ".",
         )
@@ -43,9 +44,14 @@ def made_utterances(count: int, seed: int) -> list[Utterance]:
     ]
 
 
+def is_made(utterance: Utterance) -> bool:
+    """Whether it is one of `made_utterances`, which no recording is, whatever its id."""
+    return utterance.path == NO_PATH and utterance.id.startswith(PREFIX)
+
+
 def load_utterance(utterance: Utterance, sampling_rate: int, tell: Tell | None = None) -> Tensor:
     """Its recording, or the speech made of its text; `tell` is that of `load_audio`."""
-    if not utterance.id.startswith(PREFIX):
+    if not is_made(utterance):
         return load_recording(utterance, sampling_rate, tell)
     pace = PACES[int(utterance.id.removeprefix(PREFIX)) % len(PACES)]
     return synthesize(utterance.text or "", utterance.speaker.removeprefix("espeak/"), sampling_rate, pace)

@@ -60,7 +60,7 @@ def audio_of(row: Mapping[str, Any], name: str, sampling_rate: int) -> Tensor:
             f"audio of {name} needs its sampling_rate in Hz, a whole number, beside its array, got {rate!r}; for "
             f"samples at {sampling_rate} Hz, give them as input_values."
         )
-    audio = _full_scale_1(array_of(given, f"audio of {name}"), name)
+    audio = with_full_scale_1(array_of(given, f"audio of {name}"), f"audio of {name}")
     if audio.ndim == 2 and audio.shape[0] <= MAX_CHANNELS:
         audio = audio.mean(axis=0)
     if audio.ndim != 1:
@@ -68,14 +68,22 @@ def audio_of(row: Mapping[str, Any], name: str, sampling_rate: int) -> Tensor:
     return resample(audio, int(float(rate)), sampling_rate, name=f"audio of {name}")[0]
 
 
-def _full_scale_1(audio: np.ndarray, name: str) -> np.ndarray:
-    # As float32. `datasets` may widen 16 bits to 64; of other integers nobody says what their full scale is.
+def with_full_scale_1(audio: np.ndarray, name: str) -> np.ndarray:
+    """Samples of any shape as float32 whose full scale is 1.
+
+    Args:
+        audio: Floats, or integers of 16 bits, which `datasets` may have widened to 64.
+        name: For messages.
+
+    Raises:
+        ValueError: If they are other integers, of which nobody says what their full scale is.
+    """
     if np.issubdtype(audio.dtype, np.floating) or audio.size == 0:
         return audio.astype(np.float32)
     if audio.dtype not in (np.int16, np.int64) or max(-int(audio.min()), int(audio.max()) + 1) > FULL_SCALE:
         span = f" from {audio.min()} to {audio.max()}" if audio.dtype == np.int64 else ""
         raise ValueError(
-            f"audio of {name} must be floats in [-1, 1] or integers of 16 bits, got {audio.dtype}{span}; divide it by "
+            f"{name} must be floats in [-1, 1] or integers of 16 bits, got {audio.dtype}{span}; divide it by "
             "its full scale, 2147483648 for 32 bits."
         )
     return audio.astype(np.float32) / np.float32(FULL_SCALE)

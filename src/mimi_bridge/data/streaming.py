@@ -28,6 +28,7 @@ BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # o
 SHARDS_OF_FOLDER = 64  # that a data set on disk is divided into
 OF_ARCHIVES = ("wav", "flac", "mp3", "ogg", "opus")  # what a tar calls its audio
 MAX_NAMED = 20
+MAX_EMPTY_PASSES = 30
 SOUND_KEYS = (*AUDIO_KEYS, "latents")  # one of them a row must have
 
 
@@ -93,26 +94,21 @@ class StreamedRows(IterableDataset):
         Raises:
             ValueError: If no row can be read.
         """
+        num_empty = 0  # passes in a row: their shards may all be damaged, and others not
         for number in count(int(self._first_pass)):
-            is_empty = True
+            num_empty += 1
             for row in self.one_pass(number):
-                is_empty = False
+                num_empty = 0
                 yield row
-            if is_empty:
+            if num_empty >= MAX_EMPTY_PASSES:
+                if self._has_fewer_rows_than_readers(number):
+                    return
                 raise ValueError(f"process {self._process} can read no row of {self.name}; see the warnings above.")
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
         """Each row of this process (and this worker of it) once, in the order of a pass."""
-        worker = get_worker_info()
-        reader, num_readers = self._process, self._num_processes
-        if worker is not None:
-            reader, num_readers = reader * worker.num_workers + worker.id, num_readers * worker.num_workers
-        order = np.random.default_rng((self.seed, number)).permutation(self.num_shards)
-        if self.num_shards >= num_readers:
-            rows = self._raw_rows(number, order[reader::num_readers], 0, 1)
-        else:  # every reader reads all, and takes every so many-th row
-            rows = self._raw_rows(number, order, reader, num_readers)
-        for row in self._shuffled(rows, number * num_readers + reader):
+        reader, num_readers = self._reader()
+        for row in self._shuffled(self._rows_of_reader(number), number * num_readers + reader):
             if self._collate is None:
                 yield row
                 continue
@@ -120,6 +116,26 @@ class StreamedRows(IterableDataset):
                 yield self._collate.checked(row)
             except (OSError, ValueError) as error:
                 self._name(f"a row of {self.name} is left out: {error}")
+
+    def _reader(self) -> tuple[int, int]:
+        # The number of this process's worker among all readers, and theirs.
+        worker = get_worker_info()
+        if worker is None:
+            return self._process, self._num_processes
+        return self._process * worker.num_workers + worker.id, self._num_processes * worker.num_workers
+
+    def _rows_of_reader(self, number: int) -> Iterator[dict[str, Any]]:
+        reader, num_readers = self._reader()
+        order = np.random.default_rng((self.seed, number)).permutation(self.num_shards)
+        if self.num_shards >= num_readers:
+            return self._raw_rows(number, order[reader::num_readers], 0, 1)
+        return self._raw_rows(number, order, reader, num_readers)  # all read all, and take every so many-th row
+
+    def _has_fewer_rows_than_readers(self, number: int) -> bool:
+        # Where each takes every so many-th row, and none of those that can be read is this one's.
+        if self.num_shards >= self._reader()[1] or next(self._rows_of_reader(number), None) is not None:
+            return False
+        return next(self._raw_rows(number, range(self.num_shards), 0, 1), None) is not None
 
     def _raw_rows(self, number: int, shards: Iterable[Any], first: int, step: int) -> Iterator[dict[str, Any]]:
         place = 0
@@ -138,9 +154,16 @@ class StreamedRows(IterableDataset):
                         f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                     )
                     break
-                if place % step == first:
-                    yield _as_collated(row) | {"pass_number": number}
                 place += 1
+                if (place - 1) % step != first:
+                    continue
+                try:
+                    collated = _as_collated(row)
+                except Exception as error:  # of whatever library fetches its audio
+                    said = " ".join(str(error).split())
+                    self._name(f"a row of {self.name} is left out: {type(error).__name__}: {said}")
+                    continue
+                yield collated | {"pass_number": number}
 
     def _shuffled(self, rows: Iterator[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
         random = np.random.default_rng((self.seed, number, 1))
@@ -183,11 +206,19 @@ def open_stream(
 
     Raises:
         OSError: If there is nothing there.
-        ValueError: If there is no row that can be read, or no column of audio or latents.
+        ValueError: If there is no row that can be read, or no column of audio or latents; or if files on this machine
+            are given a config or split.
     """
     from datasets import load_dataset, load_from_disk
 
     path, files = Path(where), None
+    if path.exists() or _files(path):
+        for option, value, default in (("config", config, None), ("split", split, "train")):
+            if value != default:
+                raise ValueError(
+                    f"{option}={value!r} is of a data set on the Hub, but {where} is on this machine and has none; "
+                    "leave it out."
+                )
     if (path / "state.json").is_file():
         stored = load_from_disk(where)
         dataset = stored.with_format("numpy").to_iterable_dataset(num_shards=min(SHARDS_OF_FOLDER, len(stored)))

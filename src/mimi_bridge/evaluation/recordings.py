@@ -5,6 +5,7 @@ package can cause end the evaluation, so that they are noticed. The log is a fil
 interrupted evaluation resumes after the last complete line, if its settings are still the same.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -19,12 +20,13 @@ from ..atomic_files import write_whole
 from ..audio.files import save_audio
 from ..audio.sound import WIDEBAND_RATE, Sound
 from ..data.alignment.types import Aligner
-from ..data.made_speech import PREFIX, load_utterance
+from ..data.made_speech import is_made, load_utterance
 from ..data.manifest import Utterance
 from .labels import energy_labels, phone_labels, pitch_labels, spans_of, word_labels
 from .metrics import Metric
 from .systems import ORIGINAL, Systems
 
+MAX_PLAIN = 60  # characters of an id in a file name, which may take four bytes each
 PITCH_DECIMALS = 1
 # What a recording, a model, a library or the machine may cause, as opposed to a fault of this package.
 EXPECTED = (OSError, ValueError, RuntimeError, ArithmeticError, ImportError, MemoryError)
@@ -103,7 +105,7 @@ class RecordingEvaluator:
         rate = self.systems.model.config.sampling_rate
         audio = load_utterance(utterance, rate, entry["remarks"].append)
         kept = audio[:, : round(self.max_seconds * rate)]
-        made = utterance.id.startswith(PREFIX)
+        made = is_made(utterance)
         # At 16 kHz or less, nothing lies above 8 kHz.
         is_wideband = not made and soundfile.info(utterance.path).samplerate <= WIDEBAND_RATE
         entry |= {"seconds": kept.shape[-1] / rate, "band": "wideband" if is_wideband else "full_band"}
@@ -204,4 +206,6 @@ def _parsed(line: str) -> dict | None:
 
 
 def _file_name(name: str) -> str:
-    return "".join(character if character.isalnum() or character in "-." else "_" for character in name)
+    # Readable, no longer than file systems take, and of this name alone.
+    plain = "".join(character if character.isalnum() or character in "-." else "_" for character in name)
+    return f"{plain[-MAX_PLAIN:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -212,7 +212,7 @@ class MimiBridgeStream:
             ValueError: If it is no such state; then this stream stays as it was.
             TypeError: If it holds something else than tensors.
         """
-        check_state(state, self.state_dict())
+        check_state(state, self.state_dict(), self._waiting.shape[-1])
         moved = {key: value.to(self.device, copy=True) for key, value in state.items()}
         for name in self._state:
             self._state[name] = {key: moved[f"{name}.{key}"] for key in self._state[name]}

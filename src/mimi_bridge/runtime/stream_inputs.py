@@ -138,8 +138,8 @@ def check_device(device: Any) -> None:
         raise ValueError("a stream cannot be on the meta device, which holds no numbers; move it where the model is.")
 
 
-def check_state(state: Any, expected: dict[str, Tensor]) -> None:
-    """Refuse a state that has not the names, types and shapes of the expected one."""
+def check_state(state: Any, expected: dict[str, Tensor], frame_size: int) -> None:
+    """Refuse a state that has not the names, types and shapes of the expected one, or in which a whole frame waits."""
     if not isinstance(state, Mapping):
         raise ValueError(f"the state must be a dict, as state_dict() gives it, got {type(state).__name__}.")
     wrong = sorted(expected.keys() ^ state.keys())
@@ -152,6 +152,12 @@ def check_state(state: Any, expected: dict[str, Tensor]) -> None:
                 f"{key} of the state must be {value.dtype} of shape {tuple(value.shape)}, got {state[key].dtype} "
                 f"of shape {tuple(state[key].shape)}; is it of another model or batch size?"
             )
+    waiting = state["num_waiting"]
+    if bool(((waiting < 0) | (waiting >= frame_size)).any()):
+        raise ValueError(
+            f"num_waiting of the state must lie in [0, {frame_size}), which is a frame, got {waiting.tolist()}; pass "
+            "what state_dict() gave."
+        )
 
 
 def _check_range(codes: Tensor, has_frame: Tensor, codebook_size: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.streaming import StreamedRows
 from ..data.teachers.statistics import RunningStatistics
 from ..quantizer import CausalBridgeQuantizer
 from .arguments import READOUT_WEIGHTS, MimiBridgeTrainingArguments
@@ -78,7 +79,17 @@ def check_data_set(dataset: Any, name: str, args: MimiBridgeTrainingArguments, p
         raise ValueError(
             f"{name} must be one data set, got several by name: {', '.join(map(str, dataset))}; take one."
         )
+    if isinstance(dataset, StreamedRows) and name.startswith("eval_dataset"):
+        raise ValueError(
+            f"{name} is a stream, which has no end, so evaluating it would have none; give rows with a length, such "
+            "as a datasets.Dataset."
+        )
     if not isinstance(dataset, Sized):
+        if dataset is not None and args.train_sampling_strategy in GROUPS_BY_LENGTH:
+            raise ValueError(
+                f"train_sampling_strategy={args.train_sampling_strategy!r} needs the length of every row, and {name} "
+                "is read row by row; leave it out, or give a data set with a length."
+            )
         return
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty; give at least one recording.")

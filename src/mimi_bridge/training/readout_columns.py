@@ -1,6 +1,6 @@
 """The columns of a data set that readouts need, by the argument that weighs each, and the speakers in them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..data.frame_targets import PROSODY
@@ -65,14 +65,19 @@ def speakers_of(dataset: Any) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def check_columns(weights: Mapping[str, float], dataset: Any) -> None:
+def check_columns(weights: Mapping[str, float], dataset: Any, computed: Collection[str] = ()) -> None:
     """Refuse a data set that says nothing of what a readout is to read; one that cannot be looked through passes.
+
+    Args:
+        weights: Of the readouts, by argument.
+        dataset: Rows.
+        computed: Columns that teachers compute while training.
 
     Raises:
         ValueError: Naming the argument and the column.
     """
     for argument, columns in NEEDS.items():
-        for column in columns if weights[argument] > 0 else ():
+        for column in {*columns} - {*computed} if weights[argument] > 0 else ():
             if hasattr(dataset, "column_names"):
                 has_column = dataset.column_names is None or column in dataset.column_names
             else:

@@ -9,7 +9,7 @@ Source: frame phones on the entries of a codebook, PAST (arXiv:2505.14470); pros
 (arXiv:2403.03100); gradient reversal, Ganin and Lempitsky 2015 (arXiv:1409.7495).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +135,8 @@ class Readouts(nn.Module):
         num_frames, sizes = mask.sum(), mask.sum(dim=1)
         read = [latents[row][known] for row, known in enumerate(mask)]
         labels = self.character(nn.utils.rnn.pad_sequence(read, batch_first=True))
+        if labels.shape[1] == 0:  # no row has words
+            return Term(labels.sum(), num_frames), latents.new_zeros(2)
         labels = labels.unflatten(-1, (LABELS_PER_FRAME, NUM_LABELS)).flatten(1, 2).log_softmax(dim=-1)
         written = sizes, targets, ((targets != UNKNOWN) & (sizes > 0)[:, None]).sum(dim=1)
         loss = character_loss(labels, *written).sum()
@@ -179,9 +181,16 @@ class Readouts(nn.Module):
 
 
 def new_readouts(
-    weights: Mapping[str, float], dataset: Any, collate: Any, quantizer: CausalBridgeQuantizer, seed: int
+    weights: Mapping[str, float],
+    dataset: Any,
+    collate: Any,
+    quantizer: CausalBridgeQuantizer,
+    seed: int,
+    computed: Collection[str] = (),
 ) -> Readouts | None:
     """The readouts that have a weight, for a data set and what collates it; None if none has.
+
+    Columns that teachers compute while training need not be there.
 
     Raises:
         ValueError: If the data set lacks what is to be read.
@@ -190,7 +199,7 @@ def new_readouts(
         return None
     speakers = speakers_of(dataset) if weights["speaker_reversal_weight"] else {}
     if isinstance(collate, MimiBridgeCollator):
-        check_columns(weights, dataset)
+        check_columns(weights, dataset, computed)
     return Readouts(weights, quantizer.codec_dim, quantizer.proj_wavlm, speakers, seed)
 
 

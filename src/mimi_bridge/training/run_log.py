@@ -1,7 +1,7 @@
 """What a run says of itself: the metrics of each line of its log and of its evaluations, its rates, its frames."""
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,8 @@ from .readout_columns import raise_if_nothing_to_read
 from .terms import COUNTED, count_frames_of_step
 
 logger = logging.get_logger(__name__)
+
+STEPS_WITHOUT_TEACHER = 10  # at the beginning, before that is refused: recordings may lack a teacher, but not all
 
 
 class RunLog(TrainerCallback):
@@ -38,26 +40,53 @@ class RunLog(TrainerCallback):
         self._model, self._objective, self._args, self._accelerator = model, objective, args, accelerator
         self.training, self.evaluation, self.trained_on, self._of_line = (self._new_metrics() for _ in range(4))
         self._rates: dict[str, float] = {}
-        self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
+        self._frames_of_epoch, self._frames_of_run = (torch.zeros(len(COUNTED), dtype=torch.int64) for _ in range(2))
         self._frames_of_data: float = math.inf
+        self._steps_without_teacher = 0
+        self._epoch_is_whole = self._goes_on = False
 
     def count_step(self, batches: list[dict[str, Tensor]], device: torch.device, step: int) -> Tensor:
         """Frames of a step for each of `COUNTED`, `(kinds,)`, on all processes.
 
         Raises:
-            ValueError: If teachers have a weight, but none of them says anything.
+            ValueError: If teachers have a weight, but none of them has said anything in the first steps.
         """
         totals = count_frames_of_step(batches, self._model, device)
         totals = cast(Tensor, self._accelerator.reduce(totals, "sum"))
         on_cpu = totals.cpu()
         self._frames_of_epoch += on_cpu
-        weights = self._objective.weights
-        if batches and not on_cpu[1:3].any() and (weights["qwen"] or weights["wavlm"]):
-            raise ValueError(
-                f"no frame of step {step} has a teacher: its recordings hold neither qwen_hidden with a place in time "
-                "nor wavlm_features. Add them to the data, or set qwen_weight=0 and wavlm_weight=0 to train without."
-            )
+        self._frames_of_run += on_cpu
+        if batches and not self._frames_of_run[1:3].any():
+            self._steps_without_teacher += 1
+            if self._steps_without_teacher >= STEPS_WITHOUT_TEACHER:
+                self._raise_if_taught_by_none(step)
         return totals
+
+    def _raise_if_taught_by_none(self, step: int) -> None:
+        weights = self._objective.weights
+        if (weights["qwen"] or weights["wavlm"]) and not self._frames_of_run[1:3].any():
+            raise ValueError(
+                f"no frame of the first {step} steps has a teacher: their recordings hold neither qwen_hidden with a "
+                "place in time nor wavlm_features. Add them to the data, or set qwen_weight=0 and wavlm_weight=0 to "
+                "train without."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "trained_on": self.trained_on.sums(),
+            "frames_of_run": self._frames_of_run,
+            "frames_of_epoch": self._frames_of_epoch,
+            "frames_of_data": self._frames_of_data,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting where `state_dict` was taken."""
+        self.trained_on.set_sums(state["trained_on"])
+        self._frames_of_run = state.get("frames_of_run", self._frames_of_run)
+        self._frames_of_epoch = state.get("frames_of_epoch", self._frames_of_epoch)
+        self._frames_of_data = state.get("frames_of_data", math.inf)
+        self._goes_on = "frames_of_epoch" in state
 
     def line(self) -> dict[str, float]:
         """What a line of the log says beside transformers' own, since the line before."""
@@ -88,15 +117,22 @@ class RunLog(TrainerCallback):
         self.training = self._new_metrics()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        """Count the frames of the epoch."""
-        self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
+        """Count the frames of the epoch; a run that goes on in its middle counts on."""
+        is_beginning = float(state.epoch or 0).is_integer()
+        if self._goes_on and is_beginning:  # the checkpoint was written as an epoch ended
+            self._count_epoch()
+        self._epoch_is_whole = is_beginning or (self._goes_on and not args.ignore_data_skip)
+        if is_beginning or not self._epoch_is_whole:
+            self._frames_of_epoch = torch.zeros(len(COUNTED), dtype=torch.int64)
+        self._goes_on = False
 
     def on_epoch_end(self, args, state, control, **kwargs):
         """Note how much data there is, and name the losses that have a weight but nothing to be computed from."""
-        found = dict(zip(COUNTED, self._frames_of_epoch.tolist(), strict=True))
-        self._frames_of_data = min(self._frames_of_data, max(1, found["frames"]))
-        if not found["frames"]:
-            return
+        if not self._epoch_is_whole or not float(state.epoch or 0).is_integer() or not self._frames_of_epoch[0]:
+            return  # the rest of the data may have what this part of it lacks
+        self._count_epoch()
+        self._raise_if_taught_by_none(state.global_step)
+        found = dict(zip(COUNTED, self._frames_of_run.tolist(), strict=True))
         if self._objective.readouts is not None:
             raise_if_nothing_to_read(self._args.readout_weights, found)
         for name, column in (("qwen", "qwen_hidden"), ("wavlm", "wavlm_features")):
@@ -106,6 +142,9 @@ class RunLog(TrainerCallback):
                     f"{name}_weight is {weight}, but no frame of the training data has a target in {column}, so that "
                     f"loss is not part of training; add {column}, or set {name}_weight to 0."
                 )
+
+    def _count_epoch(self) -> None:
+        self._frames_of_data = min(self._frames_of_data, max(1, int(self._frames_of_epoch[0])))
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         """Note the learning rates of the step that was just taken, by part."""

@@ -25,13 +25,13 @@ def streamed(dataset: Any, args: MimiBridgeTrainingArguments) -> Any:
 
 
 def stream_loader(
-    rows: StreamedRows, collate: Any, args: MimiBridgeTrainingArguments, accelerator: Accelerator
+    rows: StreamedRows, collate: Any, batch_size: int, args: MimiBridgeTrainingArguments, accelerator: Accelerator
 ) -> DataLoader:
     """The batches of a process's share, on its device."""
     workers = args.dataloader_num_workers
     loader: DataLoader = DataLoader(
         rows.read_by(collate),
-        batch_size=args.train_batch_size,
+        batch_size=batch_size,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..data.collator import MimiBridgeCollator
 from ..data.streaming import StreamedRows
 from ..data.teachers.statistics import RunningStatistics
@@ -143,7 +144,12 @@ class MimiBridgeTrainer(EvaluatingTrainer):
                 return self._as_it_ended(self._resumed_from, state)
         try:
             with self._watch.explained(self._resumed_from, self.args.should_save):
-                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+                output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            if best is not None:  # whose weights transformers has loaded, but not its λ
+                config = MimiBridgeConfig.from_pretrained(best)
+                self.bridge_model.set_residual_weight(config.residual_weight)
+            return output
         finally:
             remove_learners(self.bridge_model.quantizer)
             for parameter in self._frozen:
@@ -211,7 +217,10 @@ class MimiBridgeTrainer(EvaluatingTrainer):
     def get_train_dataloader(self) -> Any:
         """As in transformers; of a stream, each process reads its own share."""
         if isinstance(self.train_dataset, StreamedRows):
-            return stream_loader(self.train_dataset, self.data_collator, self.bridge_args, self.accelerator)
+            batch_size = self.state.train_batch_size or self.args.train_batch_size
+            return stream_loader(
+                self.train_dataset, self.data_collator, batch_size, self.bridge_args, self.accelerator
+            )
         return super().get_train_dataloader()
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
@@ -273,15 +282,15 @@ class MimiBridgeTrainer(EvaluatingTrainer):
         self._watch.begin_writing(output_dir, self.args.should_save)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and not self.args.save_only_model:
-            trained_on, teachers = self.run_log.trained_on.sums(), self.teachers.record() if self.teachers else None
-            state = self.objective.state_dict() | {"trained_on": trained_on, "teachers": teachers}
+            teachers = {"teachers": self.teachers.record() if self.teachers else None}
+            state = self.objective.state_dict() | self.run_log.state_dict() | teachers
             torch.save(state, os.path.join(output_dir, STATE_NAME))
 
     def _load_state(self, checkpoint: str) -> None:
         state = load_state(checkpoint)
         check_record(self.teachers.record() if self.teachers else {}, state.get("teachers"), checkpoint)
         self.objective.load_state_dict(state, checkpoint)
-        self.run_log.trained_on.set_sums(state["trained_on"])
+        self.run_log.load_state_dict(state)
         self._schedule.start = state["residual_weight_start"]
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -295,7 +304,8 @@ class MimiBridgeTrainer(EvaluatingTrainer):
         self.rates = args.rates if self._given_optimizer is None else rates_in(self._given_optimizer, model)
         if self.readouts is None or self.optimizer is None:  # those that an optimizer holds go on
             readouts = args.readout_weights, self.train_dataset, self.data_collator, model.quantizer, args.seed
-            self.readouts = new_readouts(*readouts)
+            hears = self.teachers is not None and self.teachers.speech is not None
+            self.readouts = new_readouts(*readouts, computed=["wavlm_features"] if hears else [])
             if self.readouts is not None:
                 self.readouts.to(args.device)
                 self._add_to_batches(self.readouts)

@@ -272,3 +272,16 @@ def test_paths_of_a_data_set_go_by_their_usual_names(folder):
     source = DatasetSource(Dataset.from_dict({"audio_filepath": [str(folder / "ann/1.wav")], "text": ["a [b] c"]}))
     assert source.utterance(0).text == "a c" and source.utterance(0).tags == ("[b]",)
     assert torch.equal(source.audio(0, RATE)[0][0], torch.from_numpy(tone(1)))
+
+
+def test_samples_of_unknown_full_scale_are_refused():
+    samples = (0.1 * 2**31 * tone(0)).astype(np.int32)
+    source = DatasetSource(Dataset.from_list([{"audio": {"array": samples, "sampling_rate": RATE}}]))
+    with pytest.raises(ValueError, match="must be floats in .* or integers of 16 bits, got int"):
+        source.audio(0, RATE)
+
+
+def test_segment_without_a_start_begins_where_its_recording_does():
+    rows = [{"audio": {"array": np.tile(tone(0), 4), "sampling_rate": RATE}, "end": 0.5}]
+    audio, _ = DatasetSource(Dataset.from_list(rows)).audio(0, RATE)
+    assert audio.shape == (1, RATE // 2)

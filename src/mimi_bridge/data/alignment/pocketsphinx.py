@@ -2,7 +2,7 @@
 
 The package carries an acoustic model and a dictionary of 134,000 words. Its free recognition is poor, its alignment is
 good, and its mean score a frame tells whether the text is what was said at all: about -11 for the right text of real
-speech, -52 for another, 0 for what the model likes best. How a word is said that the dictionary lacks (a name, a
+speech, -50 for another, 0 for what the model likes best. How a word is said that the dictionary lacks (a name, a
 number in digits), espeak-ng knows. An alignment depends on its recording and text alone. Needs the extra `align`.
 
 Source: Huggins-Daines et al. 2006, PocketSphinx; the settings that make alignment hold are explained where they are.

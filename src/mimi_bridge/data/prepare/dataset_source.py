@@ -17,13 +17,13 @@ from ...audio.reading import Tell
 from ..entries import Entries
 from ..fields import DURATIONS, ENDS, STARTS, TOLERANCE, as_text, is_nothing, segment_of, utterance_with_text
 from ..lines import column_name
+from ..row_audio import with_full_scale_1
 from ..segments import read_file, refuse_longer
 from ..settings import COLUMNS
 from ..tables import ROWS_AT_ONCE
 from ..utterance import Utterance
 
 logger = logging.getLogger(__name__)
-FULL_SCALE = 2.0**15  # of samples in 16 bits
 
 
 class DatasetSource:
@@ -118,9 +118,10 @@ class DatasetSource:
         name = str(held.get("path") or f"recording {row} of the data set")
         tell = tell or partial(logger.warning, f"{name}: %s")
         start, end = self._segment(row, tell)
-        samples, rate = _samples(held, name, max_seconds if start is None else math.inf, tell)
-        if start is not None:
-            whole, samples = samples, _segment_in(samples, rate, start, end, tell)
+        is_segment = start is not None or end is not None
+        samples, rate = _samples(held, name, math.inf if is_segment else max_seconds, tell)
+        if is_segment:
+            whole, samples = samples, _segment_in(samples, rate, start or 0.0, end, tell)
             if only_whole and len(samples) < len(whole):
                 raise ValueError("it is a segment of a file, whose path alone would mean the whole; store samples")
             refuse_longer(len(samples) / rate, max_seconds)
@@ -166,13 +167,13 @@ def _undecoded(dataset: Any, column: str) -> Any:
 
 
 def _mono(samples: np.ndarray, name: str) -> np.ndarray:
-    # Integers are in 16 bits, whatever `datasets` widened them to; channels are the shorter side.
-    scale = FULL_SCALE if np.issubdtype(samples.dtype, np.integer) else 1.0
+    # Channels are the shorter side.
+    samples = with_full_scale_1(samples, name)
     if samples.ndim == 2:
         samples = samples.mean(axis=int(np.argmin(samples.shape)))
     if samples.ndim != 1:
         raise ValueError(f"{name} must be samples, (samples,) or (channels, samples), got {samples.shape}")
-    return (samples / scale).astype(np.float32)
+    return samples
 
 
 def _samples(held: dict[str, Any], name: str, max_seconds: float, tell: Tell) -> tuple[np.ndarray, int]:
