@@ -91,9 +91,9 @@ LEVERS = {  # by name
         goes_on=WITH_ENCODER,
     ),
     "3,000 steps, then the encoder, too": Lever(ENCODER, goes_on=LONGER),
-    "the same, then encoder and decoder, too": Lever(CODEC, goes_on=HEADS_ALONE),
-    "and acoustic dropout 0.5": Lever(CODEC | {"acoustic_dropout": 0.5}, goes_on=HEADS_ALONE),
-    "and acoustic shift 0.5": Lever(CODEC | {"acoustic_shift": 0.5}, goes_on=HEADS_ALONE),
+    "encoder and decoder, too": Lever(CODEC, goes_on=HEADS_ALONE),
+    "encoder and decoder, too, acoustic dropout 0.5": Lever(CODEC | {"acoustic_dropout": 0.5}, goes_on=HEADS_ALONE),
+    "encoder and decoder, too, acoustic shift 0.5": Lever(CODEC | {"acoustic_shift": 0.5}, goes_on=HEADS_ALONE),
 }
 
 
