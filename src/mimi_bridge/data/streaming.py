@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from .collator import AUDIO_KEYS, MimiBridgeCollator
 from .settings import COLUMNS
+from .undecoded import undecoded
 
 logger = logging.get_logger(__name__)
 
@@ -63,8 +64,8 @@ class StreamedRows(IterableDataset):
         self._collate: MimiBridgeCollator | None = None
         self._first_pass = torch.zeros((), dtype=torch.int64).share_memory_()  # workers and copies see it move
         self._named: set[str] = set()
-        for kept in (False, True):
-            self._dataset = _undecoded(dataset, kept)
+        for as_plain in (True, False):
+            self._dataset = undecoded(dataset, as_plain)
             first = next(self._raw_rows(0, range(self.num_shards), 0, 1), None)
             if first is not None:
                 break
@@ -249,18 +250,6 @@ def _files(path: Path) -> list[str] | None:
         if found := sorted(name for name in names if name.endswith(suffix)):
             return found
     return None
-
-
-def _undecoded(dataset: Any, kept: bool) -> Any:
-    # Audio as bytes and paths, which soundfile reads: as what they are stored as, or, where that is no pair of these
-    # (`kept`), by `Audio(decode=False)`, which in some versions of `datasets` asks for torchcodec all the same.
-    from datasets import Audio, Value
-
-    for name, kind in (dataset.features or {}).items():
-        if isinstance(kind, Audio):
-            stored = Audio(decode=False) if kept else {"bytes": Value("binary"), "path": Value("string")}
-            dataset = dataset.cast_column(name, stored)
-    return dataset
 
 
 def _as_collated(row: Mapping[str, Any]) -> dict[str, Any]:

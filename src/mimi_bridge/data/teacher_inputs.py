@@ -66,15 +66,16 @@ class TeacherInputs:
             name: Of the row, for messages.
 
         Returns:
-            Samples at the model's rate, `(samples,)`, none if the crop is longer than the model takes; how many frames
-            they are; and the first of these frames.
+            Samples at the model's rate, `(samples,)`; how many frames they are, 0 if the crop is longer than the model
+            takes; and the first of these frames.
         """
         assert self.speech is not None
         num_frames = -(-len(audio) // frame_size)
         start, end = self.window(first, count, num_frames, sampling_rate / frame_size)
         crop = audio[start * frame_size : end * frame_size]
-        fits = 0 < len(crop) <= self.speech.max_seconds * sampling_rate
-        ready = self.speech(crop, sampling_rate, name) if fits else np.zeros(0, np.float32)
+        if not self.speech.takes(len(crop), sampling_rate):
+            return audio.new_zeros(0), 0, start
+        ready = self.speech(crop, sampling_rate, name) if len(crop) else np.zeros(0, np.float32)
         return torch.from_numpy(np.ascontiguousarray(ready, dtype=np.float32)), end - start, start
 
 

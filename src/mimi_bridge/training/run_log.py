@@ -42,7 +42,6 @@ class RunLog(TrainerCallback):
         self._rates: dict[str, float] = {}
         self._frames_of_epoch, self._frames_of_run = (torch.zeros(len(COUNTED), dtype=torch.int64) for _ in range(2))
         self._frames_of_data: float = math.inf
-        self._steps_without_teacher = 0
         self._epoch_is_whole = self._goes_on = False
 
     def count_step(self, batches: list[dict[str, Tensor]], device: torch.device, step: int) -> Tensor:
@@ -56,10 +55,8 @@ class RunLog(TrainerCallback):
         on_cpu = totals.cpu()
         self._frames_of_epoch += on_cpu
         self._frames_of_run += on_cpu
-        if batches and not self._frames_of_run[1:3].any():
-            self._steps_without_teacher += 1
-            if self._steps_without_teacher >= STEPS_WITHOUT_TEACHER:
-                self._raise_if_taught_by_none(step)
+        if batches and step >= STEPS_WITHOUT_TEACHER:
+            self._raise_if_taught_by_none(step)
         return totals
 
     def _raise_if_taught_by_none(self, step: int) -> None:

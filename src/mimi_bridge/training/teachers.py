@@ -162,17 +162,18 @@ class TrainingTeachers:
     def _speech_features(self, batch: dict[str, Any], names: list[str]) -> dict[str, Tensor]:
         assert self.speech is not None
         audio = batch["teacher_audio"].to(self.speech.model.device)
-        lengths, counts = batch["teacher_samples"].tolist(), batch["teacher_frames"].tolist()
-        places = [place for place, length in enumerate(lengths) if length]
-        made = self.speech.features_of_inputs(
-            [audio[place, : lengths[place]] for place in places], [counts[place] for place in places]
-        )
-        of_place = dict(zip(places, made, strict=True))
-        found = [of_place.get(place, audio.new_zeros(count, self.speech.dim)) for place, count in enumerate(counts)]
-        features, kept = self._gathered(found, batch["wavlm_index"], names, "speech")
-        for place in {*range(len(names))} - {*places}:
+        rows = [row[:length] for row, length in zip(audio, batch["teacher_samples"].tolist(), strict=True)]
+        counts = batch["teacher_frames"].tolist()
+        taken = [place for place, count in enumerate(counts) if count]
+        found = [audio.new_zeros(0, self.speech.dim)] * len(rows)  # of those that are longer than the model takes
+        made = self.speech.features_of_inputs([rows[place] for place in taken], [counts[place] for place in taken])
+        for place, features in zip(taken, made, strict=True):
+            found[place] = features
+        fits = batch["teacher_frames"] > 0
+        features, kept = self._gathered(found, batch["wavlm_index"] * fits[:, None], names, "speech")
+        for place in (~fits).nonzero()[:, 0].tolist():
             self._name(names[place], "speech", f"it takes {self.speech.input.max_seconds:g} s at most")
-            kept[place] = False
+        kept &= fits.to(kept.device)
         mask = batch["wavlm_mask"].to(features.device) & kept[:, None]
         return {"wavlm_features": features * mask[:, :, None], "wavlm_mask": mask}
 

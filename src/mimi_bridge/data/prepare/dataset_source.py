@@ -21,6 +21,7 @@ from ..row_audio import with_full_scale_1
 from ..segments import read_file, refuse_longer
 from ..settings import COLUMNS
 from ..tables import ROWS_AT_ONCE
+from ..undecoded import undecoded
 from ..utterance import Utterance
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _undecoded(dataset: Any, column: str) -> Any:
 
     kind = dataset.features[column]
     if isinstance(kind, Audio):
-        return dataset.cast_column(column, Audio(decode=False))
+        return undecoded(dataset)
     if isinstance(kind, dict) and {"array", "sampling_rate"} <= kind.keys():
         return dataset.with_format("numpy")
     names = kind.keys() if isinstance(kind, dict) else ()

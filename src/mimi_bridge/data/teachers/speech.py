@@ -53,6 +53,10 @@ class SpeechInput:
         self.sampling_rate: int = extractor.sampling_rate
         self.padding_value = float(extractor.padding_value)
 
+    def takes(self, num_samples: int, sampling_rate: int) -> bool:
+        """Whether a recording is no longer than `max_seconds`."""
+        return num_samples <= self.max_seconds * sampling_rate
+
     def __call__(self, recording: Tensor | np.ndarray, sampling_rate: int, name: str) -> np.ndarray:
         """Samples, `(samples,)`, float32; none of a recording of a sample or two at a higher rate.
 
@@ -69,7 +73,7 @@ class SpeechInput:
             samples = samples[0]
         if samples.ndim != 1:
             raise ValueError(f"{name} must be mono, (samples,) or (1, samples), got shape {samples.shape}.")
-        if len(samples) > self.max_seconds * sampling_rate:
+        if not self.takes(len(samples), sampling_rate):
             raise ValueError(
                 f"{name} lasts {len(samples) / sampling_rate:.1f} s, but max_seconds is {self.max_seconds:g}; divide "
                 "it, or raise max_seconds if there is memory for it."
