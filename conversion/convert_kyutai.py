@@ -8,7 +8,6 @@ its name: a folder with that name is whole and proven. What fails leaves nothing
 """
 
 import argparse
-import io
 import signal
 import sys
 import traceback
@@ -21,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from conversion_report import summary
 from converter import convert
 from mimi_bridge.audio.files import SPEECH_VARIABLE
-from mimi_bridge.cli.places import refuse_empty
+from mimi_bridge.cli.places import let_names_be_printed, refuse_empty
 from mimi_bridge.weights import SMALL_CODEC
 from source import ConversionError, one_line
 
@@ -31,9 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no λ is no reason to fail
+    let_names_be_printed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run clears up, too
     report = None
     try:

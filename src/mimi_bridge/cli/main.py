@@ -3,7 +3,6 @@
 import argparse
 import sys
 import traceback
-from io import TextIOWrapper
 
 from transformers.utils import logging as transformers_logging
 
@@ -14,15 +13,14 @@ from .encode import add_decode, add_encode
 from .evaluate import add_evaluate
 from .export import add_export
 from .loading import add_model, load_model
-from .places import folder_to_write, refuse_empty
+from .places import folder_to_write, let_names_be_printed, refuse_empty
 from .prepare import add_prepare
 from .threads import fit_threads
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status. Errors are a sentence on standard error, or a traceback if asked for."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
+    let_names_be_printed()
     options = build_parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.set_verbosity_error()

@@ -2,9 +2,17 @@
 
 import argparse
 import os
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from ..audio.files import printable
+
+
+def let_names_be_printed() -> None:
+    """Let standard output take any text: the name of a file may be none, and a terminal may not know λ."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def refuse_empty(options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ form of the result.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..modeling_mimi_bridge import MimiBridgeModel
 from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
 from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
-from .recordings import RecordingEvaluator, ResultsLog, run_or_record_failure
+from .recordings import RecordingEvaluator, ResultsLog, as_it_is, run_or_record_failure
 from .result import FORMAT, RESULT_FILE, set_beside
 from .stock_mimi import find_stock_mimi
 from .systems import Systems
@@ -141,7 +140,7 @@ def _measured(
         "config": hashlib.sha256(evaluator.systems.model.config.to_json_string().encode()).hexdigest(),
         "stock": None if evaluator.systems.stock is None else _sha256(evaluator.systems.stock.model),
         "metrics": {name: metric.what for name, metric in evaluator.metrics.items()},
-        "recordings": hashlib.sha256(repr([_as_it_is(utterance) for utterance in utterances]).encode()).hexdigest(),
+        "recordings": hashlib.sha256(repr([as_it_is(utterance) for utterance in utterances]).encode()).hexdigest(),
         "examples": sorted(examples),
         "with": [
             evaluator.max_seconds,
@@ -159,20 +158,6 @@ def _measured(
             progress(f"recording {number} of {len(utterances)}: {utterance.id}")
             log.add(evaluator.measure(utterance, folder / AUDIO_FOLDER if utterance.id in examples else None))
     return [log.entries[utterance.id] for utterance in utterances]
-
-
-def _as_it_is(utterance: Utterance) -> tuple:
-    # Changes if the recording, its alignment or what is known of it does.
-    files = [path for path in (utterance.path, utterance.alignment) if path is not None]
-    stats = [(str(path), *((s.st_size, s.st_mtime_ns) if (s := _stat(path)) else ())) for path in files]
-    return (*stats, utterance.id, utterance.speaker, utterance.text, utterance.start, utterance.end)
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
 
 
 def _result(

@@ -160,6 +160,13 @@ def run_or_record_failure(failures: dict[str, str], name: str, action: Callable[
         return None
 
 
+def as_it_is(utterance: Utterance) -> tuple:
+    """What changes if the recording, its alignment or what is known of it does."""
+    files = [path for path in (utterance.path, utterance.alignment) if path is not None]
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None for path in files]
+    return (*map(str, files), *stamps, utterance.id, utterance.speaker, utterance.text, utterance.start, utterance.end)
+
+
 @dataclass
 class ResultsLog:
     """A file of json lines, one a recording, after a first line with the settings.
