@@ -138,6 +138,11 @@ class QuantizerHead(nn.Module):
         return [layer._codebook for layer in self.layers]
 
     @property
+    def is_silent(self) -> bool:
+        """Whether it adds nothing to the latents, as the content head of a fresh conversion does."""
+        return not bool(self.project_out.weight.any())
+
+    @property
     def codebooks(self) -> list[Tensor]:
         """The codebooks' entries, first to last, each `(codebook_size, codebook_dim)`."""
         return [codebook.embed[0] for codebook in self.vq_codebooks]

@@ -112,6 +112,11 @@ class CausalBridgeQuantizer(nn.Module):
         return {"content": self.head_content, "prosody": self.head_prosody, "acoustic": self.acoustic_residual}
 
     @property
+    def is_freshly_converted(self) -> bool:
+        """Whether the content head is silent and λ is 0: the other heads are then the original Mimi's."""
+        return self.residual_weight == 0 and self.head_content.is_silent
+
+    @property
     def loss_weights(self) -> LossWeights:
         """Weight of each loss in the sum, by name; those that are assigned replace those of their names."""
         return LossWeights(self.settings)

@@ -16,6 +16,7 @@ import torch
 from datasets import load_from_disk
 
 from commands import start_command
+from mimi_bridge import MimiBridgeModel
 from mimi_bridge.audio.files import load_audio
 from mimi_bridge.cli.main import main
 from mimi_bridge.codes.dataset import encode_to_dataset
@@ -25,6 +26,21 @@ from mimi_bridge.codes.file import Codes, load_codes, save_codes
 from mimi_bridge.codes.folder import decode_folder, encode_folder
 
 NUM_GOOD = 12
+
+
+def other_entries(model: MimiBridgeModel) -> None:
+    model.quantizer.head_content.vq_codebooks[0].embed += 1
+
+
+def other_encoder(model: MimiBridgeModel) -> None:
+    next(model.encoder.parameters()).data += 1
+
+
+def other_residual_weight(model: MimiBridgeModel) -> None:
+    model.set_residual_weight(0.5)
+
+
+CHANGES = {"entries": other_entries, "encoder": other_encoder, "residual weight": other_residual_weight}
 
 
 @pytest.fixture(scope="module")
@@ -222,18 +238,33 @@ def test_a_batch_that_is_too_much_is_encoded_one_by_one(tiny_model, recordings, 
     assert ("00.wav", "out of memory") in report.failed
 
 
-def test_codes_of_other_codebooks_or_another_number_of_them_are_refused(
-    recordings, model_folder, alone_folder, alone, tiny_model, tmp_path, capsys
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_codes_of_another_model_or_another_number_of_them_are_refused(
+    recordings, model_folder, alone_folder, alone, tiny_model, tmp_path, capsys, change
 ):
     shutil.copy(alone_folder / "04.safetensors", tmp_path)
     assert run("encode", recordings, "-o", tmp_path, "-m", model_folder, "--num-quantizers", 2) == 1
-    assert "with more or fewer of them" in capsys.readouterr().err
-    tiny_model.quantizer.head_content.vq_codebooks[0].embed += 1
-    with pytest.raises(ValueError, match=r"04\.safetensors was made with other codebooks.*or pass --overwrite"):
+    assert "with more or fewer codebooks" in capsys.readouterr().err
+    change(tiny_model)
+    with pytest.raises(ValueError, match=r"04\.safetensors was made by another model.*or pass --overwrite"):
         encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
     assert codes_files(tmp_path) == {"04.safetensors": alone["04.safetensors"]}
     encode_folder(CodeExtractor(tiny_model, 2), recordings, tmp_path, DistributedContext(), overwrite=True)
     assert {len(load_codes(path).audio_codes) for path in tmp_path.rglob("*.safetensors")} == {2}
+
+
+def test_codes_that_do_not_say_their_encoder_are_known_by_their_codebooks(
+    recordings, alone_folder, tiny_model, tmp_path
+):
+    save_codes(tmp_path / "04.safetensors", replace(load_codes(alone_folder / "04.safetensors"), encoder_sha256=None))
+    report = encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
+    assert (report.kept, report.done) == (1, NUM_GOOD - 1)
+
+
+def test_decoder_that_has_learned_gives_no_other_codes(recordings, alone_folder, tiny_model, tmp_path):
+    shutil.copy(alone_folder / "04.safetensors", tmp_path)
+    next(tiny_model.decoder.parameters()).data += 1
+    assert encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext()).kept == 1
 
 
 def test_of_two_recordings_with_one_name_the_second_is_left_out_and_named(tiny_model, speech, tmp_path):
@@ -252,7 +283,10 @@ def test_a_folder_of_codes_gives_the_recordings_that_each_gives_alone(
     arguments = ["decode", tmp_path / "codes", "-o", tmp_path / "audio", "-m", model_folder, "--format", "flac"]
     assert run(*arguments) == 1
     assert "left out: broken.safetensors: " in capsys.readouterr().err
-    assert files(tmp_path / "audio") == {str(Path(name).with_suffix(".flac")) for name in alone} | {"report.json"}
+    assert files(tmp_path / "audio") == {str(Path(name).with_suffix(".flac")) for name in alone} | {
+        "report.json",
+        ".decoded_by",
+    }
     name = next(iter(alone))
     assert run("decode", tmp_path / "codes" / name, "-o", tmp_path / "one.flac", "-m", model_folder) == 0
     decoded = load_audio((tmp_path / "audio" / name).with_suffix(".flac"), 24_000)
@@ -265,12 +299,61 @@ def test_a_folder_of_codes_gives_the_recordings_that_each_gives_alone(
     assert f"{NUM_GOOD} codes files, {NUM_GOOD - 1} of them from before" in capsys.readouterr().out
 
 
-def test_what_another_model_decoded_is_not_taken_for_this_models(alone_folder, tiny_model, tmp_path):
+@pytest.mark.parametrize("there", ["the same place", "a place that says nothing"])
+def test_what_another_model_decoded_is_not_taken_for_this_models(alone_folder, tiny_model, tmp_path, there):
     decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
-    tiny_model.quantizer.head_content.layers[0]._codebook.embed += 1
-    report = decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
-    assert (report.kept, len(report.failed)) == (0, NUM_GOOD)
-    assert all("was made with other codebooks" in reason for _, reason in report.failed)
+    if there == "the same place":
+        next(tiny_model.decoder.parameters()).data += 1
+    else:
+        (tmp_path / ".decoded_by").unlink()
+    with pytest.raises(ValueError, match=r"another model may have decoded .*wav; choose another --output, or pass"):
+        decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
+    report = decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav", overwrite=True)
+    assert (report.kept, report.done) == (0, NUM_GOOD)
+    assert decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav").kept == NUM_GOOD
+
+
+def test_interrupted_overwriting_is_not_taken_for_one_models_work(alone_folder, tiny_model, tmp_path, monkeypatch):
+    decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
+    next(tiny_model.decoder.parameters()).data += 1
+    monkeypatch.setattr("mimi_bridge.codes.folder.save_audio", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav", overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="another model may have decoded"):
+        decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
+
+
+def test_codes_made_again_are_decoded_again(alone_folder, tiny_model, tmp_path):
+    shutil.copytree(alone_folder, tmp_path / "codes")
+    decode_folder(tiny_model, tmp_path / "codes", tmp_path / "audio", DistributedContext(), suffix=".wav")
+    later = (tmp_path / "audio" / "00.wav").stat().st_mtime + 1
+    os.utime(tmp_path / "codes" / "00.safetensors", (later, later))
+    report = decode_folder(tiny_model, tmp_path / "codes", tmp_path / "audio", DistributedContext(), suffix=".wav")
+    assert (report.kept, report.done) == (NUM_GOOD - 1, 1)
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_name_too_long_for_its_result_and_a_folder_in_its_place_are_named_and_the_rest_is_done(
+    tiny_model, speech, tmp_path
+):
+    source, output = tmp_path / "in", tmp_path / "out"
+    (output / "folder.safetensors").mkdir(parents=True)
+    (output / "file").write_text("in the place of a folder")
+    (source / "file").mkdir(parents=True)
+    long = "a" * 250
+    for name in (f"{long}.wav", "folder.wav", "file/inner.wav", "good.wav"):
+        soundfile.write(source / name, speech[0, :8000].numpy(), 24_000)
+    report = encode_folder(CodeExtractor(tiny_model), source, output, DistributedContext())
+    assert report.done == 1 and (output / "good.safetensors").is_file()
+    assert dict(map(tuple, report.failed)) == {
+        f"{long}.wav": f"{long}.safetensors cannot be written (File name too long); give it another name.",
+        "folder.wav": "a folder is in the place of folder.safetensors; move it away.",
+        "file/inner.wav": "inner.safetensors cannot be written (Not a directory); give it another name.",
+    }
 
 
 @pytest.mark.parametrize("changes", [{"sampling_rate": 16_000}, {"num_samples": 999_999}])

@@ -85,11 +85,15 @@ def test_codes_of_half_precision_latents_are_nearly_all_the_same(data, speech, f
     assert (codes == exact).float().mean() > 0.97
 
 
-def test_cache_refuses_a_model_whose_content_head_is_trained(data, tiny_model, capsys):
-    tiny_model.quantizer.head_content.project_out.weight.data.fill_(0.1)
+@pytest.mark.parametrize("what", ["content", "the others"])
+def test_cache_refuses_a_model_that_has_been_trained(data, tiny_model, capsys, what):
+    if what == "content":
+        tiny_model.quantizer.head_content.project_out.weight.data.fill_(0.1)
+    else:
+        tiny_model.set_residual_weight(1.0)
     tiny_model.save_pretrained(data.model)
     assert run(data) == 1
-    assert "content head has been trained" in capsys.readouterr().err
+    assert "the model has been trained" in capsys.readouterr().err
     assert not data.cached.exists()
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mimi_bridge.evaluation.stock_mimi import codebook_entries, find_stock_mimi, is_fresh_conversion
+from mimi_bridge.evaluation.stock_mimi import codebook_entries, find_stock_mimi
 from mimi_bridge.evaluation.systems import Systems
 
 
@@ -57,7 +57,7 @@ def test_fresh_conversion_is_its_own_stock_mimi(fresh, voiced_audio):
 
 
 def test_trained_model_of_unknown_source_has_none(tiny_model):
-    assert not is_fresh_conversion(tiny_model)
+    assert not tiny_model.quantizer.is_freshly_converted
     with pytest.raises(ValueError, match="no stock Mimi is known for this model; name its source by --reference"):
         find_stock_mimi(tiny_model)
 

@@ -35,8 +35,8 @@ def scores(*values: list[float]) -> list[tuple[Tensor, list[Tensor]]]:
 
 
 def features(*values: list[list[float]]) -> list[tuple[Tensor, list[Tensor]]]:
-    """Features without scores, of one scale for each list of layers."""
-    return [(torch.zeros(1), [torch.tensor(layer) for layer in scale]) for scale in values]
+    """Features of one row without scores, of one scale for each list of layers."""
+    return [(torch.zeros(1), [torch.tensor([layer]) for layer in scale]) for scale in values]
 
 
 def spectra_of(discriminator: SpectrogramDiscriminator, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,6 +207,13 @@ def test_feature_matching_is_relative_to_the_mean_of_real_features_by_hand():
 def test_feature_matching_counts_layers_alike_when_scales_have_different_numbers_of_them():
     real, decoded = features([[1.0], [1.0], [1.0]], [[1.0]]), features([[1.0], [1.0], [1.0]], [[5.0]])
     assert feature_matching_loss(real, decoded).item() == pytest.approx(1.0)
+
+
+def test_feature_matching_of_a_batch_is_the_mean_of_its_rows(discriminator, noise):
+    loud = torch.cat([noise[:1], 30 * noise[1:]])
+    alone = [feature_matching_loss([discriminator(row)], [discriminator(0.5 * row)]) for row in loud.split(1)]
+    together = feature_matching_loss([discriminator(loud)], [discriminator(0.5 * loud)])
+    torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
 def test_feature_matching_is_0_when_features_are_equal(discriminator, noise):

@@ -126,6 +126,37 @@ def test_step_learns_the_same_from_a_batch_and_from_its_parts_by_their_shares(ac
         torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-3)
 
 
+def test_recordings_of_several_lengths_are_scored_each_as_alone(accelerator):
+    lengths = [2_100, 1_200, 2_100, 700]
+    gradients, losses = [], []
+    for rows in ([[0, 1, 2, 3]], [[n] for n in range(BATCH_SIZE)]):
+        adversary = Adversary(NUM_FILTERS, seed=0, accelerator=accelerator)
+        decoded = sound(1).requires_grad_()
+        total: dict[str, Tensor] = {}
+        for places in rows:
+            own, width = torch.tensor(lengths)[places], max(lengths[n] for n in places)
+            share = float(own.sum()) / sum(lengths)
+            pair = (each[places, :, :width] for each in (sound(0), decoded))
+            for name, loss in adversary.losses(*pair, share=share, lengths=own).items():
+                total[name] = total.get(name, 0.0) + share * loss
+        sum(total.values()).backward()
+        gradients.append([*gradients_of(adversary), decoded.grad])
+        losses.append(total)
+    torch.testing.assert_close(losses[0], losses[1])
+    for together, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-3)
+
+
+def test_what_stands_in_the_padding_is_not_scored(adversary):
+    lengths, loud = torch.tensor([2_100, 1_200, 2_100, 700]), 100 * sound(2)
+    real = torch.arange(SAMPLES) < lengths[:, None, None]
+    clean = adversary.losses(sound(0), sound(1), share=1.0, lengths=lengths)
+    filled = adversary.losses(
+        torch.where(real, sound(0), loud), torch.where(real, sound(1), -loud), share=1.0, lengths=lengths
+    )
+    assert all(torch.equal(clean[name], filled[name]) for name in clean)
+
+
 def test_step_forgets_what_it_has_learned_from(adversary):
     adversary.losses(sound(0), sound(1), share=1.0)
     adversary.step()

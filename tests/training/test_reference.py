@@ -12,7 +12,7 @@ from mimi_bridge import MimiBridgeModel
 from mimi_bridge.codebook import CodebookLearner
 from mimi_bridge.quantizer import CausalBridgeQuantizer
 from mimi_bridge.training.codebooks import set_entries
-from mimi_bridge.training.reference import Reference, is_fresh
+from mimi_bridge.training.reference import Reference
 from source import read_source
 from tiny import TINY
 from transplant import transplant
@@ -59,10 +59,16 @@ def teach_content_head_to_speak(quantizer: CausalBridgeQuantizer) -> None:
 # --- fresh and original ---
 
 
-def test_quantizer_is_fresh_until_its_content_head_says_anything(quantizer):
-    assert is_fresh(quantizer)
+def test_quantizer_is_freshly_converted_until_its_content_head_says_anything(quantizer):
+    assert quantizer.is_freshly_converted and quantizer.head_content.is_silent
     quantizer.head_content.project_out.weight.data[3, 2] = 1e-30
-    assert not is_fresh(quantizer)
+    assert not quantizer.is_freshly_converted and not quantizer.head_content.is_silent
+
+
+def test_quantizer_trained_beside_a_frozen_content_head_is_not_taken_for_freshly_converted(quantizer):
+    quantizer.residual_weight = 1.0  # as every training leaves it
+    assert quantizer.head_content.is_silent and not quantizer.is_freshly_converted
+    assert not Reference(quantizer).is_original
 
 
 def test_reference_is_original_if_it_was_taken_of_a_fresh_quantizer_and_stays_so(quantizer):

@@ -123,6 +123,7 @@ def audio_model() -> MimiBridgeModel:
 def silence_content(model: MimiBridgeModel) -> MimiBridgeModel:
     """As the conversion leaves it."""
     nn.init.zeros_(model.quantizer.head_content.project_out.weight)
+    model.set_residual_weight(0.0)
     return model
 
 

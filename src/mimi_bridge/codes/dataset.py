@@ -1,7 +1,7 @@
 """A folder of recordings as one data set of their codes, in shards that are written atomically.
 
 A row is a recording: `id`, its name in the folder; `audio_codes`, `(codebooks, frames)`; `num_samples`, its length.
-`plan.json` beside the shards has the sampling rate and the fingerprint of the codebooks.
+`plan.json` beside the shards has the sampling rate and the fingerprints of codebooks and encoder.
 """
 
 from collections.abc import Iterator
@@ -61,6 +61,7 @@ def encode_to_dataset(
         "recordings": sha256("\n".join(names).encode()).hexdigest(),
         "recordings_per_shard": recordings_per_shard,
         "codebooks_sha256": extractor.codebooks_sha256,
+        "encoder_sha256": extractor.encoder_sha256,
         "num_quantizers": extractor.num_quantizers,
         "sampling_rate": extractor.model.config.sampling_rate,
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..audio.files import load_audio
 from ..modeling_mimi_bridge import MimiBridgeModel
-from .file import Codes, fingerprint
+from .file import Codes, encoder_fingerprint, fingerprint
 
 FILE_ERRORS = (
     OSError,
@@ -38,7 +38,8 @@ class CodeExtractor:
         self.num_quantizers = total if num_quantizers is None else num_quantizers
         if not 1 <= self.num_quantizers <= total:
             raise ValueError(f"num_quantizers must be 1 to {total} for this model, got {num_quantizers}.")
-        self.model, self.codebooks_sha256 = model, fingerprint(model)
+        self.model = model
+        self.codebooks_sha256, self.encoder_sha256 = fingerprint(model), encoder_fingerprint(model)
 
     @torch.inference_mode()
     def encode(self, audios: list[Tensor]) -> list[Codes]:
@@ -57,7 +58,7 @@ class CodeExtractor:
             masks = encoded.audio_codes_mask
             audio_codes = [codes[:, is_real] for codes, is_real in zip(encoded.audio_codes, masks, strict=True)]
         return [
-            Codes(codes, audio.shape[-1], rate, self.codebooks_sha256)
+            Codes(codes, audio.shape[-1], rate, self.codebooks_sha256, self.encoder_sha256)
             for codes, audio in zip(audio_codes, audios, strict=True)
         ]
 

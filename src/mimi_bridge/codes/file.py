@@ -1,16 +1,18 @@
 """Codes on disk: one safetensors file a recording, with the length and rate that decoding needs.
 
-The file holds a fingerprint of the codebooks that made it, so that codes are never decoded with another model's.
+The file holds a fingerprint of the codebooks that made it, so that codes are never decoded with another model's, and
+one of the whole encoder, so that a folder that is gone on with is of one model.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..atomic_files import write_whole
 from ..audio.files import printable
@@ -18,6 +20,7 @@ from ..modeling_mimi_bridge import MimiBridgeModel
 from ..offloading import weights_at_hand
 
 FORMAT = "mimi-bridge-codes-1"
+OPTIONAL = ("encoder_sha256", "remark")  # of a file's metadata
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Codes:
         num_samples: Length of the recording at `sampling_rate`.
         sampling_rate: Hz, of the model.
         codebooks_sha256: Fingerprint of the codebooks that made them, see `fingerprint`.
+        encoder_sha256: Fingerprint of all that made them, see `encoder_fingerprint`; None if it is not known.
         remark: A remark about the recording, such as that it ends before its header says, or None.
     """
 
@@ -36,6 +40,7 @@ class Codes:
     num_samples: int
     sampling_rate: int
     codebooks_sha256: str
+    encoder_sha256: str | None = None
     remark: str | None = None
 
 
@@ -47,6 +52,27 @@ def fingerprint(model: MimiBridgeModel) -> str:
         with weights_at_hand(*head.read_modules):
             for codebook in head.codebooks:
                 digest.update(codebook.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encoder_fingerprint(model: MimiBridgeModel) -> str:
+    """sha256 over all that turns a recording into codes: the encoder, the heads, and λ."""
+    parts = (model.encoder, model.encoder_transformer, model.downsample, *model.quantizer.heads.values())
+    return _digest(parts, fingerprint(model), str(float(model.config.residual_weight)))
+
+
+def decoder_fingerprint(model: MimiBridgeModel) -> str:
+    """sha256 over all that turns codes into a recording: the codebooks, their ways out, and the decoder."""
+    ways_out = (head.project_out for head in model.quantizer.heads.values())
+    return _digest((*ways_out, model.upsample, model.decoder_transformer, model.decoder), fingerprint(model))
+
+
+def _digest(parts: Iterable[nn.Module | None], *texts: str) -> str:
+    digest = hashlib.sha256(" ".join(texts).encode())
+    for module in (module for part in parts if part is not None for module in part.modules()):
+        with weights_at_hand(module):
+            for parameter in module.parameters(recurse=False):
+                digest.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -66,8 +92,7 @@ def save_codes(path: str | Path, codes: Codes) -> None:
         "sampling_rate": str(codes.sampling_rate),
         "codebooks_sha256": codes.codebooks_sha256,
     }
-    if codes.remark is not None:
-        metadata["remark"] = codes.remark
+    metadata |= {name: value for name in OPTIONAL if (value := getattr(codes, name)) is not None}
     write_whole(path, save({"audio_codes": codes.audio_codes.cpu().to(torch.int32).contiguous()}, metadata))
 
 
@@ -110,4 +135,4 @@ def load_codes(path: str | Path) -> Codes:
             f"{path} must hold integers, and the length and rate of a recording, got {audio_codes.dtype}, "
             f"{num_samples} samples at {sampling_rate} Hz; encode the recording again."
         )
-    return Codes(audio_codes.long(), num_samples, sampling_rate, sha256, metadata.get("remark"))
+    return Codes(audio_codes.long(), num_samples, sampling_rate, sha256, *map(metadata.get, OPTIONAL))

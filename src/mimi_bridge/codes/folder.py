@@ -16,9 +16,10 @@ from ..audio.files import files_below, find_recordings, printable, save_audio, w
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .distributed import DistributedContext, progress_bar
 from .extractor import FILE_ERRORS, CodeExtractor, check_fit, decode_codes, in_batches
-from .file import Codes, fingerprint, load_codes, save_codes
+from .file import Codes, decoder_fingerprint, fingerprint, load_codes, save_codes
 
 CODES_SUFFIX, REPORT = ".safetensors", "report.json"
+DECODED_BY = ".decoded_by"  # a file beside the recordings that says what decoder made them
 
 
 @dataclass
@@ -82,9 +83,9 @@ def encode_folder(
         except FILE_ERRORS as error:
             report.failed.append((_name(path, folder), f"{_sentence(error)} Delete it, or pass --overwrite."))
             continue
-        if (there.codebooks_sha256, len(there.audio_codes)) != (extractor.codebooks_sha256, extractor.num_quantizers):
+        if not _would_make(extractor, there):
             raise ValueError(
-                f"{target} was made with other codebooks, or with more or fewer of them; choose another --output, or "
+                f"{target} was made by another model, or with more or fewer codebooks; choose another --output, or "
                 "pass --overwrite."
             )
         report.kept += 1
@@ -120,10 +121,15 @@ def decode_folder(
         output: Folder to write.
         context: The processes that share the work.
         suffix: Of the recordings, such as `.wav`.
-        overwrite: Decode codes again whose recording exists; else the recording is kept.
+        overwrite: Decode codes again whose recording exists; else the recording is kept, if it is no older.
+
+    Raises:
+        FileNotFoundError: If there is no codes file.
+        ValueError: If recordings exist that this model has not decoded.
+        OSError: If the output cannot be written.
     """
     written_format(output / f"x{suffix}")
-    report, codebooks = FolderReport(), fingerprint(model)
+    report, codebooks, decoder = FolderReport(), fingerprint(model), decoder_fingerprint(model)
     below = sorted(files_below(folder))
     if context.index == 0:
         report.failed += [(_name(path, folder), problem) for path, problem in below if problem is not None]
@@ -131,12 +137,21 @@ def decode_folder(
     if not paths:
         raise FileNotFoundError(f"no codes file ({CODES_SUFFIX}) at {folder}")
     pairs = _pairs(paths, folder, output, suffix, context, report)
+    stamp = output / DECODED_BY
+    if not (stamp.is_file() and stamp.read_text() == decoder):
+        if not overwrite and (there := [target for _, target in pairs if target.exists()]):
+            raise ValueError(
+                f"another model may have decoded {printable(there[0])}; choose another --output, or pass --overwrite."
+            )
+        stamp.unlink(missing_ok=True)  # what is there is of two models until all is overwritten
+        if not overwrite:
+            _write_stamp(stamp, decoder)
     with progress_bar(len(pairs), 0, context) as progress:
         for path, target in pairs:
             try:
                 codes = load_codes(path)
                 check_fit(model, codes, codebooks)  # of what is kept, too: another model would have given other audio
-                is_kept = target.is_file() and not overwrite
+                is_kept = not overwrite and target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
                 audio = None if is_kept else decode_codes(model, codes, codebooks)
             except FILE_ERRORS as error:
                 report.failed.append((_name(path, folder), _sentence(error)))
@@ -146,7 +161,22 @@ def decode_folder(
                 report.kept, report.done = report.kept + is_kept, report.done + (not is_kept)
                 report.seconds += codes.num_samples / codes.sampling_rate
             progress.update()
-    return _summed(report, output, context)
+    total = _summed(report, output, context)
+    if total is not None:
+        _write_stamp(stamp, decoder)
+    return total
+
+
+def _would_make(extractor: CodeExtractor, there: Codes) -> bool:
+    # Codes of a file that does not say what encoder made it are known by their codebooks alone.
+    encoders = {there.encoder_sha256, extractor.encoder_sha256} - {None}
+    found = there.codebooks_sha256, len(there.audio_codes), len(encoders)
+    return found == (extractor.codebooks_sha256, extractor.num_quantizers, 1)
+
+
+def _write_stamp(stamp: Path, decoder: str) -> None:
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(stamp, decoder.encode())
 
 
 def _pairs(
@@ -161,8 +191,21 @@ def _pairs(
         elif context.index == 0:
             name, other = (_name(each, folder) for each in (path, places[place]))
             report.failed.append((name, f"{place.name} is the result of {other}; give one of them another name."))
-    ours = list(places.items())[context.index :: context.count]
-    return [(path, place) for place, path in ours]
+    ours = [(path, place) for place, path in list(places.items())[context.index :: context.count]]
+    problems = {path: problem for path, place in ours if (problem := _problem_of(place)) is not None}
+    report.failed += [(_name(path, folder), problem) for path, problem in problems.items()]
+    return [(path, place) for path, place in ours if path not in problems]
+
+
+def _problem_of(place: Path) -> str | None:
+    # Why nothing can be written to a place, as far as its name tells.
+    try:
+        place.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{printable(place.name)} cannot be written ({error.strerror}); give it another name."
+    return f"a folder is in the place of {printable(place.name)}; move it away." if place.is_dir() else None
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -35,14 +35,14 @@ class OriginalLatents:
         dim: Size of the latents.
 
     Raises:
-        ValueError: If the model's content head has been trained already.
+        ValueError: If the model has been trained already.
     """
 
     def __init__(self, model: MimiBridgeModel, device: torch.device | str = "cpu"):
-        if bool(model.quantizer.head_content.project_out.weight.any()):
+        if not model.quantizer.is_freshly_converted:
             raise ValueError(
-                "the model's content head has been trained, so its other heads are not the original Mimi's any more; "
-                "cache with the model that conversion/convert_kyutai.py wrote."
+                "the model has been trained (its content head says something, or λ is above 0), so its other heads "
+                "are not the original Mimi's any more; cache with the model that conversion/convert_kyutai.py wrote."
             )
         self._model = model.eval().to(device)
         self.dim: int = model.config.hidden_size
@@ -84,7 +84,7 @@ def cache_latents(
         How many frames it holds.
 
     Raises:
-        ValueError: If the model's content head has been trained already, or no row has audio that can be read.
+        ValueError: If the model has been trained already, or no row has audio that can be read.
         FileExistsError: If the folder exists.
     """
     if output.exists():

@@ -81,8 +81,8 @@ def find_stock_mimi(model: MimiBridgeModel, folder: str | None = None, reference
     """
     wanted = (model.config.num_quantizers or 0) - 1
     name = reference or _source_named_in(folder)
-    if name is None or (reference is None and is_fresh_conversion(model)):
-        if not is_fresh_conversion(model):
+    if name is None or (reference is None and model.quantizer.is_freshly_converted):
+        if not model.quantizer.is_freshly_converted:
             raise ValueError("no stock Mimi is known for this model; name its source by --reference.")
         return StockMimi(name or "the conversion itself", model, wanted)
     path = small_codec() if name in (SMALL_CODEC, small_codec().name) else name
@@ -96,11 +96,6 @@ def find_stock_mimi(model: MimiBridgeModel, folder: str | None = None, reference
     if config.num_quantizers < wanted:
         raise ValueError(f"the stock Mimi {name} must have {wanted} codebooks or more, got {config.num_quantizers}.")
     return StockMimi(Path(name).name if Path(name).exists() else name, found, wanted)
-
-
-def is_fresh_conversion(model: MimiBridgeModel) -> bool:
-    """Whether the content head is silent and λ is 0: the other heads are then Mimi."""
-    return model.config.residual_weight == 0 and not bool(model.quantizer.head_content.project_out.weight.any())
 
 
 def _source_named_in(folder: str | None) -> str | None:

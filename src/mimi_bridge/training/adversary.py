@@ -34,8 +34,8 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=LEARNING_RATE, betas=BETAS)
         self._accelerator = accelerator
 
-    def losses(self, audio: Tensor, decoded: Tensor, share: float) -> dict[str, Tensor]:
-        """The codec's losses, scalars: `adversarial` and `features`.
+    def losses(self, audio: Tensor, decoded: Tensor, share: float, lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """The codec's losses, scalars: `adversarial` and `features`, each recording by its length.
 
         The discriminator keeps what it scored for its next step.
 
@@ -43,18 +43,28 @@ class Adversary:
             audio: The original, `(batch, 1, samples)`.
             decoded: Of the same shape.
             share: Of the step's audio that this is.
+            lengths: Real samples of each recording, `(batch,)`; what is beyond is not scored. None: all.
         """
+        found: dict[str, Tensor] = {}
+        rows_by_length = _rows_by_length(audio, lengths)
+        total = sum(length * len(rows) for length, rows in rows_by_length.items())
         with torch.autocast(audio.device.type, enabled=False):  # losses are computed in float32
-            audio, decoded = audio.float(), decoded.float()
-            rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
-            audio, decoded = audio / rms, decoded / rms
-            real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
-            (share * discriminator_loss(real, fake)).backward()
-            self.discriminator.requires_grad_(False)
-            scored = self.discriminator(decoded)
-            self.discriminator.requires_grad_(True)
-            real_scores = [(score.detach(), [feature.detach() for feature in features]) for score, features in real]
-            return {"adversarial": adversarial_loss(scored), "features": feature_matching_loss(real_scores, scored)}
+            for length, rows in rows_by_length.items():
+                own = length * len(rows) / total
+                real, made = (sound[rows, :, :length].float() for sound in (audio, decoded))
+                for name, loss in self._losses_of_one_length(real, made, share * own).items():
+                    found[name] = found.get(name, 0.0) + own * loss
+        return found
+
+    def _losses_of_one_length(self, audio: Tensor, decoded: Tensor, share: float) -> dict[str, Tensor]:
+        rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=QUIETEST)
+        audio, decoded = audio / rms, decoded / rms
+        real, fake = self.discriminator(audio), self.discriminator(decoded.detach())
+        (share * discriminator_loss(real, fake)).backward()
+        self.discriminator.requires_grad_(False)
+        scored = self.discriminator(decoded)
+        self.discriminator.requires_grad_(True)
+        return {"adversarial": adversarial_loss(scored), "features": feature_matching_loss(real, scored)}
 
     def step(self) -> None:
         """Learn from everything scored since the last step, on all processes; from nothing, nothing."""
@@ -79,3 +89,13 @@ class Adversary:
         """Go on where `state_dict` was taken."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _rows_by_length(audio: Tensor, lengths: Tensor | None) -> dict[int, list[int]]:
+    """Places of a batch's recordings by their length in samples; empty ones are left out."""
+    widths = [audio.shape[-1]] * len(audio) if lengths is None else lengths.tolist()
+    places: dict[int, list[int]] = {}
+    for place, length in enumerate(widths):
+        if length > 0:
+            places.setdefault(length, []).append(place)
+    return places

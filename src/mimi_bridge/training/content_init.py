@@ -15,7 +15,6 @@ from ..distillation import WITHOUT_FLOAT64, TeacherBridge
 from ..quantizer import CausalBridgeQuantizer
 from .codebooks import fill_from_data
 from .init_frames import InitFrames
-from .reference import is_fresh
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))  # of the latents' mean variance, to choose from
 HELD_OUT = 5  # every so many blocks of frames are kept aside to choose it
@@ -43,7 +42,7 @@ def set_teacher_statistics(
             mean, std = targets.mean(dim=0), targets.std(dim=0)
         else:
             continue
-        if has_statistics(bridge) or not is_fresh(quantizer):
+        if has_statistics(bridge) or not quantizer.head_content.is_silent:
             _move_statistics(bridge, mean.float(), std.float())
         else:
             bridge.set_statistics(mean.float(), std.float())

@@ -19,7 +19,6 @@ from .content_init import (
     set_teacher_statistics,
 )
 from .init_frames import collect_init_frames
-from .reference import is_fresh
 
 logger = logging.get_logger(__name__)
 
@@ -51,7 +50,7 @@ def initialise(
     """
     quantizer = model.quantizer
     uses = {"qwen": weights["qwen"], "wavlm": weights["wavlm"] + weights["speech_content"]}
-    is_new = is_fresh(quantizer)
+    is_new = quantizer.head_content.is_silent
     begin = {"k-means": begin_with_k_means, "least-squares": begin_with_least_squares}.get(args.content_init)
     if args.content_init == "least-squares" and not (is_new and content_learns):
         why = "is frozen" if is_new else "has learned already"

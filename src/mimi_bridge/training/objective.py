@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..frames import silence_padding
+from ..frames import right_padded_lengths, silence_padding
 from ..losses.reconstruction import multi_scale_mel_distance
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..outputs import MimiBridgeOutput
@@ -102,7 +102,9 @@ class Objective(TrainerCallback):
         if audio is not None and adversary is not None:
             assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
             num_frames = outputs.audio_codes_mask.sum()
-            losses = adversary.losses(audio, outputs.audio_values, float(num_frames / totals[0]))
+            mask = inputs.get("padding_mask")
+            lengths = None if mask is None else right_padded_lengths(mask)
+            losses = adversary.losses(audio, outputs.audio_values, float(num_frames / totals[0]), lengths)
             terms |= {name: Term(value, num_frames) for name, value in losses.items()}
         return weighted_sum(terms, self.weights, totals), terms, outputs, target_sums
 

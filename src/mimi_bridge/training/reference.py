@@ -36,7 +36,7 @@ class Reference(nn.Module):
             copy.learner = None
         self.heads = nn.ModuleDict(copies)
         self.eval().requires_grad_(False)
-        self.is_original = is_fresh(quantizer)
+        self.is_original = quantizer.is_freshly_converted
         self.residual_weight = float(quantizer.residual_weight)
 
     def train(self, mode: bool = True):
@@ -75,8 +75,3 @@ class Reference(nn.Module):
             moved = [(now - then).square().sum() / then.square().sum().clamp(min=1e-12) for now, then in pairs]
             distances[name] = torch.stack(moved).mean().sqrt().item()
         return distances
-
-
-def is_fresh(quantizer: CausalBridgeQuantizer) -> bool:
-    """Whether a quantizer is as the conversion left it: its content head still silent."""
-    return not bool(quantizer.head_content.project_out.weight.any())
