@@ -192,6 +192,11 @@ class TeacherBridge(nn.Linear):
             )
 
     @property
+    def has_statistics(self) -> bool:
+        """Whether it knows its teacher's mean and deviation; a new one has 0 and 1."""
+        return bool(self.mean.any()) or bool((self.std != 1).any())
+
+    @property
     def distance(self) -> str:
         """`"mse"` or `"cosine"`."""
         return setting(self.settings, f"{self.teacher}_distance")

@@ -113,8 +113,11 @@ class CausalBridgeQuantizer(nn.Module):
 
     @property
     def is_freshly_converted(self) -> bool:
-        """Whether the content head is silent and λ is 0: the other heads are then the original Mimi's."""
-        return self.residual_weight == 0 and self.head_content.is_silent
+        """Whether the content head is silent and no bridge knows its teacher: the other heads are the original Mimi's.
+
+        Training beside a frozen content head and without teachers leaves no such mark.
+        """
+        return self.head_content.is_silent and not (self.proj_qwen.has_statistics or self.proj_wavlm.has_statistics)
 
     @property
     def loss_weights(self) -> LossWeights:

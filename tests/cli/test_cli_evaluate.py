@@ -51,8 +51,8 @@ def test_earlier_evaluation_stands_beside_this_one(tmp_path, model_folder, recor
     capsys.readouterr()
     others = ["-o", str(tmp_path / "three"), "--before", str(tmp_path / "one"), "--speakers", "bob"]
     assert main([*arguments, *others]) == 1
-    assert "must be of the same recordings: this one is of 1 recordings, that of" in capsys.readouterr().err
-    assert not (tmp_path / "three" / "evaluation.json").exists()
+    assert "must be of the same recordings: these are 1, that of" in capsys.readouterr().err
+    assert not (tmp_path / "three").exists()  # before anything is measured
     assert main([*arguments, "-o", str(tmp_path / "four"), "--before", str(tmp_path / "none")]) == 1
     assert "no evaluation at" in capsys.readouterr().err
 
@@ -70,6 +70,24 @@ def test_mistakes_are_one_sentence(tmp_path, model_folder, recordings, capsys, a
     assert main(["evaluate", model_folder, recordings, "-o", str(tmp_path / "out"), *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.startswith("mimi-bridge: error:")
+
+
+def test_reference_that_is_not_there_is_refused_before_anything_is_measured(
+    tmp_path, model_folder, recordings, capsys
+):
+    arguments = ["-o", str(tmp_path / "out"), "--reference", str(tmp_path / "none")]
+    assert main(["evaluate", model_folder, recordings, *arguments]) == 1
+    assert "error: the stock Mimi" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_earlier_evaluation_of_as_many_other_recordings_is_refused(tmp_path, model_folder, recordings, capsys):
+    arguments = ["evaluate", model_folder, recordings, "--only", "mel", "--examples", "0", "--speakers"]
+    assert main([*arguments, "bob", "-o", str(tmp_path / "bob")]) == 0
+    earlier = json.loads((tmp_path / "bob" / "evaluation.json").read_text())
+    (tmp_path / "bob" / "evaluation.json").write_text(json.dumps(earlier | {"seconds": earlier["seconds"] + 1}))
+    assert main([*arguments, "bob", "-o", str(tmp_path / "again"), "--before", str(tmp_path / "bob")]) == 1
+    assert "s of speech, that of" in capsys.readouterr().err
 
 
 def test_recordings_are_taken_of_as_many_speakers_as_can_be(tmp_path):

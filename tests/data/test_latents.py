@@ -85,12 +85,12 @@ def test_codes_of_half_precision_latents_are_nearly_all_the_same(data, speech, f
     assert (codes == exact).float().mean() > 0.97
 
 
-@pytest.mark.parametrize("what", ["content", "the others"])
+@pytest.mark.parametrize("what", ["content", "a bridge"])
 def test_cache_refuses_a_model_that_has_been_trained(data, tiny_model, capsys, what):
     if what == "content":
         tiny_model.quantizer.head_content.project_out.weight.data.fill_(0.1)
     else:
-        tiny_model.set_residual_weight(1.0)
+        tiny_model.quantizer.proj_wavlm.std.fill_(2.0)
     tiny_model.save_pretrained(data.model)
     assert run(data) == 1
     assert "the model has been trained" in capsys.readouterr().err

@@ -66,7 +66,9 @@ def test_quantizer_is_freshly_converted_until_its_content_head_says_anything(qua
 
 
 def test_quantizer_trained_beside_a_frozen_content_head_is_not_taken_for_freshly_converted(quantizer):
-    quantizer.residual_weight = 1.0  # as every training leaves it
+    quantizer.residual_weight = 1.0  # as conversion with --residual-weight 1 does, too
+    assert quantizer.is_freshly_converted
+    quantizer.proj_wavlm.std.fill_(2.0)  # as training with a teacher does
     assert quantizer.head_content.is_silent and not quantizer.is_freshly_converted
     assert not Reference(quantizer).is_original
 

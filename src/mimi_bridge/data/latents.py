@@ -41,8 +41,9 @@ class OriginalLatents:
     def __init__(self, model: MimiBridgeModel, device: torch.device | str = "cpu"):
         if not model.quantizer.is_freshly_converted:
             raise ValueError(
-                "the model has been trained (its content head says something, or λ is above 0), so its other heads "
-                "are not the original Mimi's any more; cache with the model that conversion/convert_kyutai.py wrote."
+                "the model has been trained (its content head says something, or a bridge knows its teacher), so its "
+                "other heads are not the original Mimi's any more; cache with the model that "
+                "conversion/convert_kyutai.py wrote."
             )
         self._model = model.eval().to(device)
         self.dim: int = model.config.hidden_size

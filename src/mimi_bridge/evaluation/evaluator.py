@@ -23,7 +23,7 @@ from .code_statistics import code_statistics
 from .metrics import METRICS, Metric, missing_packages
 from .parts import AUDIO_FOLDER, example, probed_heads, reconstruction_tables, swapped_heads
 from .recordings import RecordingEvaluator, ResultsLog, as_it_is, run_or_record_failure
-from .result import FORMAT, RESULT_FILE, set_beside
+from .result import FORMAT, RESULT_FILE, refuse_other_number, set_beside
 from .stock_mimi import find_stock_mimi
 from .systems import Systems
 
@@ -79,10 +79,12 @@ def evaluate(
         What `evaluation.json` holds.
 
     Raises:
-        ValueError: If there is no recording, two of one id, `only` names something unknown, or `before` is of other
-            recordings.
+        ValueError: If there is no recording, two of one id, `only` names something unknown, `reference` cannot be
+            used, or `before` is of other recordings.
     """
     folder = Path(folder)
+    if before is not None:
+        refuse_other_number(len(utterances), before)
     wanted = _wanted(only, listeners or {})
     _check_ids(utterances)
     not_run = {name: f"the package {package} is missing." for name, package in missing_packages().items()}
@@ -94,7 +96,10 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        stock = run_or_record_failure(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name, reference))
+        if reference is None:
+            stock = run_or_record_failure(not_run, "stock Mimi", lambda: find_stock_mimi(model, model_name))
+        else:
+            stock = find_stock_mimi(model, model_name, reference)
         metrics = {**METRICS, **(listeners or {})}
         metrics = {name: metric for name, metric in metrics.items() if name in wanted and name not in not_run}
         aligner = _aligner(not_run, min_score) if wanted & {"probes", "swaps"} else None

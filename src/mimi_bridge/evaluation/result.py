@@ -28,6 +28,20 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return evaluation
 
 
+def refuse_other_number(count: int, before: dict[str, Any]) -> None:
+    """Refuse an earlier evaluation of more recordings than these, or of fewer even with those it could not read.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    least, most = before["num_recordings"], before["num_recordings"] + len(before["left_out"])
+    if not least <= count <= most:
+        raise ValueError(
+            f"an evaluation before must be of the same recordings: these are {count}, that of {before['model']} is of "
+            f"{least}; evaluate both alike."
+        )
+
+
 def set_beside(result: dict[str, Any], before: dict[str, Any]) -> None:
     """Put the figures of an earlier evaluation under `before`.
 

@@ -81,8 +81,9 @@ def find_stock_mimi(model: MimiBridgeModel, folder: str | None = None, reference
     """
     wanted = (model.config.num_quantizers or 0) - 1
     name = reference or _source_named_in(folder)
-    if name is None or (reference is None and model.quantizer.is_freshly_converted):
-        if not model.quantizer.is_freshly_converted:
+    is_mimi = model.quantizer.is_freshly_converted and model.config.residual_weight == 0
+    if name is None or (reference is None and is_mimi):
+        if not is_mimi:
             raise ValueError("no stock Mimi is known for this model; name its source by --reference.")
         return StockMimi(name or "the conversion itself", model, wanted)
     path = small_codec() if name in (SMALL_CODEC, small_codec().name) else name

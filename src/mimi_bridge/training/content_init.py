@@ -37,12 +37,12 @@ def set_teacher_statistics(
     for name, bridge in bridges_of(quantizer).items():
         if stored and name in stored:
             mean, std = stored[name].mean, stored[name].std
-        elif init_frames and not has_statistics(bridge) and len(init_frames.teachers.get(name, ([], []))[0]) > 1:
+        elif init_frames and not bridge.has_statistics and len(init_frames.teachers.get(name, ([], []))[0]) > 1:
             targets = _doubles(init_frames.teachers[name][0])
             mean, std = targets.mean(dim=0), targets.std(dim=0)
         else:
             continue
-        if has_statistics(bridge) or not quantizer.head_content.is_silent:
+        if bridge.has_statistics or not quantizer.head_content.is_silent:
             _move_statistics(bridge, mean.float(), std.float())
         else:
             bridge.set_statistics(mean.float(), std.float())
@@ -51,11 +51,6 @@ def set_teacher_statistics(
 def bridges_of(quantizer: CausalBridgeQuantizer) -> dict[str, TeacherBridge]:
     """The bridges by their teacher's name."""
     return {"qwen": quantizer.proj_qwen, "wavlm": quantizer.proj_wavlm}
-
-
-def has_statistics(bridge: TeacherBridge) -> bool:
-    """Whether a bridge knows its teacher's mean and deviation; a new one has 0 and 1."""
-    return bool(bridge.mean.any()) or bool((bridge.std != 1).any())
 
 
 @torch.no_grad()

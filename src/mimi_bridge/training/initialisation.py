@@ -15,7 +15,6 @@ from .content_init import (
     begin_with_k_means,
     begin_with_least_squares,
     bridges_of,
-    has_statistics,
     set_teacher_statistics,
 )
 from .init_frames import collect_init_frames
@@ -59,7 +58,7 @@ def initialise(
     unknown = [
         name
         for name, bridge in bridges_of(quantizer).items()
-        if uses[name] > 0 and name not in stored and not has_statistics(bridge)
+        if uses[name] > 0 and name not in stored and not bridge.has_statistics
     ]
     init_frames = None
     if begin is not None or (is_new and unknown):
