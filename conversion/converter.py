@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conversion_report import REPORT_FILE, conversion_report
 from mimi_bridge.audio.espeak import given_or_made_speech
+from mimi_bridge.audio.files import printable
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
 from mimi_bridge.weights import SMALL_CODEC, small_codec
 from model_card import model_card
@@ -54,15 +55,15 @@ def convert(
     folder.clear_up_after_killed()
     folder.check(Path(source).expanduser(), overwrite)
     new = {"content_layers": content_layers, "prosody_layers": prosody_layers, "content_delay": content_delay}
-    _check_numbers(residual_weight, num_acoustic_codebooks, new)
-    _step(1, f"reading {source}")
+    _check_numbers(residual_weight, num_acoustic_codebooks, seed, new)
+    _step(1, f"reading {printable(source)}")
     found = read_source(source, revision)
     audio, speech_name = proof_speech(speech, found.config.sampling_rate)
     model = found.build()
     _step(2, "transplanting")
     result = transplant(found, residual_weight, num_acoustic_codebooks, seed, qwen_dim, wavlm_dim, **new)
     try:
-        _step(3, f"writing beside {folder.path}")
+        _step(3, f"writing beside {printable(folder.path)}")
         result.model.save_pretrained(folder.partial)
         found.feature_extractor.save_pretrained(folder.partial)
         _step(4, "proving: source and result on the same speech")
@@ -92,13 +93,15 @@ def proof_speech(path: str | None, sampling_rate: int) -> tuple[Tensor, str]:
         raise ConversionError(f"no speech for the proof: {error}") from error
 
 
-def _check_numbers(residual_weight: float, num_acoustic_codebooks: int, new: dict[str, int]) -> None:
+def _check_numbers(residual_weight: float, num_acoustic_codebooks: int, seed: int, new: dict[str, int]) -> None:
     if not 0.0 <= residual_weight <= 1.0:
         raise ConversionError(f"--residual-weight must lie in [0, 1], got {residual_weight}; 0 is exactly Mimi.")
     if not 1 <= num_acoustic_codebooks <= MAX_ACOUSTIC_CODEBOOKS:
         raise ConversionError(
             f"--num-acoustic-codebooks must be 1 to {MAX_ACOUSTIC_CODEBOOKS}, got {num_acoustic_codebooks}."
         )
+    if not 0 <= seed < 2**64:
+        raise ConversionError(f"--seed must be 0 to {2**64 - 1}, got {seed}.")
     for name, number in new.items():
         if number < 0:
             raise ConversionError(f"--{name.replace('_', '-')} must be at least 0, got {number}; 0 is none.")

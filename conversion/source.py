@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
+from mimi_bridge.audio.files import printable
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".th")
 MIN_CODEBOOKS = 8  # the specification's: 1 for prosody, 7 acoustic
@@ -102,6 +103,8 @@ def read_source(source: str, revision: str | None = None) -> Source:
     path = Path(source).expanduser()
     if path.exists() and revision is not None:
         raise ConversionError(f"--revision is for a source on the Hub, but {source} is local; leave it out.")
+    if path.exists() and printable(path.resolve()) != str(path.resolve()):
+        raise ConversionError(f"the name of {printable(path)} is not UTF-8, which safetensors needs; rename it.")
     if path.is_file():
         found = _read_kyutai_file(path)
     elif path.is_dir():

@@ -220,6 +220,18 @@ def test_load_speech_joins_recordings_until_there_is_enough(tmp_path, tone):
     assert load_speech(tmp_path, 24_000, seconds=60).shape == (1, 36_000)
 
 
+def test_load_speech_passes_by_what_cannot_be_read_with_a_warning(tmp_path, tone, caplog):
+    for name in "ac":
+        soundfile.write(tmp_path / f"{name}.wav", tone, 48_000)
+    (tmp_path / "b.wav").write_text("no sound")
+    assert load_speech(tmp_path, 24_000, seconds=60).shape == (1, 24_000)
+    assert [message for message in caplog.messages if "left out" in message and "b.wav" in message]
+    for name in "ac":
+        (tmp_path / f"{name}.wav").unlink()
+    with pytest.raises(ValueError, match=r"b\.wav is not audio"):
+        load_speech(tmp_path, 24_000, seconds=60)
+
+
 @pytest.mark.parametrize("rate", [24_000, 44_100])
 def test_long_recording_is_read_block_by_block_as_if_at_once(tmp_path, monkeypatch, rate):
     samples = np.random.default_rng(0).uniform(-1, 1, (10_000, 2)).astype(np.float32)

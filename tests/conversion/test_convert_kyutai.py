@@ -1,5 +1,8 @@
 """The command: its steps, options, errors and exit status, and the way to the Hub."""
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,23 @@ def test_an_argument_that_is_empty_is_refused(run_command, mimi_folder, output, 
     assert status == 1
     sentence = f"the argument for {name} is empty; is a variable of the shell not set?"
     assert printed.err == f"convert_kyutai: error: {sentence}\n"
+
+
+def test_recording_whose_name_is_not_utf_8_is_named_in_hexadecimal_digits(
+    run_command, mimi_folder, speech_file, output, tmp_path
+):
+    recording = tmp_path / os.fsdecode(b"speech\xff.wav")
+    shutil.copy(speech_file, recording)
+    status, printed = run_command("--source", mimi_folder, "--speech", recording, "--output", output)
+    assert status == 0, printed.err
+    assert json.loads((output / "conversion_report.json").read_text())["proof"]["speech"] == r"speech\xff.wav"
+
+
+def test_source_whose_name_is_not_utf_8_is_refused(run_command, mimi_folder, output, tmp_path):
+    source = tmp_path / os.fsdecode(b"mimi\xff")
+    shutil.copytree(mimi_folder, source)
+    status, printed = run_command("--source", source, "--output", output)
+    assert status == 1 and r"mimi\xff is not UTF-8, which safetensors needs; rename it." in printed.err
 
 
 # The way to the Hub

@@ -149,6 +149,7 @@ def test_fewer_acoustic_codebooks_are_proven_and_reported_as_such(mimi_folder, o
     ("options", "message"),
     [
         (["--residual-weight", "3"], "--residual-weight must lie in [0, 1], got 3.0"),
+        (["--seed", str(2**64)], f"--seed must be 0 to {2**64 - 1}, got {2**64}"),
         (["--num-acoustic-codebooks", "0"], "--num-acoustic-codebooks must be 1 to 31, got 0"),
         (["--content-layers", "-1"], "--content-layers must be at least 0, got -1"),
         (["--prosody-layers", "-2"], "--prosody-layers must be at least 0, got -2"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import espeak_process
-from .files import SPEECH_VARIABLE, load_speech, resample
+from .files import SPEECH_VARIABLE, load_speech, printable, resample
 
 MADE_SPEECH, NATURAL_SPEECH = "made by espeak-ng", "made by hibari-tts"
 HIBARI_RATE = 24_000  # Hz
@@ -69,7 +69,7 @@ def given_or_made_speech(
     """
     path = path or os.environ.get(SPEECH_VARIABLE)
     if path:
-        return load_speech(path, sampling_rate, seconds), Path(path).name
+        return load_speech(path, sampling_rate, seconds), printable(Path(path).name)
     spoken = natural_speech(seconds, sampling_rate) if natural else None
     if spoken is not None:
         return spoken, NATURAL_SPEECH

@@ -3,6 +3,7 @@
 Audio inside the package is float32, `(channels, samples)`, at the model's rate; this file is the border.
 """
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from ..atomic_files import growing_file
 from .reading import BLOCK, NO_RECORDINGS, Tell, check_finite, read_samples
+
+logger = logging.getLogger(__name__)
 
 # Of libsndfile's formats, by suffix: the format's own name, and what else files of it are called.
 OTHER_SUFFIXES = {
@@ -284,6 +287,8 @@ def _is_utf8(path: Path) -> bool:
 def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
     """Recordings of a file or folder, one after another, until there is enough.
 
+    Those of a folder that cannot be read are passed by with a warning.
+
     Args:
         path: A recording, or a folder of them.
         sampling_rate: Hz.
@@ -291,10 +296,24 @@ def load_speech(path: str | Path, sampling_rate: int, seconds: float) -> Tensor:
 
     Returns:
         `(1, samples)`, at most `seconds` long.
+
+    Raises:
+        FileNotFoundError: If there is no recording.
+        OSError, ValueError: If none can be read.
     """
-    pieces, wanted = [], round(seconds * sampling_rate)
-    for file in find_recordings(path)[0]:
-        pieces.append(load_audio(file, sampling_rate))
+    files, wanted = find_recordings(path)[0], round(seconds * sampling_rate)
+    pieces: list[Tensor] = []
+    problems: list[Exception] = []
+    for file in files:
+        try:
+            pieces.append(load_audio(file, sampling_rate))
+        except (OSError, ValueError) as error:
+            problems.append(error)
+            continue
         if sum(piece.shape[-1] for piece in pieces) >= wanted:
             break
+    if not pieces:
+        raise problems[0]
+    for problem in problems:
+        logger.warning("left out: %s", problem)
     return torch.cat(pieces, dim=-1)[:, :wanted]
