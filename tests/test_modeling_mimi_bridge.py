@@ -179,7 +179,10 @@ def test_one_cache_under_both_of_its_names_is_refused(tiny_model, voiced_audio, 
 @pytest.mark.parametrize(
     ("given", "ignored"),
     [
-        (("audio_codes",), ("qwen_hidden", "wavlm_features", "latents", "frame_mask", "num_quantizers")),
+        (
+            ("audio_codes",),
+            ("qwen_hidden", "wavlm_features", "latents", "frame_mask", "num_quantizers", "output_losses"),
+        ),
         (("input_values",), ("frame_mask",)),
         (("latents",), ("padding_mask", "decoder_cache", "output_hidden_states")),
     ],
@@ -190,6 +193,12 @@ def test_forward_refuses_arguments_that_the_given_kind_of_input_would_ignore(tin
     for name in ignored:
         with pytest.raises(ValueError, match=f"{name} would have no effect where"):
             tiny_model(**{key: inputs[key] for key in given}, **{name: torch.ones(1)})
+
+
+def test_forward_of_codes_refuses_to_decode_nothing(tiny_model, voiced_audio):
+    codes = tiny_model.encode(voiced_audio).audio_codes
+    with pytest.raises(ValueError, match="output_audio=False would have no effect where audio_codes are decoded"):
+        tiny_model(audio_codes=codes, output_audio=False)
 
 
 def test_forward_returns_the_hidden_states_of_the_encoder_when_asked(tiny_model, voiced_audio):

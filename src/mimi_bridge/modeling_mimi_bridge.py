@@ -402,6 +402,7 @@ class MimiBridgeModel(MimiModel, PreTrainedAudioTokenizerBase):
         of_latents = {"latents": latents, "frame_mask": frame_mask}
         if audio_codes is not None:
             others = teachers | of_latents | {"encoder_cache": encoder_cache, "num_quantizers": num_quantizers}
+            others |= {"output_losses": output_losses, "output_audio=False": output_audio is False}
             raise_on_ignored("where audio_codes are decoded", others)
             decoded = self.decode(audio_codes, padding_mask, decoder_cache, return_dict=True, **kwargs)
             return MimiBridgeOutput(

@@ -395,6 +395,12 @@ def test_bad_codes_are_refused_and_harm_no_row(begun, codes, message):
     assert is_unharmed()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_codes_of_any_whole_numbers_are_decoded_alike(model, expected, dtype):
+    codes = expected[0][:1, :, :4]
+    assert torch.equal(model.stream().decode(codes.to(dtype)), model.stream().decode(codes))
+
+
 def test_codes_before_any_audio_can_be_decoded(model, expected):
     with model.stream(4) as stream:
         assert close(stream.decode(expected[0][..., :5]), expected[1][..., : 5 * FRAME])

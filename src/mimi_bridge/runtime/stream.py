@@ -166,6 +166,7 @@ class MimiBridgeStream:
         half = self._half("decoder")
         is_active = active_rows(exec_mask, self.batch_size)
         check_codes(audio_codes, self.batch_size, self._model.quantizer.num_quantizers)
+        audio_codes = audio_codes.long()  # bytes would be taken for a mask
         size = self._model.config.codebook_size if self.check_inputs else None
         segments = segments_of_codes(audio_codes, is_active, half.chunk_frames(self.batch_size), size)
         audio = self._waiting.new_zeros(*self._waiting.shape[:2], audio_codes.shape[-1] * half.frame_size)
