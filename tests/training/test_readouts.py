@@ -26,9 +26,9 @@ from test_trainer import (
 from torch import Tensor
 
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.data.characters import NUM_LABELS
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.frame_targets import PHONES, PROSODY, UNKNOWN
+from mimi_bridge.losses.characters import NUM_LABELS
 from mimi_bridge.outputs import MimiBridgeOutput
 from mimi_bridge.training import MimiBridgeTrainer
 from mimi_bridge.training.checkpoints import STATE_NAME

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..losses.characters import BLANK
 from .frame_targets import as_mappings
 
-NUM_LABELS = 257  # blank and the 256 bytes, each by its value and 1
-BLANK = 0
-SPACE = " "
+FIRST_BYTE = BLANK + 1  # label of the byte 0
+SPACE = ord(" ")
 
 
 def characters_by_frame(words: Any, num_frames: int, frame_rate: float, name: str) -> Tensor:
@@ -43,10 +43,10 @@ def characters_by_frame(words: Any, num_frames: int, frame_rate: float, name: st
         if not text:
             continue
         if labels:
-            labels.append(ord(SPACE) + 1)
+            labels.append(FIRST_BYTE + SPACE)
             times.append(start)
         written = text.encode()
-        labels += [byte + 1 for byte in written]
+        labels += [FIRST_BYTE + byte for byte in written]
         times += [start + (place + 0.5) / len(written) * (end - start) for place in range(len(written))]
     frames = (torch.tensor(times) * frame_rate).long().clamp(max=num_frames - 1)
     return torch.stack([torch.tensor(labels, dtype=torch.long), frames], dim=1)

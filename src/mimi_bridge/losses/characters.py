@@ -6,8 +6,8 @@ Source: Graves et al. 2006; on the entries of a codebook, PAST (arXiv:2505.14470
 import torch
 from torch import Tensor, nn
 
-from ..data.characters import BLANK, NUM_LABELS
-
+NUM_LABELS = 257  # blank and the 256 bytes, each by its value and 1
+BLANK = 0
 LABELS_PER_FRAME = 4  # at 12.5 frames a second: fast speech has more characters than frames
 
 

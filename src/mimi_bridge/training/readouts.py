@@ -17,12 +17,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.characters import NUM_LABELS
 from ..data.collator import MimiBridgeCollator
 from ..data.frame_targets import PHONES, PROSODY, UNKNOWN
 from ..distillation import TeacherBridge, constant_distance
 from ..heads import without_autocast
-from ..losses.characters import LABELS_PER_FRAME, character_loss, constant_character_loss
+from ..losses.characters import LABELS_PER_FRAME, NUM_LABELS, character_loss, constant_character_loss
 from ..outputs import MimiBridgeOutput
 from ..quantizer import CausalBridgeQuantizer
 from .readout_columns import COLLATED, check_columns, speakers_of
