@@ -19,6 +19,7 @@ from mimi_bridge.audio.files import SPEECH_VARIABLE, load_speech
 from random_mimi import random_mimi
 from tiny import TINY, TINY_TEACHERS
 
+collect_ignore_glob = ["*conftest.py"]  # they hold no doctests, and two of one name cannot be collected together
 OF_TRANSFORMERS_SUITE = ["accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"]
 OF_TRANSFORMERS_SUITE += ["torch_compile_test", "torch_export_test", "generate"]
 
