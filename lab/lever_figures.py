@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.evaluation.code_statistics import phone_information
 from mimi_bridge.evaluation.probe_matrix import ahead, head_features, probe_matrix
-from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, swap_numbers, swap_summary
+from mimi_bridge.evaluation.swaps import CodedSpeech, chosen_pairs, decoded_swap, swap_numbers, swap_summary
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from phone_reader import phone_errors, phone_sequence, train_reader
 
@@ -57,16 +56,19 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
 @torch.inference_mode()
 def swapped(model: MimiBridgeModel, spoken: list[dict], count: int) -> dict:
     """What swaps of pairs of real speakers follow: content and prosody of one, acoustic codes of the other."""
-    aligner, rate = PocketsphinxAligner(), model.config.sampling_rate
+    aligner = PocketsphinxAligner()
     pairs = chosen_pairs([(each["recording"].speaker, each["pitch"]) for each in spoken], count)
     transcripts, swaps = [each["text"] for each in spoken if each["text"]], []
-    for first, second in pairs:
-        ours, theirs = (model.quantizer.encode(spoken[place]["latents"][None]) for place in (first, second))
-        mixed = model.swap_heads(ours, theirs)
-        texts = spoken[first]["text"], spoken[second]["text"], None
-        decoded = (model.decode(codes).audio_values[0] for codes in (ours, theirs, mixed))
-        sounds = [Sound(audio, rate, text) for audio, text in zip(decoded, texts, strict=True)]
-        swaps.append(swap_numbers(Swap(*sounds), aligner, transcripts))
+
+    def decode(codes: torch.Tensor, num_samples: int) -> torch.Tensor:
+        return model.decode(codes[None]).audio_values[0, :, :num_samples]
+
+    for pair in pairs:
+        ours, theirs = (
+            CodedSpeech(model.quantizer.encode(each["latents"][None])[0], each["audio"].shape[-1], each["text"])
+            for each in (spoken[place] for place in pair)
+        )
+        swaps.append(swap_numbers(decoded_swap(model, ours, theirs, decode), aligner, transcripts))
     return swap_summary(swaps)
 
 

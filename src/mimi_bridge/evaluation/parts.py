@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ..audio.files import save_audio
-from ..audio.sound import Sound
 from .intervals import mean_with_interval
 from .labels import FrameLabels
 from .metrics import Metric
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
-from .swaps import Swap, chosen_pairs, listener_numbers, swap_numbers, swap_summary
+from .swaps import CodedSpeech, chosen_pairs, decoded_swap, listener_numbers, swap_numbers, swap_summary
 
 AUDIO_FOLDER = "audio"
 BANDS = ("full_band", "wideband")
@@ -105,14 +104,13 @@ def _swap(
 ) -> dict:
     systems, rate = evaluator.systems, evaluator.systems.model.config.sampling_rate
     name = f"bridge_{systems.total}"
-    ours, theirs = (torch.tensor(entry["codes"]) for entry in (content, voice))
-    mixed = systems.model.swap_heads(ours[None], theirs[None])[0]
-    lengths = [round(entry["seconds"] * rate) for entry in (content, voice, content)]
-    audio = [systems.decode(name, codes, n) for codes, n in zip((ours, theirs, mixed), lengths, strict=True)]
-    sounds = [Sound(audio[0], rate, content["text"]), Sound(audio[1], rate, voice["text"]), Sound(audio[2], rate)]
+    ours, theirs = (
+        CodedSpeech(torch.tensor(entry["codes"]), round(entry["seconds"] * rate), entry["text"])
+        for entry in (content, voice)
+    )
+    swap = decoded_swap(systems.model, ours, theirs, partial(systems.decode, name))
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
-    save_audio(folder / path, audio[2], rate)
-    swap = Swap(*sounds)
+    save_audio(folder / path, swap.swapped.audio, rate)
     numbers = swap_numbers(swap, evaluator.aligner, transcripts) | listener_numbers(listeners, swap)
     return {"content_of": content["id"], "voice_of": voice["id"], "audio": path, "numbers": numbers}
 

@@ -10,7 +10,7 @@ neither side. 0 is the recording that gave content and prosody, 1 the one that g
   swap's voice is to those of the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..audio.sound import Sound
 from ..losses.reconstruction import log_mel
+from ..modeling_mimi_bridge import MimiBridgeModel
 from .intelligibility import best_fitting_transcript, like_sized_transcripts
 from .intervals import mean_with_interval
 from .metrics import Metric
@@ -43,6 +44,32 @@ class Swap:
     content: Sound
     voice: Sound
     swapped: Sound
+
+
+@dataclass(frozen=True)
+class CodedSpeech:
+    """A recording as its codes, `(codebooks, frames)`, with its length in samples and its transcript."""
+
+    codes: Tensor
+    num_samples: int
+    text: str | None
+
+
+def decoded_swap(
+    model: MimiBridgeModel, content: CodedSpeech, voice: CodedSpeech, decode: Callable[[Tensor, int], Tensor]
+) -> Swap:
+    """Both recordings decoded, and content and prosody of the one with the acoustic codes of the other.
+
+    Args:
+        model: Whose codes they are.
+        content: Gives content and prosody.
+        voice: Gives the acoustic codes.
+        decode: From codes and a number of samples to audio, `(1, samples)`.
+    """
+    mixed = model.swap_heads(content.codes[None], voice.codes[None])[0]
+    all_three = (content, voice, CodedSpeech(mixed, content.num_samples, None))
+    rate = model.config.sampling_rate
+    return Swap(*(Sound(decode(each.codes, each.num_samples), rate, each.text) for each in all_three))
 
 
 def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list[tuple[int, int]]:
