@@ -267,6 +267,17 @@ def test_decoder_that_has_learned_gives_no_other_codes(recordings, alone_folder,
     assert encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext()).kept == 1
 
 
+@pytest.mark.parametrize("content", ['{"mine": 1}', "[1]", "no json"])
+def test_report_of_something_else_is_not_replaced(recordings, alone_folder, tiny_model, tmp_path, content):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"report\.json is none of an earlier run and would be replaced"):
+        encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext())
+    with pytest.raises(ValueError, match=r"report\.json is none of an earlier run and would be replaced"):
+        decode_folder(tiny_model, alone_folder, tmp_path, DistributedContext(), suffix=".wav")
+    assert (tmp_path / "report.json").read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_of_two_recordings_with_one_name_the_second_is_left_out_and_named(tiny_model, speech, tmp_path):
     for suffix in ("flac", "wav"):
         soundfile.write(tmp_path / f"same.{suffix}", speech[0, :8000].numpy(), 24_000)

@@ -71,9 +71,10 @@ def encode_folder(
 
     Raises:
         FileNotFoundError: If there is no recording.
-        ValueError: If codes exist that this extractor would not have made.
+        ValueError: If codes exist that this extractor would not have made, or another `report.json`.
         OSError: If the output cannot be written.
     """
+    _refuse_other_report(output)
     recordings, left_out = find_recordings(folder)
     report = FolderReport(failed=left_out if context.index == 0 else [])
     pairs = dict(_pairs(recordings, folder, output, CODES_SUFFIX, context, report))
@@ -125,10 +126,11 @@ def decode_folder(
 
     Raises:
         FileNotFoundError: If there is no codes file.
-        ValueError: If recordings exist that this model has not decoded.
+        ValueError: If recordings exist that this model has not decoded, or another `report.json`.
         OSError: If the output cannot be written.
     """
     written_format(output / f"x{suffix}")
+    _refuse_other_report(output)
     report, codebooks, decoder = FolderReport(), fingerprint(model), decoder_fingerprint(model)
     below = sorted(files_below(folder))
     if context.index == 0:
@@ -206,6 +208,19 @@ def _problem_of(place: Path) -> str | None:
     except OSError as error:
         return f"{printable(place.name)} cannot be written ({error.strerror}); give it another name."
     return f"a folder is in the place of {printable(place.name)}; move it away." if place.is_dir() else None
+
+
+def _refuse_other_report(output: Path) -> None:
+    path = output / REPORT
+    if not path.exists():
+        return
+    try:
+        FolderReport(**json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{printable(path)} is none of an earlier run and would be replaced; move it away, or choose another "
+            "--output."
+        ) from error
 
 
 def _name(path: Path, folder: Path) -> str:
