@@ -85,6 +85,24 @@ def test_stream_that_skips_no_rows_goes_on_in_another_order(shards, tmp_path):
     assert seen != whole.data_collator.seen[:8] and seen != whole.data_collator.seen[8:16]
 
 
+def test_stream_goes_by_the_batch_size_that_fits(shards, tmp_path, monkeypatch):
+    trained = trainer_of(
+        tmp_path, open_stream(shards), auto_find_batch_size=True, per_device_train_batch_size=4, max_steps=3
+    )
+    sizes, step = [], trained.training_step
+
+    def too_much_for_more_than_2(model: Any, inputs: dict[str, Any], *others: Any) -> Any:
+        sizes.append(len(inputs["input_values"]))
+        if sizes[-1] > 2:
+            raise RuntimeError("CUDA out of memory.")
+        return step(model, inputs, *others)
+
+    monkeypatch.setattr(trained, "training_step", too_much_for_more_than_2)
+    trained.train()
+    assert trained.state.global_step == 3
+    assert sizes[0] == 4 and sizes[-3:] == [2, 2, 2]
+
+
 def test_iterable_data_set_of_datasets_is_streamed(tmp_path, shards):
     dataset = open_stream(shards)._dataset
     trained = trainer_of(tmp_path, dataset)
