@@ -267,7 +267,7 @@ def test_decoder_that_has_learned_gives_no_other_codes(recordings, alone_folder,
     assert encode_folder(CodeExtractor(tiny_model), recordings, tmp_path, DistributedContext()).kept == 1
 
 
-@pytest.mark.parametrize("content", ['{"mine": 1}', "[1]", "no json"])
+@pytest.mark.parametrize("content", ['{"mine": 1}', "{}", "[1]", "no json"])
 def test_report_of_something_else_is_not_replaced(recordings, alone_folder, tiny_model, tmp_path, content):
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(ValueError, match=r"report\.json is none of an earlier run and would be replaced"):

@@ -215,12 +215,14 @@ def _refuse_other_report(output: Path) -> None:
     if not path.exists():
         return
     try:
-        FolderReport(**json.loads(path.read_text()))
-    except (OSError, TypeError, ValueError) as error:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.keys() != asdict(FolderReport()).keys():
         raise ValueError(
             f"{printable(path)} is none of an earlier run and would be replaced; move it away, or choose another "
             "--output."
-        ) from error
+        )
 
 
 def _name(path: Path, folder: Path) -> str:
