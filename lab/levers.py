@@ -42,6 +42,7 @@ DELAYED = "phones, 2 layers"  # the levers that differ by the delay alone
 UNTRAINED = "converted, untrained"
 HEADS_ALONE = "phones and prosody, 2 layers of prosody"
 LONGER = "the same, 3,000 steps"
+WITH_DECODER = "3,000 steps, then 700 of the decoder, acoustic shift 0.25"
 WITH_ENCODER = "the same, then the encoder, too"
 
 
@@ -70,6 +71,7 @@ BOTH = {"phone_weight": 1.0, "prosody_weight": 1.0}
 LAYERS = {"content_layers": 2}
 PROSODY = {"prosody_layers": 2}
 SOUND = {"mel_weight": 1.0, "residual_weight_warmup_ratio": 0.0}
+DECODER = SOUND | {"head_learning_rates": {"content": 0.0, "prosody": 0.0, "acoustic": 0.0, "decoder": 3e-4}}
 ENCODER = {"head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 0.0}} | BOTH | SOUND
 CODEC = ENCODER | {"head_learning_rates": {"encoder": 1e-4, "acoustic": 5e-5, "decoder": 3e-4}}
 LEVERS = {  # by name
@@ -91,6 +93,13 @@ LEVERS = {  # by name
         goes_on=WITH_ENCODER,
     ),
     "3,000 steps, then the encoder, too": Lever(ENCODER, goes_on=LONGER),
+    WITH_DECODER: Lever(DECODER | {"acoustic_shift": 0.25, "max_steps": 700}, goes_on=LONGER),
+    "then 270 steps of the decoder, acoustic shift 0.05": Lever(
+        DECODER | {"acoustic_shift": 0.05, "max_steps": 270}, goes_on=WITH_DECODER
+    ),
+    "then 250 steps of encoder and decoder, acoustic shift 0.1": Lever(
+        CODEC | {"acoustic_shift": 0.1, "max_steps": 250}, goes_on=WITH_DECODER
+    ),
     "encoder and decoder, too": Lever(CODEC, goes_on=HEADS_ALONE),
     "encoder and decoder, too, acoustic dropout 0.5": Lever(CODEC | {"acoustic_dropout": 0.5}, goes_on=HEADS_ALONE),
     "encoder and decoder, too, acoustic shift 0.5": Lever(CODEC | {"acoustic_shift": 0.5}, goes_on=HEADS_ALONE),
@@ -223,6 +232,8 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         trainer = MimiBridgeTrainer(model, args, collate, rows)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if arguments.keep:
+        model.save_pretrained(arguments.keep / name)  # before it is measured, which takes minutes
     if lever.needs_audio:
         encode_again(model.eval(), data, arguments.corpus, with_corpora=arguments.reader_steps > 0)
     found = measure(model.eval(), data["held_out"]) | {"name": name, "milliseconds": delay_of(model.config)}
@@ -230,8 +241,6 @@ def run(job: tuple[str, argparse.Namespace, Path]) -> dict[str, Any]:
         found["swaps"] = swapped(model, data["held_out"], arguments.swaps)
     if arguments.reader_steps:
         found["errors"] = read(model, data, arguments.reader_steps)
-    if arguments.keep:
-        model.save_pretrained(arguments.keep / name)
     found |= {"seconds": time.process_time() - before, "described": arguments.described}
     with open(arguments.found, "a") as file:
         file.write(json.dumps(found) + "\n")
