@@ -150,9 +150,10 @@ def test_recipe_changes_losses_and_model_and_what_is_given_wins(labelled, monkey
     assert (config.content_layers, config.prosody_layers, config.content_delay) == (0, 2, 1)
 
 
-def test_recipe_of_the_decoder_leaves_every_code_as_it_was(data, monkeypatch):
+@pytest.mark.parametrize("recipe", ["decoder", "swaps"])
+def test_recipes_of_the_decoder_leave_every_code_as_it_was(data, monkeypatch, recipe):
     given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
-    run(monkeypatch, *given, "--recipe", "decoder")
+    run(monkeypatch, *given, "--recipe", recipe)
     before, after = (AutoModel.from_pretrained(data / name) for name in ("model", "out"))
     moved = [name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])]
     assert moved and all(name.startswith("decoder.") for name in moved)
@@ -161,7 +162,7 @@ def test_recipe_of_the_decoder_leaves_every_code_as_it_was(data, monkeypatch):
 
 def test_unknown_recipe_is_refused(data, monkeypatch):
     given = ["--model", data / "model", "--train_dataset", data / "data", "--output_dir", data / "out"]
-    with pytest.raises(ValueError, match="recipe must be one of specification, content, decoder, got 'contnt'"):
+    with pytest.raises(ValueError, match="recipe must be one of specification, content, decoder, swaps, got 'contnt'"):
         run(monkeypatch, *given, "--recipe", "contnt")
 
 

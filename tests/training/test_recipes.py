@@ -34,7 +34,9 @@ def test_default_recipe_changes_nothing():
 
 
 def test_unknown_recipe_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match="recipe must be one of specification, content, decoder, got 'contents'"):
+    with pytest.raises(
+        ValueError, match="recipe must be one of specification, content, decoder, swaps, got 'contents'"
+    ):
         recipe_named("contents")
 
 

@@ -33,6 +33,16 @@ class Recipe:
     config: dict[str, int] = field(default_factory=dict)
 
 
+def _decoder_alone(rate: float) -> dict[str, Any]:
+    return {
+        "head_learning_rates": {
+            **dict.fromkeys(("content", "prosody", "bridges", "acoustic", "encoder"), 0.0),
+            "decoder": rate,
+        },
+        **dict.fromkeys(("qwen_weight", "wavlm_weight", "commitment_weight", "latents_weight"), 0.0),
+    }
+
+
 RECIPES = {
     "specification": Recipe("the specification's own losses and model"),
     "content": Recipe(
@@ -42,13 +52,11 @@ RECIPES = {
     ),
     "decoder": Recipe(
         "the decoder alone, by the sound; every code stays what it is",
-        {
-            "head_learning_rates": {
-                **dict.fromkeys(("content", "prosody", "bridges", "acoustic", "encoder"), 0.0),
-                "decoder": 1e-4,
-            },
-            **dict.fromkeys(("qwen_weight", "wavlm_weight", "commitment_weight", "latents_weight"), 0.0),
-        },
+        _decoder_alone(1e-4),
+    ),
+    "swaps": Recipe(
+        "the decoder alone, taught to take the words from content and prosody, so that swapped heads keep them",
+        _decoder_alone(3e-4) | {"acoustic_shift": 0.25},
     ),
 }
 
