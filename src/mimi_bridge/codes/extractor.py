@@ -39,7 +39,8 @@ class CodeExtractor:
         if not 1 <= self.num_quantizers <= total:
             raise ValueError(f"num_quantizers must be 1 to {total} for this model, got {num_quantizers}.")
         self.model = model
-        self.codebooks_sha256, self.encoder_sha256 = fingerprint(model), encoder_fingerprint(model)
+        self.codebooks_sha256 = fingerprint(model)
+        self.encoder_sha256 = encoder_fingerprint(model, self.codebooks_sha256)
 
     @torch.inference_mode()
     def encode(self, audios: list[Tensor]) -> list[Codes]:

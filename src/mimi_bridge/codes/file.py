@@ -55,16 +55,16 @@ def fingerprint(model: MimiBridgeModel) -> str:
     return digest.hexdigest()
 
 
-def encoder_fingerprint(model: MimiBridgeModel) -> str:
-    """sha256 over all that turns a recording into codes: the encoder, the heads, and λ."""
+def encoder_fingerprint(model: MimiBridgeModel, codebooks_sha256: str) -> str:
+    """sha256 over all that turns a recording into codes: the encoder, the heads with their codebooks, and λ."""
     parts = (model.encoder, model.encoder_transformer, model.downsample, *model.quantizer.heads.values())
-    return _digest(parts, fingerprint(model), str(float(model.config.residual_weight)))
+    return _digest(parts, codebooks_sha256, str(float(model.config.residual_weight)))
 
 
-def decoder_fingerprint(model: MimiBridgeModel) -> str:
+def decoder_fingerprint(model: MimiBridgeModel, codebooks_sha256: str) -> str:
     """sha256 over all that turns codes into a recording: the codebooks, their ways out, and the decoder."""
     ways_out = (head.project_out for head in model.quantizer.heads.values())
-    return _digest((*ways_out, model.upsample, model.decoder_transformer, model.decoder), fingerprint(model))
+    return _digest((*ways_out, model.upsample, model.decoder_transformer, model.decoder), codebooks_sha256)
 
 
 def _digest(parts: Iterable[nn.Module | None], *texts: str) -> str:

@@ -131,7 +131,8 @@ def decode_folder(
     """
     written_format(output / f"x{suffix}")
     _refuse_other_report(output)
-    report, codebooks, decoder = FolderReport(), fingerprint(model), decoder_fingerprint(model)
+    report, codebooks = FolderReport(), fingerprint(model)
+    decoder = decoder_fingerprint(model, codebooks)
     below = sorted(files_below(folder))
     if context.index == 0:
         report.failed += [(_name(path, folder), problem) for path, problem in below if problem is not None]
@@ -171,9 +172,9 @@ def decode_folder(
 
 def _would_make(extractor: CodeExtractor, there: Codes) -> bool:
     # Codes of a file that does not say what encoder made it are known by their codebooks alone.
-    encoders = {there.encoder_sha256, extractor.encoder_sha256} - {None}
-    found = there.codebooks_sha256, len(there.audio_codes), len(encoders)
-    return found == (extractor.codebooks_sha256, extractor.num_quantizers, 1)
+    if there.encoder_sha256 not in (None, extractor.encoder_sha256):
+        return False
+    return (there.codebooks_sha256, len(there.audio_codes)) == (extractor.codebooks_sha256, extractor.num_quantizers)
 
 
 def _write_stamp(stamp: Path, decoder: str) -> None:

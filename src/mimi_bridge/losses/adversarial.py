@@ -86,16 +86,11 @@ def adversarial_loss(decoded: Scores) -> Tensor:
 def feature_matching_loss(real: Scores, decoded: Scores) -> Tensor:
     """Mean absolute difference of the discriminator's features, a row's layer relative to its mean on real audio."""
     distances = [
-        _mean_of_rows(feature_decoded - feature_real) / _mean_of_rows(feature_real).clamp(min=1e-6)
-        for (_, features_real), (_, features_decoded) in zip(detached(real), decoded, strict=True)
+        _mean_of_rows(feature_decoded - feature_real.detach()) / _mean_of_rows(feature_real.detach()).clamp(min=1e-6)
+        for (_, features_real), (_, features_decoded) in zip(real, decoded, strict=True)
         for feature_real, feature_decoded in zip(features_real, features_decoded, strict=True)
     ]
     return torch.stack(distances).mean()
-
-
-def detached(scores: Scores) -> Scores:
-    """The same without a way back."""
-    return [(score.detach(), [feature.detach() for feature in features]) for score, features in scores]
 
 
 def _mean_of_rows(feature: Tensor) -> Tensor:
