@@ -1,10 +1,20 @@
 """Data of which only some rows have what is learned from: training takes what there is, also when it goes on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_trainer import QWEN_DIM, assert_same, latents_model, latents_rows, silence_content, state_of, trainer_of
+from test_trainer import (
+    QWEN_DIM,
+    SMALL,
+    assert_same,
+    latents_model,
+    latents_rows,
+    silence_content,
+    state_of,
+    trainer_of,
+)
 
 from mimi_bridge import MimiBridgeModel
 from mimi_bridge.data.collator import MimiBridgeCollator
@@ -15,19 +25,38 @@ EACH_LOGGED: dict[str, Any] = {"logging_strategy": "steps", "logging_steps": 1}
 EVERY_STEP: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
 
 
-def test_steps_without_a_teacher_are_taken_where_others_have_one(tmp_path):
-    row = latents_rows(1)[0]
-    length, vectors = torch.randn(125, row["latents"].shape[1]), torch.randn(6, QWEN_DIM)
-    spans = torch.tensor([[0.8 * token, 0.8 * token + 0.4] for token in range(6)])  # nobody speaks after 5 s of 10
-    rows = [{"id": n, "latents": length, "qwen_hidden": vectors, "token_spans": spans} for n in range(8)]
+def silent_half(number: int) -> dict[str, Any]:
+    """10 s, of which nobody speaks in the last 5."""
+    generator = torch.Generator().manual_seed(number)
+    latents = torch.randn(125, SMALL["hidden_size"], generator=generator)
+    spans = torch.tensor([[0.8 * token, 0.8 * token + 0.4] for token in range(6)])
+    vectors = torch.randn(6, QWEN_DIM, generator=generator)
+    return {"id": number, "latents": latents, "qwen_hidden": vectors, "token_spans": spans}
+
+
+def crops_of(seed: int) -> MimiBridgeCollator:
+    return MimiBridgeCollator.for_model(latents_model().config, crop_seconds=2.0, seed=seed)
+
+
+def steps_taught(tmp_path: Path, rows: list[dict[str, Any]], crops: MimiBridgeCollator, num_steps: int) -> list[bool]:
+    """Whether each step's crop had a word in it."""
     model = silence_content(latents_model())
-    crops = MimiBridgeCollator.for_model(model.config, crop_seconds=2.0)
-    trainer = trainer_of(
-        tmp_path, model, rows, data_collator=crops, **ONE_BY_ONE, max_steps=24, wavlm_weight=0.0, **EACH_LOGGED
-    )
+    options = {**ONE_BY_ONE, **EACH_LOGGED, "max_steps": num_steps, "wavlm_weight": 0.0}
+    trainer = trainer_of(tmp_path, model, rows, data_collator=crops, **options)
     trainer.train()
-    taught = ["loss_qwen" in line for line in trainer.state.log_history[:-1]]
+    return ["loss_qwen" in line for line in trainer.state.log_history[:-1]]
+
+
+def test_steps_without_a_teacher_are_taken_where_others_have_one(tmp_path):
+    taught = steps_taught(tmp_path, [silent_half(number) for number in range(8)], crops_of(seed=0), 24)
     assert True in taught and False in taught
+
+
+def test_epoch_whose_crops_miss_every_word_is_followed_by_others(tmp_path):
+    rows = [silent_half(number=0)]
+    silent_at_first = next(crops for crops in map(crops_of, range(100)) if not crops(rows)["qwen_hidden"].any())
+    taught = steps_taught(tmp_path, rows, silent_at_first, 9)
+    assert not taught[0] and True in taught
 
 
 def labelled_in_part() -> list[dict[str, Any]]:

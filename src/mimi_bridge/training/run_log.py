@@ -128,6 +128,8 @@ class RunLog(TrainerCallback):
         if not self._epoch_is_whole or not float(state.epoch or 0).is_integer() or not self._frames_of_epoch[0]:
             return  # the rest of the data may have what this part of it lacks
         self._count_epoch()
+        if state.global_step < min(STEPS_WITHOUT_TEACHER, state.max_steps):
+            return  # the next epoch's crops are others
         self._raise_if_taught_by_none(state.global_step)
         found = dict(zip(COUNTED, self._frames_of_run.tolist(), strict=True))
         if self._objective.readouts is not None:
