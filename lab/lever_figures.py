@@ -8,7 +8,14 @@ from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner
 from mimi_bridge.evaluation.code_statistics import phone_information
 from mimi_bridge.evaluation.probe_matrix import ahead, head_features, probe_matrix
-from mimi_bridge.evaluation.swaps import CodedSpeech, chosen_pairs, decoded_swap, swap_numbers, swap_summary
+from mimi_bridge.evaluation.swaps import (
+    CodedSpeech,
+    another_recording,
+    chosen_pairs,
+    decoded_swap,
+    swap_numbers,
+    swap_summary,
+)
 from mimi_bridge.losses.reconstruction import multi_scale_mel_distance
 from phone_reader import phone_errors, phone_sequence, train_reader
 
@@ -22,6 +29,7 @@ SWAPPED = {  # by the column's title
     "swap: words kept": "words_kept",
     "F0 follows voice": "f0_follows_voice",
     "timbre follows voice": "timbre_follows_voice",
+    "timbre of the same voice": "timbre_of_same_voice",
 }
 
 
@@ -57,18 +65,22 @@ def measure(model: MimiBridgeModel, spoken: list[dict]) -> dict:
 def swapped(model: MimiBridgeModel, spoken: list[dict], count: int) -> dict:
     """What swaps of pairs of real speakers follow: content and prosody of one, acoustic codes of the other."""
     aligner = PocketsphinxAligner()
+    speakers = [each["recording"].speaker for each in spoken]
     pairs = chosen_pairs([(each["recording"].speaker, each["pitch"]) for each in spoken], count)
     transcripts, swaps = [each["text"] for each in spoken if each["text"]], []
 
     def decode(codes: torch.Tensor, num_samples: int) -> torch.Tensor:
         return model.decode(codes[None]).audio_values[0, :, :num_samples]
 
-    for pair in pairs:
-        ours, theirs = (
-            CodedSpeech(model.quantizer.encode(each["latents"][None])[0], each["audio"].shape[-1], each["text"])
-            for each in (spoken[place] for place in pair)
-        )
-        swaps.append(swap_numbers(decoded_swap(model, ours, theirs, decode), aligner, transcripts))
+    def coded(place: int) -> CodedSpeech:
+        each = spoken[place]
+        return CodedSpeech(model.quantizer.encode(each["latents"][None])[0], each["audio"].shape[-1], each["text"])
+
+    for content, voice in pairs:
+        other = another_recording(speakers, voice)
+        another = None if other is None else coded(other)
+        swap = decoded_swap(model, coded(content), coded(voice), another, decode)
+        swaps.append(swap_numbers(swap, aligner, transcripts))
     return swap_summary(swaps)
 
 

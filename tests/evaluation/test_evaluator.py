@@ -32,7 +32,7 @@ def found(_tiny_model, spoken_utterances, tmp_path_factory):
 def test_json_on_disk_is_what_is_returned_and_in_the_contracts_form(found):
     result, folder = found
     assert json.loads((folder / "evaluation.json").read_text()) == result
-    assert result["format"] == "mimi_bridge_evaluation/2"
+    assert result["format"] == "mimi_bridge_evaluation/3"
     assert (result["num_recordings"], result["num_speakers"], result["reference"]) == (6, 3, "small")
     names = [system["name"] for system in result["systems"]]
     assert names == ["original", "mimi_8", "bridge_9", "bridge_1", "bridge_2"]

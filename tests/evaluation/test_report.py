@@ -215,7 +215,7 @@ def test_folder_without_an_evaluation_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "mimi_bridge_evaluation/1"})])
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "mimi_bridge_evaluation/2"})])
 def test_other_json_is_refused(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(ValueError, match="run mimi-bridge evaluate again"):

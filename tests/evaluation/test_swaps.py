@@ -6,7 +6,14 @@ import torch
 from mimi_bridge.audio.sound import Sound
 from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.evaluation.metrics import Metric
-from mimi_bridge.evaluation.swaps import Swap, chosen_pairs, listener_numbers, swap_numbers, swap_summary
+from mimi_bridge.evaluation.swaps import (
+    Swap,
+    another_recording,
+    chosen_pairs,
+    listener_numbers,
+    swap_numbers,
+    swap_summary,
+)
 
 
 def voice(f0_hz: float, brightness: float, seconds: float = 1.5, glide: float = 0.0) -> Sound:
@@ -55,6 +62,34 @@ def test_voices_of_one_pitch_cannot_be_distinguished_by_it():
     assert "f0_follows_voice" not in swap_numbers(Swap(same, voice(121, 0.9), same))
 
 
+def test_spectrum_of_the_words_counts_for_neither_voice():
+    content, other = voice(120, 0.5), voice(120, 0.9)
+    whistle = 0.05 * torch.sin(2 * torch.pi * 5000 * torch.arange(content.audio.shape[-1]) / 24_000)
+    hissing = [Sound(sound.audio + whistle, 24_000) for sound in (content, other)]
+    places = [swap_numbers(Swap(content, other, sound))["timbre_follows_voice"] for sound in hissing]
+    assert places[1] - places[0] > 0.6  # they stay as far apart, though both are far from either
+    assert abs(places[0]) < 0.6
+
+
+def test_voices_of_one_timbre_cannot_be_distinguished_by_it():
+    numbers = swap_numbers(Swap(voice(120, 0.5), voice(130, 0.5), voice(130, 0.9)))
+    assert "timbre_follows_voice" not in numbers and "f0_follows_voice" in numbers
+
+
+def test_another_recording_of_the_voice_is_placed_like_a_swap():
+    content, other, another = voice(120, 0.5), voice(220, 0.9), voice(200, 0.8)
+    numbers = swap_numbers(Swap(content, other, content, another))
+    as_a_swap = swap_numbers(Swap(content, other, another))
+    assert numbers["f0_of_same_voice"] == as_a_swap["f0_follows_voice"] > 0.5
+    assert numbers["timbre_of_same_voice"] == as_a_swap["timbre_follows_voice"] > 0.5
+    assert numbers["timbre_follows_voice"] == pytest.approx(0, abs=1e-6)
+
+
+def test_another_recording_is_of_the_same_speaker():
+    assert another_recording(["a", "b", "a"], 0) == 2
+    assert another_recording(["a", "b", "a"], 1) is None
+
+
 @pytest.mark.parametrize(("decoded", "kept", "follows"), [("ours", 1, 0), ("theirs", 0, 1), ("another", 0, 0)])
 def test_words_are_those_of_the_text_that_fits_best(decoded, kept, follows):
     content, other = voice(120, 0.5), voice(220, 0.9)
@@ -82,8 +117,8 @@ def test_one_speaker_alone_makes_no_pair():
 
 
 def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
-    content, other, swapped = voice(120, 0.5), voice(220, 0.9), voice(180, 0.7)
-    names = {id(content): "content", id(other): "voice", id(swapped): "swapped"}
+    content, other, swapped, another = voice(120, 0.5), voice(220, 0.9), voice(180, 0.7), voice(220, 0.9)
+    names = {id(content): "content", id(other): "voice", id(swapped): "swapped", id(another): "another"}
     pairs = {"word_error": {}, "speaker_similarity": {}}
 
     def listener(kind):
@@ -94,11 +129,12 @@ def test_listeners_hear_the_words_of_the_first_and_the_voices_of_both():
 
         return Metric(measure, kind, True)
 
-    numbers = listener_numbers({kind: listener(kind) for kind in pairs}, Swap(content, other, swapped))
+    numbers = listener_numbers({kind: listener(kind) for kind in pairs}, Swap(content, other, swapped, another))
     assert numbers["word_error"] == pairs["word_error"]["swapped", "content"]
     assert numbers["word_error_before"] == pairs["word_error"]["content", "content"]
     assert numbers["voice_like_voice"] == pairs["speaker_similarity"]["swapped", "voice"]
     assert numbers["voice_like_content"] == pairs["speaker_similarity"]["swapped", "content"]
+    assert numbers["same_voice_like_voice"] == pairs["speaker_similarity"]["another", "voice"]
     assert set(swap_summary([numbers])) == set(numbers)
 
 

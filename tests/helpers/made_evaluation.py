@@ -56,7 +56,7 @@ def write_made_evaluation(folder: Path, recordings: dict[str, Tensor]) -> dict:
         return {"mean": mean, "low": mean - lot(0.005, 0.03), "high": mean + lot(0.005, 0.03), "count": 48}
 
     evaluation = {
-        "format": "mimi_bridge_evaluation/2",
+        "format": "mimi_bridge_evaluation/3",
         "model": "mimi-bridge",
         "reference": "small codec",
         "command": "mimi-bridge evaluate mimi-bridge made-speech --output evaluation",

@@ -15,7 +15,15 @@ from .labels import FrameLabels
 from .metrics import Metric
 from .probe_matrix import ProbedRecording, probe_matrix
 from .recordings import RecordingEvaluator, run_or_record_failure
-from .swaps import CodedSpeech, chosen_pairs, decoded_swap, listener_numbers, swap_numbers, swap_summary
+from .swaps import (
+    CodedSpeech,
+    another_recording,
+    chosen_pairs,
+    decoded_swap,
+    listener_numbers,
+    swap_numbers,
+    swap_summary,
+)
 
 AUDIO_FOLDER = "audio"
 BANDS = ("full_band", "wideband")
@@ -82,13 +90,16 @@ def swapped_heads(
         return mean(known) if known else None
 
     spoken = [entry for entry in entries if entry["text"]] or entries
+    speakers = [entry["speaker"] for entry in spoken]
     pairs = chosen_pairs([(entry["speaker"], mean_pitch(entry)) for entry in spoken], count)
     if not pairs:
         not_run["swaps"] = "swapping needs recordings of 2 speakers or more."
     transcripts = [entry["text"] for entry in spoken if entry["text"]]
     swaps = []
     for content, voice in pairs:
-        swap = partial(_swap, evaluator, listeners, spoken[content], spoken[voice], folder, transcripts)
+        other = another_recording(speakers, voice)
+        another = None if other is None else spoken[other]
+        swap = partial(_swap, evaluator, listeners, spoken[content], spoken[voice], another, folder, transcripts)
         found = run_or_record_failure(not_run, "swaps", swap)
         swaps += [found] if found else []
     return {"swaps": swaps, "swap_summary": swap_summary([swap["numbers"] for swap in swaps])}
@@ -99,16 +110,18 @@ def _swap(
     listeners: Mapping[str, Metric],
     content: dict,
     voice: dict,
+    another: dict | None,
     folder: Path,
     transcripts: list[str],
 ) -> dict:
     systems, rate = evaluator.systems, evaluator.systems.model.config.sampling_rate
     name = f"bridge_{systems.total}"
-    ours, theirs = (
-        CodedSpeech(torch.tensor(entry["codes"]), round(entry["seconds"] * rate), entry["text"])
-        for entry in (content, voice)
-    )
-    swap = decoded_swap(systems.model, ours, theirs, partial(systems.decode, name))
+
+    def coded(entry: dict) -> CodedSpeech:
+        return CodedSpeech(torch.tensor(entry["codes"]), round(entry["seconds"] * rate), entry["text"])
+
+    same_voice = None if another is None else coded(another)
+    swap = decoded_swap(systems.model, coded(content), coded(voice), same_voice, partial(systems.decode, name))
     path = f"{AUDIO_FOLDER}/swap_{hashlib.sha256((content['id'] + voice['id']).encode()).hexdigest()[:8]}.wav"
     save_audio(folder / path, swap.swapped.audio, rate)
     numbers = swap_numbers(swap, evaluator.aligner, transcripts) | listener_numbers(listeners, swap)

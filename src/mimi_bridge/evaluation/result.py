@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FORMAT = "mimi_bridge_evaluation/2"
+FORMAT = "mimi_bridge_evaluation/3"
 RESULT_FILE = "evaluation.json"
 COMPARED = ("model", "probes", "swap_summary", "reconstruction")
 

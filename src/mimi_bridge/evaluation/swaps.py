@@ -5,9 +5,13 @@ neither side. 0 is the recording that gave content and prosody, 1 the one that g
 
 - words: does the first's transcript fit the swapped sound better than those of ten others (pocketsphinx)?
 - pitch: where the swap's mean log F0 lies between those of the two, and its contour's correlation with the first's;
-- timbre: where the swap's mean log mel spectrum lies between those of the two;
+- timbre: where the swap's mean log mel spectrum lies between those of the two, along the line from one to the other;
+  what lies across it, such as the spectrum of the words themselves, is of neither voice;
 - with a speech recognizer, the word error of the swap and of the first decoded; with a speaker encoder, how like the
   swap's voice is to those of the two.
+
+Beside pitch, timbre and voice stands what another recording of the voice itself has: no swap can be expected to be
+more like the voice than its speaker is when saying something else.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +29,7 @@ from .intervals import mean_with_interval
 from .metrics import Metric
 
 MIN_OCTAVES = 1 / 12  # between two voices; nearer ones do not show which of them a pitch follows
+MIN_NEPERS = 0.9  # between their mean spectra: as far as those of two recordings of one voice are apart on average
 MIN_STEPS = 20  # voiced in both recordings, for a correlation of their contours
 OTHER_TRANSCRIPTS = 9
 TIMBRE_WINDOW, TIMBRE_BANDS = 512, 16  # too coarse to see harmonics
@@ -39,11 +44,13 @@ class Swap:
         content: Decoded from all heads of the recording that gives content and prosody, with its text.
         voice: Decoded from all heads of the other.
         swapped: As long as `content`.
+        another: Decoded from all heads of another recording of the voice's speaker, if there is one.
     """
 
     content: Sound
     voice: Sound
     swapped: Sound
+    another: Sound | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,11 @@ class CodedSpeech:
 
 
 def decoded_swap(
-    model: MimiBridgeModel, content: CodedSpeech, voice: CodedSpeech, decode: Callable[[Tensor, int], Tensor]
+    model: MimiBridgeModel,
+    content: CodedSpeech,
+    voice: CodedSpeech,
+    another: CodedSpeech | None,
+    decode: Callable[[Tensor, int], Tensor],
 ) -> Swap:
     """Both recordings decoded, and content and prosody of the one with the acoustic codes of the other.
 
@@ -64,12 +75,13 @@ def decoded_swap(
         model: Whose codes they are.
         content: Gives content and prosody.
         voice: Gives the acoustic codes.
+        another: Also said by the voice's speaker, to compare with.
         decode: From codes and a number of samples to audio, `(1, samples)`.
     """
     mixed = model.swap_heads(content.codes[None], voice.codes[None])[0]
-    all_three = (content, voice, CodedSpeech(mixed, content.num_samples, None))
+    coded = [content, voice, CodedSpeech(mixed, content.num_samples, None), *([another] if another else [])]
     rate = model.config.sampling_rate
-    return Swap(*(Sound(decode(each.codes, each.num_samples), rate, each.text) for each in all_three))
+    return Swap(*(Sound(decode(each.codes, each.num_samples), rate, each.text) for each in coded))
 
 
 def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list[tuple[int, int]]:
@@ -96,6 +108,11 @@ def chosen_pairs(recordings: list[tuple[str, float | None]], count: int) -> list
     return pairs
 
 
+def another_recording(speakers: list[str], voice: int) -> int | None:
+    """Index of another recording of the same speaker, None if there is none."""
+    return next((n for n, speaker in enumerate(speakers) if speaker == speakers[voice] and n != voice), None)
+
+
 def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None = None) -> dict[str, float]:
     """Which recording a swapped sound follows; numbers that cannot be measured are left out.
 
@@ -107,20 +124,19 @@ def swap_numbers(swap: Swap, aligner: Any = None, transcripts: list[str] | None 
     numbers: dict[str, float] = {}
     if aligner is not None and swap.content.text and transcripts:
         numbers |= _words(swap, aligner, transcripts)
-    numbers |= _timbre(swap)
+    numbers |= _place_between_voices(swap, swap.swapped)
+    if swap.another is not None:
+        between = _place_between_voices(swap, swap.another)
+        numbers |= {name.replace("follows_voice", "of_same_voice"): value for name, value in between.items()}
     tracks = [sound.f0_hz for sound in (swap.content, swap.voice, swap.swapped)]
-    if all((track > 0).any() for track in tracks):
-        means = [track[track > 0].log2().mean().item() for track in tracks]
-        numbers |= {
-            f"f0_{name}_hz": 2**mean for name, mean in zip(("content", "voice", "swapped"), means, strict=True)
-        }
-        if abs(means[1] - means[0]) >= MIN_OCTAVES:
-            numbers["f0_follows_voice"] = (means[2] - means[0]) / (means[1] - means[0])
-        both = (tracks[0] > 0) & (tracks[2] > 0)
-        if int(both.sum()) >= MIN_STEPS:
-            contours = torch.stack([tracks[0][both].log2(), tracks[2][both].log2()])
-            correlation = torch.corrcoef(contours)[0, 1].item()
-            numbers |= {"f0_contour_correlation": correlation} if correlation == correlation else {}
+    for name, track in zip(("content", "voice", "swapped"), tracks, strict=True):
+        if (track > 0).any():
+            numbers[f"f0_{name}_hz"] = 2 ** _mean_octave(track)
+    both = (tracks[0] > 0) & (tracks[2] > 0)
+    if int(both.sum()) >= MIN_STEPS:
+        contours = torch.stack([tracks[0][both].log2(), tracks[2][both].log2()])
+        correlation = torch.corrcoef(contours)[0, 1].item()
+        numbers |= {"f0_contour_correlation": correlation} if correlation == correlation else {}
     return numbers
 
 
@@ -133,6 +149,8 @@ def listener_numbers(listeners: Mapping[str, Metric], swap: Swap) -> dict[str, f
     if "speaker_similarity" in listeners:
         pairs |= {"voice_like_voice": ("speaker_similarity", swap.swapped, swap.voice)}
         pairs |= {"voice_like_content": ("speaker_similarity", swap.swapped, swap.content)}
+        if swap.another is not None:
+            pairs |= {"same_voice_like_voice": ("speaker_similarity", swap.another, swap.voice)}
     found = {number: listeners[name].measure(decoded, other) for number, (name, decoded, other) in pairs.items()}
     return {number: value for number, value in found.items() if value is not None}
 
@@ -145,11 +163,14 @@ def swap_summary(swaps: list[dict[str, float]]) -> dict[str, dict]:
         "words_follow_voice",
         "f0_follows_voice",
         "f0_contour_correlation",
+        "f0_of_same_voice",
         "timbre_follows_voice",
+        "timbre_of_same_voice",
         "word_error",
         "word_error_before",
         "voice_like_voice",
         "voice_like_content",
+        "same_voice_like_voice",
     )
     values = {name: [numbers[name] for numbers in swaps if name in numbers] for name in names}
     return {name: mean_with_interval(found) for name, found in values.items() if found}
@@ -178,12 +199,23 @@ def _words(swap: Swap, aligner: Any, transcripts: list[str]) -> dict[str, float]
     return figures
 
 
-def _timbre(swap: Swap) -> dict[str, float]:
-    content, voice, swapped = (_mean_spectrum(sound) for sound in (swap.content, swap.voice, swap.swapped))
-    to_content, to_voice = (swapped - content).norm().item(), (swapped - voice).norm().item()
-    if to_content + to_voice == 0:
-        return {}
-    return {"timbre_follows_voice": to_content / (to_content + to_voice)}
+def _place_between_voices(swap: Swap, sound: Sound) -> dict[str, float]:
+    """Where a sound lies between the first, 0, and the voice, 1, in pitch and in timbre, where these differ enough."""
+    places = {}
+    tracks = [each.f0_hz for each in (swap.content, swap.voice, sound)]
+    if all((track > 0).any() for track in tracks):
+        content, voice, ours = map(_mean_octave, tracks)
+        if abs(voice - content) >= MIN_OCTAVES:
+            places["f0_follows_voice"] = (ours - content) / (voice - content)
+    spectra = [_mean_spectrum(each) for each in (swap.content, swap.voice, sound)]
+    line, way = spectra[1] - spectra[0], spectra[2] - spectra[0]
+    if line.norm() >= MIN_NEPERS:
+        places["timbre_follows_voice"] = ((way @ line) / (line @ line)).item()
+    return places
+
+
+def _mean_octave(track: Tensor) -> float:
+    return track[track > 0].log2().mean().item()
 
 
 def _mean_spectrum(sound: Sound) -> Tensor:

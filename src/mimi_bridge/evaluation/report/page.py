@@ -36,8 +36,11 @@ NUMBER_NAMES = {
     "f0 voice hz": "F0 of the voice, Hz",
     "f0 swapped hz": "F0 swapped, Hz",
     "f0 follows voice": "F0 follows the voice",
+    "f0 of same voice": "F0 of another recording of the voice",
     "f0 contour correlation": "F0 contour, correlation with the content’s",
     "timbre follows voice": "timbre follows the voice",
+    "timbre of same voice": "timbre of another recording of the voice",
+    "same voice like voice": "another recording of the voice, like the voice",
 }
 
 
