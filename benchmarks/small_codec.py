@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import MimiModel, pipeline
 
 from mimi_bridge import small_codec
-from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.audio.sound import WIDEBAND_RATE, Sound  # at or below, recordings have nothing above 8 kHz
 from mimi_bridge.audio.spectrogram import save_spectrograms
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner

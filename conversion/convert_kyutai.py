@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from conversion_report import summary
 from converter import convert
-from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.cli.places import let_names_be_printed, refuse_empty
 from mimi_bridge.weights import SMALL_CODEC
 from source import ConversionError, one_line

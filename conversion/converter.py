@@ -13,8 +13,8 @@ from torch import Tensor
 
 from conversion_report import REPORT_FILE, conversion_report
 from mimi_bridge.audio.espeak import given_or_made_speech
-from mimi_bridge.audio.files import printable
 from mimi_bridge.configuration_mimi_bridge import MAX_ACOUSTIC_CODEBOOKS
+from mimi_bridge.paths import printable
 from mimi_bridge.weights import SMALL_CODEC, small_codec
 from model_card import model_card
 from output_folder import OutputFolder

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
 from key_map import KYUTAI_KEY_MAP, QUERY_KEY_VALUE, renamed
-from mimi_bridge.audio.files import printable
+from mimi_bridge.paths import printable
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".th")
 MIN_CODEBOOKS = 8  # the specification's: 1 for prosody, 7 acoustic

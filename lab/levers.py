@@ -31,7 +31,7 @@ from converter import convert
 from lever_figures import delay_of, draw, line_of, measure, read, swapped, table
 from lever_rows import RowsWithAudio, encode_again, held_out, write_rows
 from mimi_bridge import MimiBridgeCollator, MimiBridgeModel, MimiBridgeTrainer, MimiBridgeTrainingArguments
-from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.weights import SMALL_CODEC
 from variants import IN_THE_BACKGROUND, chosen, quiet, run_each, write_between_marks

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
 from converter import convert
 from mimi_bridge import MimiBridgeModel
-from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.data.collator import MimiBridgeCollator
 from mimi_bridge.data.latents import OriginalLatents
 from mimi_bridge.data.segments import load_recording

@@ -29,7 +29,8 @@ from codec_training.corpus import SpeechCorpus, Teacher, given_phones, unknown_p
 from codec_training.losses import LossWeights
 from codec_training.run import CodecTraining, Phase
 from codec_training.whisper_teacher import WhisperTeacher
-from mimi_bridge.audio.files import SPEECH_VARIABLE, save_audio
+from mimi_bridge.audio.files import save_audio
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.audio.sound import f0_or_none
 from mimi_bridge.checkpoint import give_usual_mode
 from mimi_bridge.data.alignment.pocketsphinx import PocketsphinxAligner

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import MimiConfig
+from transformers import MimiConfig, set_seed
 from transformers.utils import logging as transformers_logging
 
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
 from mimi_bridge.audio.espeak import SENTENCES, sample_speech, synthesize
-from mimi_bridge.audio.files import SPEECH_VARIABLE, load_speech
+from mimi_bridge.audio.folders import SPEECH_VARIABLE, load_speech
 from random_mimi import random_mimi
 from tiny import TINY, TINY_TEACHERS
 
@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()  # what has been imported stays; each `train()` of accelerate would search it for garbage
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers in every run, whether alone or after others."""
+    set_seed(0)
 
 
 @pytest.fixture

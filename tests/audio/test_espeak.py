@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimi_bridge.audio.espeak import VOICES, given_or_made_speech, natural_speech, synthesize
-from mimi_bridge.audio.files import SPEECH_VARIABLE
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 
 TEXT = "Bread, honey, and a bag of rice."
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mimi_bridge.audio.files import SPEECH_VARIABLE, load_audio, save_audio
+from mimi_bridge.audio.files import load_audio, save_audio
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.cli import demo
 from mimi_bridge.codes.file import load_codes
 

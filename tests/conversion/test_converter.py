@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFea
 
 from converter import convert
 from mimi_bridge import MimiBridgeConfig, MimiBridgeModel
-from mimi_bridge.audio.files import SPEECH_VARIABLE, save_audio
+from mimi_bridge.audio.files import save_audio
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from proof import prove
 from source import ConversionError
 

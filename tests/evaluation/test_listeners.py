@@ -25,7 +25,7 @@ def test_word_error_counts_words_changed_added_and_dropped(decoded, error):
 def test_recognizer_hears_the_decoded_sound_at_16_khz(monkeypatch):
     calls = []
 
-    def pipeline(task, model, device):
+    def pipeline(task, model, device, dtype):
         def recognize(audio):
             calls.append((task, model, audio["sampling_rate"], audio["raw"].shape))
             return {"text": "hello"}
@@ -104,6 +104,24 @@ def test_voices_are_compared_by_a_model_of_transformers(x_vector_model, speech):
     assert metric.measure(other, one) < 1 - 1e-4
     assert metric.measure(Sound(SILENCE[:, :6_000], 24_000), one) is None  # a quarter of a second has no voice
     assert metric.higher_is_better
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", "auto")])
+def test_recognizer_stored_in_half_precision_is_widened_on_a_cpu(monkeypatch, device, dtype):
+    given = {}
+    monkeypatch.setattr("transformers.pipeline", lambda *args, **options: given.update(options))
+    recognizer("some/model", device)
+    assert given["dtype"] == dtype
+
+
+def test_speaker_encoder_stored_in_half_precision_takes_any_sound(x_vector_model, speech, tmp_path):
+    half = tmp_path / "half"
+    WavLMForXVector.from_pretrained(x_vector_model, dtype=torch.float16).save_pretrained(half)
+    Wav2Vec2FeatureExtractor().save_pretrained(half)
+    one, other = Sound(speech[:, :24_000], 24_000), Sound(speech[:, 24_000:48_000], 24_000)
+    assert speaker_encoder(str(half)).measure(one, other) == pytest.approx(
+        speaker_encoder(x_vector_model).measure(one, other), abs=1e-2
+    )
 
 
 @pytest.mark.parametrize(

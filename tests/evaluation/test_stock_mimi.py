@@ -43,6 +43,12 @@ def test_checkpoint_that_is_named_is_taken_with_one_codebook_less(tiny_model, ti
     assert torch.equal(entries[0], first)
 
 
+def test_checkpoint_in_half_precision_is_computed_in_single(tiny_model, tiny_mimi, tmp_path, voiced_audio):
+    tiny_mimi.half().save_pretrained(tmp_path / "half")
+    stock = find_stock_mimi(tiny_model, None, str(tmp_path / "half"))
+    assert stock.decode(stock.encode(voiced_audio)).dtype == torch.float32
+
+
 def test_report_of_the_conversion_names_it(tiny_model, mimi_folder, tmp_path):
     (tmp_path / "conversion_report.json").write_text(json.dumps({"source": {"name": mimi_folder}}))
     assert find_stock_mimi(tiny_model, str(tmp_path)).name == "mimi"

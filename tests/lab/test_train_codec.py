@@ -22,7 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoFeatureExtractor, MimiConfig, MimiModel
 
 import train_codec
-from mimi_bridge.audio.files import SPEECH_VARIABLE, load_audio, save_audio
+from mimi_bridge.audio.files import load_audio, save_audio
+from mimi_bridge.audio.folders import SPEECH_VARIABLE
 from mimi_bridge.data.alignment.types import Alignment
 from mimi_bridge.data.manifest import Span, Utterance
 from tiny import TINY

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..paths import printable
 from . import espeak_process
-from .files import SPEECH_VARIABLE, load_speech, printable, resample
+from .files import resample
+from .folders import SPEECH_VARIABLE, load_speech
 
 MADE_SPEECH, NATURAL_SPEECH = "made by espeak-ng", "made by hibari-tts"
 HIBARI_RATE = 24_000  # Hz

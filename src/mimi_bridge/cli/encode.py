@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..audio.files import load_audio, printable, save_audio, written_format
+from ..audio.files import load_audio, save_audio, written_format
 from ..codes.distributed import DistributedContext
 from ..codes.extractor import CodeExtractor, decode_codes
 from ..codes.file import fingerprint, load_codes, save_codes
 from ..codes.folder import CODES_SUFFIX, REPORT, FolderReport, decode_folder, encode_folder
+from ..paths import printable
 from .loading import add_model, load_model
 from .numbers import positive
 from .places import place_to_write

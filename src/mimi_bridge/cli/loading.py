@@ -7,9 +7,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
-from ..audio.files import printable
 from ..configuration_mimi_bridge import MimiBridgeConfig
 from ..modeling_mimi_bridge import MimiBridgeModel
+from ..paths import printable
 
 
 def load_model(name: str, device: str = "cpu") -> MimiBridgeModel:

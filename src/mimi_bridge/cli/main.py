@@ -7,7 +7,8 @@ import traceback
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
-from ..audio.files import SPEECH_VARIABLE, printable
+from ..audio.folders import SPEECH_VARIABLE
+from ..paths import printable
 from ..weights import SMALL_CODEC
 from .encode import add_decode, add_encode
 from .evaluate import add_evaluate

@@ -6,7 +6,7 @@ import sys
 from io import TextIOWrapper
 from pathlib import Path
 
-from ..audio.files import printable
+from ..paths import printable
 
 
 def let_names_be_printed() -> None:

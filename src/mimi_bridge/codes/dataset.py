@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..audio.files import find_recordings
+from ..audio.folders import find_recordings
 from ..data.prepare.shards import ShardedDataset, ShardNote
 from .distributed import DistributedContext, progress_bar
 from .extractor import CodeExtractor, in_batches

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..atomic_files import write_whole
-from ..audio.files import printable
 from ..modeling_mimi_bridge import MimiBridgeModel
 from ..offloading import weights_at_hand
+from ..paths import printable
 
 FORMAT = "mimi-bridge-codes-1"
 OPTIONAL = ("encoder_sha256", "remark")  # of a file's metadata

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from ..atomic_files import write_whole
-from ..audio.files import files_below, find_recordings, printable, save_audio, written_format
+from ..audio.files import save_audio, written_format
+from ..audio.folders import files_below, find_recordings
 from ..modeling_mimi_bridge import MimiBridgeModel
+from ..paths import printable
 from .distributed import DistributedContext, progress_bar
 from .extractor import FILE_ERRORS, CodeExtractor, check_fit, decode_codes, in_batches
 from .file import Codes, decoder_fingerprint, fingerprint, load_codes, save_codes

@@ -22,7 +22,8 @@ from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 
-from ..audio.files import find_recordings, printable, recordings_below
+from ..audio.folders import find_recordings, recordings_below
+from ..paths import printable
 from .entries import Entries
 from .fields import Fields, utterance_with_text
 from .tables import read_rows

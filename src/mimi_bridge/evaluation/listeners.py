@@ -54,7 +54,8 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
         )
     from transformers import pipeline
 
-    recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device)
+    dtype = torch.float32 if device == "cpu" else "auto"  # half precision, as stored, is slow there
+    recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device, dtype=dtype)
     writes = bool(getattr(recognize, "model", None)) and recognize.model.can_generate()
 
     def measure(decoded: Sound, original: Sound) -> float | None:
@@ -151,7 +152,7 @@ def _x_vector(model: str, device: str) -> Callable[[Sound], Tensor]:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
     extractor = AutoFeatureExtractor.from_pretrained(model)
-    encoder = AutoModelForAudioXVector.from_pretrained(model).to(device).eval()
+    encoder = AutoModelForAudioXVector.from_pretrained(model, dtype=torch.float32).to(device).eval()
 
     def embed(sound: Sound) -> Tensor:
         inputs = extractor(sound.wideband, sampling_rate=WIDEBAND_RATE, return_tensors="pt").to(device)

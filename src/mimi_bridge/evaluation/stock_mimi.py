@@ -88,7 +88,7 @@ def find_stock_mimi(model: MimiBridgeModel, folder: str | None = None, reference
         return StockMimi(name or "the conversion itself", model, wanted)
     path = small_codec() if name in (SMALL_CODEC, small_codec().name) else name
     try:
-        found = MimiModel.from_pretrained(path).eval().to(model.device)
+        found = MimiModel.from_pretrained(path, dtype=torch.float32).eval().to(model.device)
     except (OSError, ValueError) as error:
         raise ValueError(f"the stock Mimi {name} cannot be loaded: {' '.join(str(error).split())}") from error
     config = found.config

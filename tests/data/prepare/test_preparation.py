@@ -191,6 +191,17 @@ def unused_port() -> str:
         return str(unused.getsockname()[1])
 
 
+def test_latents_of_a_model_in_half_precision_are_computed_in_single(folder, tiny_model, tmp_path):
+    torch.nn.init.zeros_(tiny_model.quantizer.head_content.project_out.weight)
+    tiny_model.half().save_pretrained(tmp_path / "model")
+    EncodecFeatureExtractor(sampling_rate=24_000).save_pretrained(tmp_path / "model")
+    settings = Settings(
+        str(folder / "speaker1"), text_teacher=None, speech_teacher=None, latents_model=str(tmp_path / "model")
+    )
+    assert prepare(settings, tmp_path / "data").num_recordings == 2
+    assert all(row["latents"].dtype == np.float32 for row in rows_of(tmp_path / "data"))
+
+
 def test_data_set_is_prepared_with_its_samples_and_perhaps_latents(folder, teachers, tiny_model, tmp_path):
     paths = [str(folder / f"speaker{n % 2}" / f"{n}.wav") for n in (1, 3)]
     source = Dataset.from_dict({"audio": paths, "sentence": [TEXTS[1], None]}).cast_column("audio", Audio())

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from transformers import AutoModel
 
 from ...modeling_mimi_bridge import MimiBridgeModel
@@ -69,7 +70,7 @@ class Models:
             )
         if settings.latents_model is not None:
             with _loading(settings.latents_model):
-                model = AutoModel.from_pretrained(settings.latents_model)
+                model = AutoModel.from_pretrained(settings.latents_model, dtype=torch.float32)
             if not isinstance(model, MimiBridgeModel):
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
             self.latents = OriginalLatents(model, device)
