@@ -80,21 +80,26 @@ def test_whatever_a_model_raises_is_named_as_its_own(monkeypatch):
         recognizer("some/model").measure(Sound(SILENCE, 24_000), Sound(SILENCE, 24_000, "Hello"))
 
 
-def test_recognizer_that_writes_may_write_as_much_as_the_length_allows(monkeypatch):
-    allowed = []
+@pytest.mark.parametrize(("knows", "asked"), [({"is_multilingual": True}, {"task": "transcribe"}), ({}, {})])
+def test_recognizer_that_writes_transcribes_as_much_as_the_length_allows(monkeypatch, knows, asked):
+    given = []
 
     class Recognize:
-        model = SimpleNamespace(can_generate=lambda: True)
+        type = "seq2seq_whisper"
+        model = SimpleNamespace(can_generate=lambda: True, generation_config=SimpleNamespace(**knows))
 
-        def __call__(self, audio, generate_kwargs):
-            allowed.append(generate_kwargs["max_new_tokens"])
+        def __call__(self, audio, generate_kwargs, return_timestamps=False):
+            given.append((generate_kwargs, return_timestamps))
             return {"text": "hello"}
 
     monkeypatch.setattr("transformers.pipeline", lambda *args, **options: Recognize())
     metric = recognizer("some/model")
     for seconds in (1, 3, 300):
         metric.measure(Sound(SILENCE.repeat(1, seconds), 24_000), Sound(SILENCE, 24_000, "Hello"))
-    assert allowed == [26, 46, 440]
+    assert [generate_kwargs for generate_kwargs, _ in given] == [
+        {"max_new_tokens": most, **asked} for most in (26, 46, 440)
+    ]
+    assert [timestamps for _, timestamps in given] == [False, False, True]  # Whisper needs them beyond 30 s
 
 
 def test_voices_are_compared_by_a_model_of_transformers(x_vector_model, speech):

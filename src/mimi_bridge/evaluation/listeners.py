@@ -22,11 +22,8 @@ from ..audio.sound import WIDEBAND_RATE, Sound
 from .metrics import Metric, raised_by
 
 RESEMBLYZER, SPEECHMOS = "resemblyzer", "speechmos"
-TOKENS_PER_SECOND, MORE_TOKENS, MAX_TOKENS = (
-    10,
-    16,
-    440,
-)  # that a recognizer may write: two or three times what is said
+TOKENS_PER_SECOND, MORE_TOKENS, MAX_TOKENS = 10, 16, 440  # a recognizer may write: 2 or 3 times what is said
+WHISPER, WHISPER_SECONDS = "seq2seq_whisper", 30  # transformers' name for it; what it hears at once
 MIN_SPEECH_SECONDS = 0.5  # for the voice of a recording
 
 
@@ -34,7 +31,8 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     """Word error of a model's transcript of the decoded audio, against the true transcript.
 
     A model that writes token by token (Whisper) may write as many as the recording's length allows, since such models
-    invent long texts for noise.
+    invent long texts for noise. One that knows several tasks is asked to transcribe: unasked, it may repeat one
+    word. A Whisper hears more than 30 s by its timestamps.
 
     Over recordings it is the corpus word error rate: all substitutions, insertions and deletions over all words said.
 
@@ -56,14 +54,13 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
 
     dtype = torch.float32 if device == "cpu" else "auto"  # half precision, as stored, is slow there
     recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device, dtype=dtype)
-    writes = bool(getattr(recognize, "model", None)) and recognize.model.can_generate()
 
     def measure(decoded: Sound, original: Sound) -> float | None:
         if original.text is None or not spoken_words(original.text):
             return None
         audio = {"raw": decoded.wideband, "sampling_rate": WIDEBAND_RATE}
         with raised_by(model):
-            recognized = recognize(audio, **_bounded(decoded) if writes else {})["text"]
+            recognized = recognize(audio, **_writing(recognize, decoded))["text"]
         return word_error(recognized, original.text)
 
     def num_words(original: Sound) -> int:
@@ -161,9 +158,17 @@ def _x_vector(model: str, device: str) -> Callable[[Sound], Tensor]:
     return embed
 
 
-def _bounded(sound: Sound) -> dict[str, Any]:
+def _writing(recognize: Any, sound: Sound) -> dict[str, Any]:
+    writer = getattr(recognize, "model", None)
+    if writer is None or not writer.can_generate():
+        return {}
     num_tokens = math.ceil(sound.audio.shape[-1] / sound.sampling_rate * TOKENS_PER_SECOND) + MORE_TOKENS
-    return {"generate_kwargs": {"max_new_tokens": min(num_tokens, MAX_TOKENS)}}
+    asked: dict[str, Any] = {"max_new_tokens": min(num_tokens, MAX_TOKENS)}
+    if getattr(writer.generation_config, "is_multilingual", False):
+        asked["task"] = "transcribe"
+    is_long = len(sound.wideband) > WHISPER_SECONDS * WIDEBAND_RATE
+    timestamps = {"return_timestamps": True} if recognize.type == WHISPER and is_long else {}
+    return {"generate_kwargs": asked, **timestamps}
 
 
 def spoken_words(text: str) -> list[str]:
