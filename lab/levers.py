@@ -83,6 +83,9 @@ LEVERS = {  # by name
     "phones and prosody, 2 + 2 layers, delay 2": Lever(BOTH, LAYERS | PROSODY | {"content_delay": 2}),
     HEADS_ALONE: Lever(BOTH, PROSODY),
     LONGER: Lever(BOTH | {"max_steps": 3000}, PROSODY),
+    "2 layers of content, too, 3,000 steps, prosody twice": Lever(
+        BOTH | {"prosody_weight": 2.0, "max_steps": 3000}, LAYERS | PROSODY
+    ),
     "the same, speaker reversed": Lever(BOTH | {"speaker_reversal_weight": 0.3}, PROSODY),
     "the same, five times the weight": Lever({"phone_weight": 5.0, "prosody_weight": 5.0}, PROSODY),
     WITH_ENCODER: Lever(ENCODER, goes_on=HEADS_ALONE),
@@ -96,6 +99,12 @@ LEVERS = {  # by name
     WITH_DECODER: Lever(DECODER | {"acoustic_shift": 0.25, "max_steps": 700}, goes_on=LONGER),
     "then 270 steps of the decoder, acoustic shift 0.05": Lever(
         DECODER | {"acoustic_shift": 0.05, "max_steps": 270}, goes_on=WITH_DECODER
+    ),
+    "then 270 steps of the decoder, acoustic shift 0.02": Lever(
+        DECODER | {"acoustic_shift": 0.02, "max_steps": 270}, goes_on=WITH_DECODER
+    ),
+    "then 200 steps of the decoder, acoustic shift 0.15, timbre": Lever(
+        DECODER | {"acoustic_shift": 0.15, "timbre_weight": 1.0, "max_steps": 200}, goes_on=WITH_DECODER
     ),
     "then 250 steps of encoder and decoder, acoustic shift 0.1": Lever(
         CODEC | {"acoustic_shift": 0.1, "max_steps": 250}, goes_on=WITH_DECODER

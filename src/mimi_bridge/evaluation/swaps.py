@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..audio.sound import Sound
-from ..losses.reconstruction import log_mel
+from ..losses.reconstruction import mean_spectrum
 from ..modeling_mimi_bridge import MimiBridgeModel
 from .intelligibility import best_fitting_transcript, like_sized_transcripts
 from .intervals import mean_with_interval
@@ -33,7 +33,6 @@ MIN_NEPERS = 0.9  # between their mean spectra: as far as those of two recording
 MIN_STEPS = 20  # voiced in both recordings, for a correlation of their contours
 OTHER_TRANSCRIPTS = 9
 TIMBRE_WINDOW, TIMBRE_BANDS = 512, 16  # too coarse to see harmonics
-LOUD_NEPERS = 4.6  # 40 dB below the loudest frame; quieter ones are not voice
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,4 @@ def _mean_octave(track: Tensor) -> float:
 
 
 def _mean_spectrum(sound: Sound) -> Tensor:
-    bands = log_mel(sound.audio[None], sound.sampling_rate, TIMBRE_WINDOW, TIMBRE_BANDS)[0]
-    level = bands.logsumexp(dim=0)
-    mean = bands[:, level >= level.max() - LOUD_NEPERS].mean(dim=1)
-    return mean - mean.mean()  # the level is not part of the timbre
+    return mean_spectrum(sound.audio[None], sound.sampling_rate, TIMBRE_WINDOW, TIMBRE_BANDS)[0]

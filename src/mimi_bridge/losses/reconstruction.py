@@ -14,6 +14,7 @@ from transformers.audio_utils import mel_filter_bank
 
 NUM_MELS = {2048: 160, 1024: 80, 512: 40, 256: 20, 128: 10, 64: 5}  # by window in samples
 FLOOR = 1e-4
+LOUD_NEPERS = 4.6  # 40 dB below the loudest moment; quieter ones are not voice
 
 
 def multi_scale_mel_distance(
@@ -84,6 +85,31 @@ def log_mel(audio: Tensor, sampling_rate: int, window: int, num_mels: int) -> Te
     filters = _mel_filters(sampling_rate, window, num_mels, audio.device)
     with torch.autocast(audio.device.type, enabled=False):
         return (filters @ magnitudes(audio, window)).clamp(min=FLOOR).log()
+
+
+def mean_spectrum(
+    audio: Tensor, sampling_rate: int, window: int, num_mels: int, lengths: Tensor | None = None
+) -> Tensor:
+    """Mean log-mel spectrum of what is loud, less its own mean: a timbre, whatever the level.
+
+    Args:
+        audio: `(batch, channels, samples)`.
+        sampling_rate: Hz.
+        window: Samples.
+        num_mels: Bands; few see formants, many in a long window the harmonics, too.
+        lengths: Samples of each row that count, `(batch,)`; it must be silent after them. None: all.
+
+    Returns:
+        `(batch * channels, num_mels)`, nepers.
+    """
+    bands = log_mel(audio, sampling_rate, window, num_mels)
+    samples = bands.new_full((len(bands),), audio.shape[-1]) if lengths is None else lengths
+    starts = torch.arange(bands.shape[-1], device=bands.device) * (window // 4)
+    counts = starts < samples.repeat_interleave(len(bands) // len(samples))[:, None]
+    level = bands.logsumexp(dim=1).masked_fill(~counts, -torch.inf)
+    loud = level >= level.amax(dim=1, keepdim=True) - LOUD_NEPERS
+    mean = (bands * loud[:, None]).sum(dim=2) / loud.sum(dim=1, keepdim=True)
+    return mean - mean.mean(dim=1, keepdim=True)
 
 
 def _check(audio: Tensor, reference: Tensor) -> None:

@@ -55,6 +55,9 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             trained before, from its own as training begins, where the data set does not hold the original's.
         adversarial_weight: Weight of the adversarial loss of the decoded audio and, twice, of feature matching; needs
             audio and the decoder. 0 does without a discriminator.
+        timbre_weight: Weight, in training, of how far the mean spectrum of a recording that is decoded with the
+            acoustic codes of the next of its batch is from that one's; needs audio, the decoder and two recordings in
+            a batch. An even number of them leaves a step the same however it is divided.
         phone_weight: Weight of the cross-entropy of the phone that is spoken, read from the content head's entries by
             a linear map; needs `phones` in the rows. 0 does without, as in the next five.
         character_weight: Weight of the characters that are written of what is said, in any language, read from the
@@ -101,6 +104,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
     mel_weight: float | None = field(default=None, metadata={"help": "mel distance of the decoded audio"})
     latents_weight: float = field(default=1.0, metadata={"help": "distance from the original's quantized latents"})
     adversarial_weight: float = field(default=0.0, metadata={"help": "adversarial and feature matching loss"})
+    timbre_weight: float = field(default=0.0, metadata={"help": "mean spectrum of swaps within a batch"})
     phone_weight: float = field(default=0.0, metadata={"help": "phones from content"})
     character_weight: float = field(default=0.0, metadata={"help": "characters from content, by CTC"})
     speech_content_weight: float = field(default=0.0, metadata={"help": "speech model's features from content alone"})
@@ -131,7 +135,7 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             raise ValueError("include_for_metrics='inputs' is not supported here: recordings differ in length.")
         _check_choice("codebook_update", self.codebook_update, CODEBOOK_UPDATES)
         _check_choice("content_init", self.content_init, CONTENT_INITS)
-        of_heads = ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial")
+        of_heads = ("qwen", "wavlm", "commitment", "mel", "latents", "adversarial", "timbre")
         for name in (*of_heads, "phone", "character", "speech_content", "prosody", "speaker_reversal"):
             value = getattr(self, f"{name}_weight")
             if value is not None and not 0 <= value < math.inf:
@@ -153,6 +157,11 @@ class MimiBridgeTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"acoustic_dropout and acoustic_shift must be less than 1 together, got {self.acoustic_dropout} and "
                 f"{self.acoustic_shift}; some recordings must be decoded with their own acoustic codes."
+            )
+        if self.timbre_weight and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"timbre_weight={self.timbre_weight} needs two recordings in a batch, whose heads are swapped, got "
+                f"per_device_train_batch_size={self.per_device_train_batch_size}; give 2 or more, or leave it out."
             )
         if not 0 < self.readout_learning_rate < math.inf:
             raise ValueError(f"readout_learning_rate must be more than 0, got {self.readout_learning_rate}.")

@@ -23,6 +23,7 @@ from .readout_targets import READOUT_KEYS, readout_targets
 from .readouts import Readouts, load_readouts
 from .reference import Reference
 from .terms import COUNTED, LOSSES, Term, count_frames, in_precision_of
+from .timbre import timbre_term
 
 DISCRIMINATOR_FILTERS = 32
 
@@ -99,6 +100,9 @@ class Objective(TrainerCallback):
             terms |= read
         if audio is not None and self.weights["mel"] > 0:
             terms["mel"] = mel_term(outputs, audio, self._model, inputs.get("padding_mask"))
+        if audio is not None and model.training and self.weights["timbre"] > 0:
+            timbre = timbre_term(outputs, audio, self._model, inputs.get("padding_mask"))
+            terms |= {} if timbre is None else {"timbre": timbre}
         if audio is not None and adversary is not None:
             assert outputs.audio_codes_mask is not None and outputs.audio_values is not None
             num_frames = outputs.audio_codes_mask.sum()

@@ -18,7 +18,7 @@ from .readout_columns import loss_weights
 
 GROUPS_BY_LENGTH = ("group_by_length", "batch_rebalance")
 ACOUSTIC_CHANGES = ("acoustic_dropout", "acoustic_shift")
-OF_AUDIO = ("mel_weight", "adversarial_weight", *ACOUSTIC_CHANGES)
+OF_AUDIO = ("mel_weight", "adversarial_weight", "timbre_weight", *ACOUSTIC_CHANGES)
 OWN_CALLBACKS = (CodebookUpdates, CropsOfEpoch, ResidualWeightSchedule)
 
 
@@ -186,6 +186,7 @@ def weights_of(args: MimiBridgeTrainingArguments, model: Any) -> dict[str, float
         "mel": mel_weight if args.mel_weight is None else args.mel_weight,
         "latents": args.latents_weight,
         "adversarial": args.adversarial_weight,
+        "timbre": args.timbre_weight,
         "features": 2 * args.adversarial_weight,
         **loss_weights(args.readout_weights),
     }

@@ -22,6 +22,7 @@ LOSSES = {  # by name, what it is a mean over
         for head in ("content", "prosody", "acoustic")
     },
     "mel": "frames",
+    "timbre": "frames",
     "latents": "frames",
     "adversarial": "frames",
     "features": "frames",
