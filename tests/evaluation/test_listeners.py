@@ -111,6 +111,12 @@ def test_voices_are_compared_by_a_model_of_transformers(x_vector_model, speech):
     assert metric.higher_is_better
 
 
+@pytest.mark.parametrize("make", [recognizer, speaker_encoder])
+def test_model_that_is_not_there_is_named(make, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such model folder: .*nothing"):
+        make(str(tmp_path / "nothing"))
+
+
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", "auto")])
 def test_recognizer_stored_in_half_precision_is_widened_on_a_cpu(monkeypatch, device, dtype):
     given = {}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..audio.sound import WIDEBAND_RATE, Sound
+from ..data.named_models import loading
 from .metrics import Metric, raised_by
 
 RESEMBLYZER, SPEECHMOS = "resemblyzer", "speechmos"
@@ -45,6 +46,7 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
 
     Raises:
         ModuleNotFoundError: If torchmetrics, which counts, is not installed.
+        FileNotFoundError, OSError, ValueError: If the model cannot be loaded.
     """
     if importlib.util.find_spec("torchmetrics") is None:
         raise ModuleNotFoundError(
@@ -53,7 +55,8 @@ def recognizer(model: str, device: str = "cpu") -> Metric:
     from transformers import pipeline
 
     dtype = torch.float32 if device == "cpu" else "auto"  # half precision, as stored, is slow there
-    recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device, dtype=dtype)
+    with loading(model):
+        recognize: Any = pipeline("automatic-speech-recognition", model=model, device=device, dtype=dtype)
 
     def measure(decoded: Sound, original: Sound) -> float | None:
         if original.text is None or not spoken_words(original.text):
@@ -119,6 +122,7 @@ def speaker_encoder(model: str = RESEMBLYZER, device: str = "cpu") -> Metric:
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
+        FileNotFoundError, OSError, ValueError: If the model cannot be loaded.
     """
     embed = _resemblyzer(device) if model == RESEMBLYZER else _x_vector(model, device)
 
@@ -148,8 +152,9 @@ def _resemblyzer(device: str) -> Callable[[Sound], Tensor]:
 def _x_vector(model: str, device: str) -> Callable[[Sound], Tensor]:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-    extractor = AutoFeatureExtractor.from_pretrained(model)
-    encoder = AutoModelForAudioXVector.from_pretrained(model, dtype=torch.float32).to(device).eval()
+    with loading(model):
+        extractor = AutoFeatureExtractor.from_pretrained(model)
+        encoder = AutoModelForAudioXVector.from_pretrained(model, dtype=torch.float32).to(device).eval()
 
     def embed(sound: Sound) -> Tensor:
         inputs = extractor(sound.wideband, sampling_rate=WIDEBAND_RATE, return_tensors="pt").to(device)

@@ -1,12 +1,6 @@
-"""The models that a row is computed by, as the settings name them.
+"""The models that a row is computed by, as the settings name them."""
 
-What transformers says of a model that it cannot load does not always name it; here every refusal does.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from transformers import AutoModel
@@ -14,6 +8,7 @@ from transformers import AutoModel
 from ...modeling_mimi_bridge import MimiBridgeModel
 from ..alignment.types import Aligner
 from ..latents import OriginalLatents
+from ..named_models import loading
 from ..settings import GIVEN, POCKETSPHINX, Settings
 from ..teachers.speech import WavLMTeacher
 from ..teachers.text import QwenTeacher, TextTokenizer
@@ -46,7 +41,7 @@ class Models:
         self.speech: WavLMTeacher | None = None
         self.latents: OriginalLatents | None = None
         if (text := settings.text_teacher) is not None:
-            with _loading(text):
+            with loading(text):
                 if settings.teachers == "stored":
                     self.text = QwenTeacher(
                         text, settings.text_layer, settings.final_norm, device=device, dtype=settings.dtype
@@ -56,7 +51,7 @@ class Models:
         if settings.has_words and settings.aligner != GIVEN and source.has_text_to_align(settings.realign):
             self.aligner = _aligner(settings.aligner, device)
         if (speech := settings.speech_teacher) is not None:
-            with _loading(speech):
+            with loading(speech):
                 self.speech = WavLMTeacher(
                     speech,
                     settings.speech_layer,  # type: ignore[arg-type]  # the settings have checked that a text is "mean"
@@ -69,7 +64,7 @@ class Models:
                 "pitch needs the package praat-parselmouth; run pip install 'mimi-bridge[eval]', or leave prosody out."
             )
         if settings.latents_model is not None:
-            with _loading(settings.latents_model):
+            with loading(settings.latents_model):
                 model = AutoModel.from_pretrained(settings.latents_model, dtype=torch.float32)
             if not isinstance(model, MimiBridgeModel):
                 raise ValueError(f"latents_model must be a Mimi Bridge model, got {type(model).__name__}.")
@@ -83,17 +78,5 @@ def _aligner(name: str, device: str) -> Aligner:
         return PocketsphinxAligner()
     from ..alignment.ctc import CtcAligner
 
-    with _loading(name):
+    with loading(name):
         return CtcAligner(name, device=device)
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"no such model folder: {name}")
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if name in str(error):
-            raise
-        raise ValueError(f"{name} cannot be loaded for this: {error}") from error
