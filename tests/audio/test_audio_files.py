@@ -13,12 +13,6 @@ from mimi_bridge.audio import reading as audio_reading
 from mimi_bridge.audio.files import WRITTEN, load_audio, resample, save_audio
 
 
-@pytest.fixture
-def tone():
-    """Half a second of 440 Hz at 48 kHz."""
-    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 48_000).astype(np.float32)
-
-
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_load_audio_reads_common_formats_at_the_wanted_rate(tmp_path, tone, suffix):
     soundfile.write(tmp_path / f"tone.{suffix}", tone, 48_000)

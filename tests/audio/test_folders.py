@@ -13,12 +13,6 @@ from mimi_bridge.audio.folders import find_recordings, load_speech
 
 
 @pytest.fixture
-def tone():
-    """Half a second of 440 Hz at 48 kHz."""
-    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 48_000).astype(np.float32)
-
-
-@pytest.fixture
 def folder(tmp_path, tone):
     """Two recordings, in two folders."""
     for name in ("b.wav", "a/c.flac"):

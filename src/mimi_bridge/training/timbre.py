@@ -31,18 +31,17 @@ def timbre_term(
     Returns:
         None for a recording alone.
     """
-    quantized = outputs.content, outputs.prosody, outputs.acoustic
-    content, prosody, acoustic = (head for head in quantized if head is not None)
-    assert outputs.audio_codes_mask is not None
+    assert outputs.content is not None and outputs.prosody is not None and outputs.acoustic is not None
+    assert outputs.audio_codes_mask is not None and model.decoder is not None
     pairs = len(audio) // 2
     if pairs == 0:
         return None
     first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
     num_frames = outputs.audio_codes_mask.sum(dim=-1)
-    places = torch.arange(content.shape[1], device=content.device)[None] % num_frames[second, None].clamp(min=1)
-    voice = acoustic[second].gather(1, places[:, :, None].expand_as(acoustic[second]))  # repeated if it is shorter
-    mixed = content[first] + prosody[first] + voice
-    assert model.decoder is not None
+    acoustic = outputs.acoustic[second]
+    places = torch.arange(acoustic.shape[1], device=acoustic.device)[None] % num_frames[second, None].clamp(min=1)
+    voice = acoustic.gather(1, places[:, :, None].expand_as(acoustic))  # repeated if it is shorter
+    mixed = outputs.content[first] + outputs.prosody[first] + voice
     decoded = model.decoder(mixed.transpose(1, 2)).audio_values
     real = outputs.audio_codes_mask[first].repeat_interleave(model.config.frame_size, dim=-1)
     lengths = num_frames * model.config.frame_size if padding_mask is None else right_padded_lengths(padding_mask)
